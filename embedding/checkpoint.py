@@ -1,0 +1,158 @@
+"""Checkpoints: a model with everything that is needed to use it, in one directory.
+
+weights.safetensors   the network's weights (never pickle)
+golden.safetensors    encoded pictures and the embeddings that they must give
+model.json            architecture, preprocessing, metrics, provenance; checksums of the other two
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from embedding.artifact import new_artifact, verify_artifact
+from embedding.decoding import decode_image
+from embedding.embedder import Embedder, Precision
+from embedding.errors import EmbeddingError, InvalidCheckpoint
+from embedding.golden import check_golden_samples, golden_images
+from embedding.model import Architecture, EmbeddingModel, create_model
+from embedding.preprocessing import Preprocessing
+
+KIND = "akin-checkpoint/1"
+MANIFEST_NAME = "model.json"
+WEIGHTS_NAME = "weights.safetensors"
+GOLDEN_NAME = "golden.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """What model.json says of a checkpoint."""
+
+    architecture: Architecture
+    preprocessing: Preprocessing
+    space_id: str
+    metrics: Mapping[str, object]
+    provenance: Mapping[str, object]
+
+
+def save_checkpoint(
+    directory: Path,
+    model: EmbeddingModel,
+    preprocessing: Preprocessing,
+    *,
+    metrics: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> CheckpointFacts:
+    """Write the checkpoint `directory`, whole or not at all.
+
+    The golden embeddings are computed in float32 on the CPU. `provenance` says where the weights came from;
+    versions and time are added.
+    """
+    model = _copy_on_cpu(model)
+    embedder = Embedder(model, preprocessing, device="cpu")
+    images = golden_images()
+    golden = {f"image_{number}": _as_tensor(image) for number, image in enumerate(images)}
+    golden["embeddings"] = torch.from_numpy(embedder.embed([decode_image(image) for image in images]))
+    facts = CheckpointFacts(
+        architecture=model.architecture,
+        preprocessing=preprocessing,
+        space_id=embedder.space_id,
+        metrics=dict(metrics or {}),
+        provenance={**_circumstances(), **(provenance or {})},
+    )
+    with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MANIFEST_NAME) as draft:
+        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft.path / WEIGHTS_NAME)
+        save_file(golden, draft.path / GOLDEN_NAME)
+    return facts
+
+
+def read_checkpoint_facts(directory: Path) -> CheckpointFacts:
+    """Verify the checksums of a checkpoint and return what it says of itself, without building the model."""
+    facts = verify_artifact(directory, KIND, manifest_name=MANIFEST_NAME)
+    try:
+        stored = {name: _mapping(facts[name]) for name in ("architecture", "preprocessing", "metrics", "provenance")}
+        space_id = str(facts["space_id"])
+    except (KeyError, TypeError) as error:
+        raise InvalidCheckpoint(f"{directory / MANIFEST_NAME} lacks {error}") from error
+    return CheckpointFacts(
+        architecture=Architecture.from_json(stored["architecture"]),
+        preprocessing=Preprocessing.from_json(stored["preprocessing"]),
+        space_id=space_id,
+        metrics=stored["metrics"],
+        provenance=stored["provenance"],
+    )
+
+
+def load_model(directory: Path) -> tuple[EmbeddingModel, CheckpointFacts]:
+    """Verify and load the weights, on the CPU, in evaluation mode; golden samples are `load_embedder`'s part."""
+    facts = read_checkpoint_facts(directory)
+    model, _ = create_model(facts.architecture, pretrained=False)
+    try:
+        model.load_state_dict(load_file(directory / WEIGHTS_NAME))
+    except (SafetensorError, RuntimeError) as error:
+        raise InvalidCheckpoint(f"{directory / WEIGHTS_NAME} does not fit the architecture: {error}") from error
+    return model, facts
+
+
+def load_embedder(
+    directory: Path, *, device: str = "auto", precision: Precision = "float32", batch_size: int | None = None
+) -> Embedder:
+    """Load a checkpoint for use, after it has reproduced its golden samples on this device and precision.
+
+    Raises InvalidArtifact for changed files, InvalidCheckpoint when the samples differ, UnsupportedDevice.
+    """
+    model, facts = load_model(directory)
+    embedder = Embedder(model, facts.preprocessing, device=device, precision=precision, batch_size=batch_size)
+    if embedder.space_id != facts.space_id:
+        raise InvalidCheckpoint(f"{directory}: space id is {embedder.space_id}, model.json says {facts.space_id}")
+    golden = load_file(directory / GOLDEN_NAME)
+    expected = golden.pop("embeddings").numpy()
+    images = [golden[f"image_{number}"].numpy().tobytes() for number in range(len(golden))]
+    try:
+        check_golden_samples(embedder, images, expected, source=str(directory))
+    except InvalidCheckpoint:
+        raise
+    except EmbeddingError as error:
+        raise InvalidCheckpoint(f"{directory}: a golden picture is refused: {error}") from error
+    return embedder
+
+
+def _copy_on_cpu(model: EmbeddingModel) -> EmbeddingModel:
+    """Copy a model, so that writing it neither moves nor changes the one in training."""
+    copy, _ = create_model(model.architecture, pretrained=False)
+    copy.load_state_dict({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    return copy
+
+
+def _facts_json(facts: CheckpointFacts) -> dict[str, object]:
+    return {
+        "architecture": facts.architecture.to_json(),
+        "preprocessing": facts.preprocessing.to_json(),
+        "space_id": facts.space_id,
+        "metrics": dict(facts.metrics),
+        "provenance": dict(facts.provenance),
+    }
+
+
+def _circumstances() -> dict[str, object]:
+    return {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _as_tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object in place of {value!r}")
+    return value

@@ -1,0 +1,142 @@
+"""The network from a normalised picture to a unit embedding: backbone, pooling, head.
+
+Shape legend: N images, C channels, H height, W width, D embedding dimension.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedding.backbones import DEFAULT_BACKBONE, create_backbone
+from embedding.errors import InvalidCheckpoint
+from embedding.preprocessing import Preprocessing
+
+PoolingName = Literal["average", "gem"]
+HeadName = Literal["none", "linear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What must be known, beside the weights, to build a model again.
+
+    With `head="none"` the embedding is the pooled feature itself and `embedding_dim` the backbone's number of
+    channels (0 stands for it until the model is built).
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    pooling: PoolingName = "average"
+    head: HeadName = "none"
+    embedding_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pooling not in get_args(PoolingName):
+            raise ValueError(f"pooling must be one of {', '.join(get_args(PoolingName))}, got {self.pooling!r}")
+        if self.head not in get_args(HeadName):
+            raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {self.head!r}")
+        if self.head == "linear" and self.embedding_dim < 1:
+            raise ValueError(f"a linear head needs an embedding_dim of at least 1, got {self.embedding_dim}")
+
+    def to_json(self) -> dict[str, object]:
+        """Return the value as it is stored in a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, object]) -> Self:
+        """Read a stored value; names or values that this version does not know are an error."""
+        try:
+            return cls(**cast(dict[str, Any], stored))  # checked by __post_init__
+        except (TypeError, ValueError) as error:
+            raise InvalidCheckpoint(f"the stored architecture is not valid: {error}") from error
+
+
+class AveragePooling(nn.Module):
+    """The mean over places: [N, C, H, W] to [N, C]."""
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """Pool a feature map."""
+        return features_NCHW.float().mean(dim=(2, 3))
+
+
+class GeMPooling(nn.Module):
+    """The generalised mean over places (GeM, arXiv:1711.02512): [N, C, H, W] to [N, C].
+
+    `p = 1` is the average, large `p` approaches the maximum; `p` is learned.
+    """
+
+    def __init__(self, p: float = 3.0) -> None:
+        super().__init__()
+        if p < 1:
+            raise ValueError(f"p must be at least 1, got {p}")
+        self.p = nn.Parameter(torch.tensor(p))
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """Pool a feature map."""
+        # A zero activation would make the gradient of x**p undefined.
+        positive_NCHW = features_NCHW.float().clamp(min=1e-6)
+        return positive_NCHW.pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+class LinearHead(nn.Linear):
+    """A linear map from the unit-length pooled feature to the embedding dimension.
+
+    Its input has unit length, so a head can be trained on stored zero-shot embeddings, and its output is the
+    same as if the whole network had run.
+    """
+
+    @torch.no_grad()
+    def set_principal_components(self, pooled_NC: NDArray[np.float32]) -> None:
+        """Start from the principal components of unit pooled features [N, C].
+
+        The head then centres and rotates, and drops the directions of least variance, so that training starts
+        about where zero-shot retrieval stands. Raises ValueError when there are fewer pictures than components.
+        """
+        from sklearn.decomposition import PCA
+
+        num_images, num_channels = pooled_NC.shape
+        if num_channels != self.in_features:
+            raise ValueError(f"features have {num_channels} channels, the head takes {self.in_features}")
+        most = min(num_images, num_channels)
+        if self.out_features > most:
+            raise ValueError(
+                f"{self.out_features} principal components need as many pictures and channels; "
+                f"there are {num_images} pictures of {num_channels} channels"
+            )
+        components = PCA(self.out_features, svd_solver="full").fit(pooled_NC.astype(np.float64))
+        self.weight.copy_(torch.from_numpy(components.components_))
+        self.bias.copy_(torch.from_numpy(-components.components_ @ components.mean_))
+
+
+class EmbeddingModel(nn.Module):
+    """Normalised pictures [N, 3, H, W] to float32 embeddings [N, D] whose rows have L2 norm 1."""
+
+    def __init__(self, architecture: Architecture, backbone: nn.Module, num_channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = GeMPooling() if architecture.pooling == "gem" else AveragePooling()
+        is_linear = architecture.head == "linear"
+        self.head = LinearHead(num_channels, architecture.embedding_dim) if is_linear else nn.Identity()
+        self.embedding_dim = architecture.embedding_dim if is_linear else num_channels
+        self.architecture = dataclasses.replace(architecture, embedding_dim=self.embedding_dim)
+
+    def pool(self, images_NCHW: Tensor) -> Tensor:
+        """Return the pooled features [N, C] with unit length: what the head takes, and the zero-shot embedding."""
+        return F.normalize(self.pooling(self.backbone(images_NCHW)), dim=1)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return the embeddings of normalised pictures."""
+        # Lengths are measured in float32, whatever precision the backbone runs in.
+        return F.normalize(self.head(self.pool(images_NCHW)).float(), dim=1)
+
+
+def create_model(architecture: Architecture, *, pretrained: bool) -> tuple[EmbeddingModel, Preprocessing]:
+    """Build a model in evaluation mode, and the preprocessing that its backbone was trained with."""
+    loaded = create_backbone(architecture.backbone, pretrained=pretrained)
+    model = EmbeddingModel(architecture, loaded.module, loaded.num_channels)
+    return model.eval(), loaded.preprocessing

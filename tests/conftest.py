@@ -1,0 +1,48 @@
+"""Fixtures that several rooms share."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embedding.checkpoint import load_embedder, save_checkpoint
+from embedding.embedder import Embedder
+from embedding.model import Architecture, create_model
+
+# Real pictures, where a developer has them; tests that need one skip without it.
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def zero_shot_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default checkpoint: packaged weights, no head."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "zero-shot"
+    model, preprocessing = create_model(Architecture(), pretrained=True)
+    save_checkpoint(directory, model, preprocessing)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def zero_shot_embedder(zero_shot_checkpoint: Path) -> Embedder:
+    """The default embedder on the CPU."""
+    return load_embedder(zero_shot_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def grocery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GroceryStoreDataset, unpacked."""
+    archive = REAL_DATA / "grocery.zip"
+    if not archive.exists():
+        pytest.skip(f"{archive.name} is not beside the project (../shared/data)")
+    directory = tmp_path_factory.mktemp("grocery")
+    with zipfile.ZipFile(archive) as zipped:
+        zipped.extractall(directory)
+    return directory / "GroceryStoreDataset"

@@ -1,0 +1,1 @@
+"""Labelled images to a checkpoint and a report. Nothing is trained yet: this room is reserved."""
