@@ -1,0 +1,58 @@
+# Verbs that people and .ci/run call. Everything happens in .venv, which is made when it is missing.
+PYTHON ?= python3
+# cpu or gpu: which build of faiss is installed.
+FAISS ?= cpu
+# An index of CPU builds of torch saves gigabytes where pip would take CUDA builds; empty: pip's own index.
+TORCH_INDEX_URL ?=
+# More arguments for the command behind a verb, for example: make demo ARGS=--check
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# What the product needs, and what developers need besides.
+PRODUCT := $(VENV)/.product-$(FAISS)
+STAMP := $(VENV)/.developer-$(FAISS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench openapi
+
+help: ## list these verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with everything in it, the command line included: .venv/bin/akin
+
+$(PRODUCT): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Akin needs Python 3.11 to 3.13; name one: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX_URL) 'torch>=2.11,<2.14' 'torchvision>=0.26,<0.29')
+	@echo 'Installing into $(VENV): a minute or two the first time.'
+	$(BIN)/python -m pip install --quiet --editable '.[$(FAISS),offline]'
+	touch $@
+
+$(STAMP): $(PRODUCT)
+	$(BIN)/python -m pip install --quiet --editable '.[$(FAISS),dev]'
+	touch $@
+
+demo: $(PRODUCT) ## fill a small catalogue, build a release, serve it (ARGS=--check: measure and stop)
+	$(BIN)/akin demo $(ARGS)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMP) ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure: latency of a search against its parts, batch sizes
+	$(BIN)/python benchmarks/search_latency.py
+	$(BIN)/python benchmarks/batch_size.py
+
+openapi: $(STAMP) ## write docs/openapi.json anew
+	$(BIN)/akin openapi > docs/openapi.json

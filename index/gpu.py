@@ -1,0 +1,118 @@
+"""Copies of an index on a GPU, searched there one call at a time.
+
+The memory-mapped index on the CPU stays beside the copy: it answers what a GPU cannot (more than 2048 candidates or
+lists, everything above a score) and gives the exact scores.
+Shape legend: N queries, D embedding dimension, M candidates.
+"""
+
+import logging
+import threading
+from typing import cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.candidates import Candidates, ExactCandidates, IVFCandidates, Rows, Scores
+from index.errors import UnsupportedDevice
+from index.faiss_library import FaissIndex, faiss_build, load_faiss
+from index.structures import DeviceChoice
+
+log = logging.getLogger(__name__)
+
+# faiss selects at most this many candidates, and looks into at most this many lists, in one search on a GPU.
+_MAX_SELECTED = 2048
+# Sums on a GPU are grouped in yet other ways than on a CPU.
+_GPU_NOISE = 1e-5
+# By default faiss takes 1.5 GB of the GPU for itself, where a network may have to run as well.
+_TEMPORARY_BYTES = 256 * 2**20
+_DEVICE_NUMBER = 0
+
+
+class GPUCandidates:
+    """Candidates from a copy of the index on a GPU; `on_cpu` is the same index, and answers what the GPU cannot."""
+
+    def __init__(self, gpu_index: FaissIndex, resources: object, on_cpu: Candidates) -> None:
+        self.num_lists = on_cpu.num_lists
+        self.nprobe = on_cpu.nprobe
+        self.noise = _GPU_NOISE
+        self._gpu_index = gpu_index
+        self._resources = resources  # must live as long as the index that uses them
+        self._on_cpu = on_cpu
+        # The resources (streams, temporary memory) serve one search at a time.
+        self._lock = threading.Lock()
+        self._faiss = load_faiss()
+
+    def nearest(self, queries_ND: NDArray[np.float32], num_candidates: int, nprobe: int, /) -> tuple[Scores, Rows]:
+        """Return the nearest rows of the lists looked into."""
+        if max(num_candidates, nprobe) > _MAX_SELECTED:
+            return self._on_cpu.nearest(queries_ND, num_candidates, nprobe)
+        parameters = None if self.num_lists == 1 else self._faiss.SearchParametersIVF(nprobe=nprobe)
+        with self._lock:
+            return self._gpu_index.search(queries_ND, num_candidates, params=parameters)
+
+    def above(self, query_D: NDArray[np.float32], score: float, nprobe: int, /) -> Rows:
+        """Return all rows above a score, from the CPU."""
+        return self._on_cpu.above(query_D, score, nprobe)
+
+
+def wants_gpu(device: str) -> bool:
+    """Say whether `device` ("auto", "cpu" or "cuda") means a GPU here; raises UnsupportedDevice."""
+    if device not in get_args(DeviceChoice):
+        raise UnsupportedDevice(f"unknown device {device!r} for the index; use {', '.join(get_args(DeviceChoice))}")
+    if device == "cpu":
+        return False
+    build = faiss_build()
+    if device == "cuda" and build.kind == "cpu":
+        raise UnsupportedDevice(
+            "device 'cuda' for the index needs faiss-gpu, and faiss-cpu is installed; "
+            "run: pip uninstall faiss-cpu && pip install 'akin[gpu]'"
+        )
+    if device == "cuda" and not build.num_gpus:
+        raise UnsupportedDevice("device 'cuda' for the index is not there: faiss-gpu sees no GPU or no driver")
+    return build.num_gpus > 0
+
+
+def on_device(
+    candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32], device: str
+) -> Candidates:
+    """Copy an index to the GPU where `device` means one, else return it as it is.
+
+    With "auto" an index that does not fit stays on the CPU, with a warning; with "cuda" that is UnsupportedDevice.
+    """
+    if not wants_gpu(device):
+        return candidates
+    try:
+        return _copy_to_gpu(candidates, embeddings_ND)
+    except RuntimeError as error:  # faiss' only error, a full GPU included
+        if device == "cuda":
+            raise UnsupportedDevice(f"the index cannot be copied to the GPU: {error}") from error
+        log.warning("the index stays on the CPU, since it cannot be copied to the GPU: %s", error)
+        return candidates
+
+
+def clustering_index_on(device: str, embedding_dim: int) -> FaissIndex | None:
+    """Return an empty exact index on the GPU for k-means to use, or None where `device` means the CPU."""
+    return _flat_index(_resources(), embedding_dim) if wants_gpu(device) else None
+
+
+def _copy_to_gpu(candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32]) -> GPUCandidates:
+    resources = _resources()
+    if isinstance(candidates, IVFCandidates):
+        gpu_index = load_faiss().index_cpu_to_gpu(resources, _DEVICE_NUMBER, candidates.ivf)
+    else:
+        gpu_index = _flat_index(resources, embeddings_ND.shape[1])
+        gpu_index.add(embeddings_ND)
+    return GPUCandidates(gpu_index, resources, candidates)
+
+
+def _flat_index(resources: object, embedding_dim: int) -> FaissIndex:
+    faiss = load_faiss()
+    config = faiss.GpuIndexFlatConfig()
+    config.device = _DEVICE_NUMBER
+    return cast(FaissIndex, faiss.GpuIndexFlatIP(resources, embedding_dim, config))
+
+
+def _resources() -> object:
+    resources = load_faiss().StandardGpuResources()
+    resources.setTempMemory(_TEMPORARY_BYTES)
+    return cast(object, resources)

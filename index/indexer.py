@@ -1,0 +1,242 @@
+"""Build an index: from embeddings, or from image bytes and an embedder.
+
+Shape legend: N rows or pictures, D embedding dimension, H height, W width.
+"""
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.artifact import new_artifact, read_manifest
+from embedding.decoding import DecodingLimits, decode_image
+from embedding.embedder import ImageEmbedder
+from embedding.errors import InvalidImage
+from index.candidates import ExactCandidates, IVFCandidates, open_ivf
+from index.facts import AnnRecall, IndexFacts
+from index.faiss_library import faiss_build
+from index.ivf import write_ivf
+from index.quality import choose_nprobe, require_ann_recall
+from index.row_search import RowSearch
+from index.storage import KIND, STRUCTURE_NAME, IndexEntry, open_embeddings, write_embeddings, write_entries
+from index.structures import IndexOptions, Structure, choose_structure
+
+__all__ = [
+    "EmbeddedBatch",
+    "IndexEntry",
+    "IndexImage",
+    "IndexedImages",
+    "build_index",
+    "embed_images",
+    "index_images",
+]
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+
+# An exact structure cannot lose recall by design; fewer queries check that it does not by accident.
+_QUERIES_OF_EXACT = 100
+_QUERIES_OF_IVF = 500
+
+
+@dataclass(frozen=True, slots=True)
+class IndexImage:
+    """A picture to be indexed; `attributes` are JSON values for filters."""
+
+    image_id: str
+    product_id: str
+    image_bytes: bytes
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedImages:
+    """The index that was written, and the ids of the pictures that it lacks because they cannot be read."""
+
+    facts: IndexFacts
+    failures: list[tuple[str, InvalidImage]]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedBatch(Generic[Key]):
+    """Some pictures, in the order read: embeddings [N, D] of `keys`, and why the others have none."""
+
+    keys: list[Key]
+    embeddings: NDArray[np.float32]
+    failures: list[tuple[Key, InvalidImage]]
+
+
+def build_index(
+    directory: Path,
+    entries: Sequence[IndexEntry],
+    embeddings_ND: NDArray[np.float32],
+    *,
+    space_id: str,
+    options: IndexOptions | None = None,
+) -> IndexFacts:
+    """Write the index `directory`, whole or not at all, also within another artifact that is being written.
+
+    Entry i belongs to row i of `embeddings_ND`, float32 of unit length; the order of the input does not matter.
+    Raises ValueError for rows that cannot be indexed, LowRecall when the built index finds too little,
+    FileExistsError when `directory` exists.
+    """
+    started = time.monotonic()
+    options = options or IndexOptions()
+    order = _order_of(entries, embeddings_ND)
+    ordered = [entries[number] for number in order]
+    num_rows, embedding_dim = embeddings_ND.shape
+    structure = choose_structure(num_rows, embedding_dim, options)
+    with new_artifact(directory, KIND) as draft:
+        write_embeddings(draft.path, embeddings_ND, order, [entry.image_id for entry in ordered])
+        num_products = write_entries(draft.path, ordered)
+        structure, ann_recall = _write_structure(draft.path, structure, options)
+        facts = IndexFacts(
+            index_id="",
+            space_id=space_id,
+            structure=structure,
+            num_rows=num_rows,
+            num_products=num_products,
+            embedding_dim=embedding_dim,
+            ann_recall=ann_recall,
+            faiss_version=faiss_build().version,
+            build_seconds=round(time.monotonic() - started, 3),
+        )
+        draft.facts.update(facts.manifest_facts())
+    index_id = str(read_manifest(directory, KIND)["sha256"])[:16]
+    log.info("index %s: %d rows, %s, built in %.1f s", index_id, num_rows, structure, facts.build_seconds)
+    return dataclasses.replace(facts, index_id=index_id)
+
+
+def index_images(
+    directory: Path,
+    images: Iterable[IndexImage],
+    embedder: ImageEmbedder,
+    *,
+    limits: DecodingLimits | None = None,
+    options: IndexOptions | None = None,
+    batch_size: int = 32,
+    num_decoders: int = 2,
+) -> IndexedImages:
+    """Embed pictures and write the index over them; those that cannot be read are reported and left out.
+
+    Only batches of pictures are held in memory, but the embeddings of all. Raises what `build_index` raises.
+    """
+    keyed = ((IndexEntry(image.image_id, image.product_id, image.attributes), image.image_bytes) for image in images)
+    entries: list[IndexEntry] = []
+    embeddings = [np.zeros((0, embedder.embedding_dim), np.float32)]
+    failures: list[tuple[str, InvalidImage]] = []
+    for batch in embed_images(keyed, embedder, limits=limits, batch_size=batch_size, num_decoders=num_decoders):
+        entries.extend(batch.keys)
+        embeddings.append(batch.embeddings)
+        for entry, error in batch.failures:
+            log.warning("image %s is left out of the index: %s", entry.image_id, error)
+            failures.append((entry.image_id, error))
+    facts = build_index(directory, entries, np.concatenate(embeddings), space_id=embedder.space_id, options=options)
+    return IndexedImages(facts, failures)
+
+
+def embed_images(
+    images: Iterable[tuple[Key, bytes]],
+    embedder: ImageEmbedder,
+    *,
+    limits: DecodingLimits | None = None,
+    batch_size: int = 32,
+    num_decoders: int = 2,
+) -> Iterator[EmbeddedBatch[Key]]:
+    """Yield the embeddings of pictures, batch by batch, in the order of the input.
+
+    Pictures are read, and the network runs, in the thread that takes the batches, so that `images` may be a generator
+    over a database session; `num_decoders` threads decode the next batch meanwhile. At most two batches are read
+    ahead. A picture that cannot be read is reported in its batch and does not stop the others.
+    """
+    if batch_size < 1 or num_decoders < 1:
+        raise ValueError(
+            f"batch_size and num_decoders must be at least 1, got batch_size={batch_size}, num_decoders={num_decoders}"
+        )
+    return _embedded_batches(iter(images), embedder, limits or DecodingLimits(), batch_size, num_decoders)
+
+
+def _embedded_batches(
+    images: Iterator[tuple[Key, bytes]],
+    embedder: ImageEmbedder,
+    limits: DecodingLimits,
+    batch_size: int,
+    num_decoders: int,
+) -> Iterator[EmbeddedBatch[Key]]:
+    def prepare(image_bytes: bytes) -> NDArray[np.uint8]:
+        return embedder.to_pixels(decode_image(image_bytes, limits))
+
+    decoding: deque[tuple[Key, Future[NDArray[np.uint8]]]] = deque()
+    decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+    try:
+        while True:
+            for key, image_bytes in islice(images, 2 * batch_size - len(decoding)):
+                decoding.append((key, decoders.submit(prepare, image_bytes)))
+            if not decoding:
+                return
+            yield _embed_batch([decoding.popleft() for _ in range(min(batch_size, len(decoding)))], embedder)
+    finally:
+        decoders.shutdown(cancel_futures=True)
+
+
+def _embed_batch(
+    decoding: Sequence[tuple[Key, Future[NDArray[np.uint8]]]], embedder: ImageEmbedder
+) -> EmbeddedBatch[Key]:
+    keys: list[Key] = []
+    pixels: list[NDArray[np.uint8]] = []
+    failures: list[tuple[Key, InvalidImage]] = []
+    for key, future in decoding:
+        try:
+            pixels.append(future.result())
+        except InvalidImage as error:
+            failures.append((key, error))
+        else:
+            keys.append(key)
+    if not pixels:
+        return EmbeddedBatch(keys, np.zeros((0, embedder.embedding_dim), np.float32), failures)
+    return EmbeddedBatch(keys, embedder.embed_pixels(np.stack(pixels)), failures)
+
+
+def _write_structure(directory: Path, structure: Structure, options: IndexOptions) -> tuple[Structure, AnnRecall]:
+    """Write the structure's file, settle what was left open, and measure the result; raises LowRecall."""
+    embeddings_ND = open_embeddings(directory)
+    if structure.name == "exact":
+        exact = RowSearch(embeddings_ND, ExactCandidates(embeddings_ND))
+        return structure, require_ann_recall(exact, structure, options, num_queries=_QUERIES_OF_EXACT)
+    path = directory / STRUCTURE_NAME
+    write_ivf(path, embeddings_ND, structure, seed=options.seed, device=options.device)
+    # What is measured is the file that will be served, on the CPU, which every machine has.
+    ivf = open_ivf(path)
+
+    def index_with(nprobe: int) -> RowSearch:
+        candidates = IVFCandidates(ivf, num_lists=structure.nlist, nprobe=nprobe)
+        return RowSearch(embeddings_ND, candidates, rescore=structure.rescore)
+
+    nprobe = structure.nprobe
+    if nprobe is None:
+        nprobe = choose_nprobe(embeddings_ND, index_with, structure, options, num_queries=_QUERIES_OF_IVF)
+    settled = dataclasses.replace(structure, nprobe=nprobe)
+    return settled, require_ann_recall(index_with(nprobe), settled, options, num_queries=_QUERIES_OF_IVF)
+
+
+def _order_of(entries: Sequence[IndexEntry], embeddings_ND: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the numbers of the entries in the order of their image ids; raises ValueError for bad input."""
+    if embeddings_ND.ndim != 2 or embeddings_ND.dtype != np.float32:
+        raise ValueError(f"embeddings must be float32 [N, D], got {embeddings_ND.dtype} {embeddings_ND.shape}")
+    if len(entries) != len(embeddings_ND):
+        raise ValueError(f"there are {len(entries)} entries for {len(embeddings_ND)} embeddings")
+    order = sorted(range(len(entries)), key=lambda number: entries[number].image_id)
+    for first, second in pairwise(order):
+        if entries[first].image_id == entries[second].image_id:
+            raise ValueError(f"image id {entries[first].image_id!r} occurs more than once")
+    return np.array(order, np.int64)

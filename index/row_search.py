@@ -1,0 +1,102 @@
+"""The k nearest rows with exact scores, and ties that are always broken the same way.
+
+Candidates come with approximate scores. Their scores are computed again from the stored rows, in float64 and in an
+order that depends on nothing but the two embeddings, so that equal embeddings have equal scores in every batch, on
+every device. Where the candidates end within a tie, the rest of the tie is fetched.
+Shape legend: N queries or rows, D embedding dimension, K hits, M candidates.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.candidates import Candidates, Rows, Scores
+
+# Candidates beyond those asked for, so that the end of the list seldom lies within a tie.
+_MARGIN = 16
+# Bounds what is held at a time: candidates of a block of queries, and rows that are scored in float64.
+_CANDIDATES_PER_BLOCK = 2**21
+_ROWS_PER_PIECE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The nearest rows of each query, best first: `scores` [N, K] (cosine) and `rows` [N, K].
+
+    Equal scores are in the order of their rows. Where there are fewer than K rows, scores end in -inf and rows in -1.
+    """
+
+    scores: Scores
+    rows: Rows
+
+
+class RowSearch:
+    """Searches the rows of one index; safe in any number of threads.
+
+    `rescore` is the number of candidates per hit, above 1 where the candidates' own scores are too rough to decide.
+    """
+
+    def __init__(self, embeddings_ND: NDArray[np.float32], candidates: Candidates, *, rescore: int = 1) -> None:
+        self.embeddings = embeddings_ND
+        self._candidates = candidates
+        self._rescore = rescore
+
+    def search(self, queries_ND: NDArray[np.float32], k: int) -> Hits:
+        """Return the `k` nearest rows of each query [N, D], whose rows are taken to have unit length."""
+        num_queries, num_rows = len(queries_ND), len(self.embeddings)
+        scores_NK = np.full((num_queries, k), -np.inf, np.float32)
+        rows_NK = np.full((num_queries, k), -1, np.int64)
+        num_wanted = min(k, num_rows)
+        if num_wanted == 0:
+            return Hits(scores_NK, rows_NK)
+        num_candidates = min(num_rows, num_wanted * self._rescore + _MARGIN)
+        block = max(1, _CANDIDATES_PER_BLOCK // num_candidates)
+        for start in range(0, num_queries, block):
+            part = queries_ND[start : start + block]
+            scores_NM, rows_NM = self._candidates.nearest(part, num_candidates, self._candidates.nprobe)
+            for number, query_D in enumerate(part):
+                scores, rows = self._finish(query_D, scores_NM[number], rows_NM[number], num_wanted)
+                scores_NK[start + number, : len(scores)] = scores
+                rows_NK[start + number, : len(rows)] = rows
+        return Hits(scores_NK, rows_NK)
+
+    def _finish(
+        self, query_D: NDArray[np.float32], scores_M: Scores, rows_M: Rows, num_wanted: int
+    ) -> tuple[Scores, Rows]:
+        """Turn one query's candidates into hits; looks into more lists where these held too few rows."""
+        nprobe = self._candidates.nprobe
+        while (rows_M >= 0).sum() < num_wanted and nprobe < self._candidates.num_lists:
+            nprobe = min(2 * nprobe, self._candidates.num_lists)
+            scores_1M, rows_1M = self._candidates.nearest(query_D[None], len(rows_M), nprobe)
+            scores_M, rows_M = scores_1M[0], rows_1M[0]
+        num_asked = len(rows_M)
+        is_row = rows_M >= 0
+        scores_M, rows_M = scores_M[is_row], rows_M[is_row]
+        scores, rows, best = self._rank(query_D, rows_M, num_wanted)
+        if len(rows_M) < num_asked or num_asked == len(self.embeddings):
+            return scores, rows
+        # What was not fetched scores no more than the last candidate; it matters where a hit scores no more either.
+        lowest = float(scores_M[best].min()) - self._candidates.noise
+        if scores_M.min() > lowest:
+            scores, rows, _ = self._rank(query_D, self._candidates.above(query_D, lowest, nprobe), num_wanted)
+        return scores, rows
+
+    def _rank(
+        self, query_D: NDArray[np.float32], rows_M: Rows, num_wanted: int
+    ) -> tuple[Scores, Rows, NDArray[np.int64]]:
+        """Return scores and rows of the best candidates, and their places among the candidates."""
+        scores_M = exact_scores(self.embeddings, rows_M, query_D)
+        best = np.lexsort((rows_M, -scores_M))[:num_wanted]
+        return scores_M[best], rows_M[best], best
+
+
+def exact_scores(embeddings_ND: NDArray[np.float32], rows_M: Rows, query_D: NDArray[np.float32]) -> Scores:
+    """Return the cosines of some rows to a query, summed in float64 and rounded to float32."""
+    query = query_D.astype(np.float64)
+    scores_M = np.empty(len(rows_M), np.float32)
+    for start in range(0, len(rows_M), _ROWS_PER_PIECE):
+        part = slice(start, start + _ROWS_PER_PIECE)
+        # A sum along the last axis adds each row in one fixed order; a matrix product would not.
+        scores_M[part] = (embeddings_ND[rows_M[part]] * query).sum(axis=1)
+    return scores_M

@@ -1,0 +1,189 @@
+"""The index that is searched: immutable, memory-mapped, shared by any number of threads.
+
+Shape legend: N queries, D embedding dimension, K hits.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from index.candidates import ExactCandidates, IVFCandidates, open_ivf
+from index.errors import InvalidIndex, SpaceMismatch
+from index.facts import IndexFacts
+from index.gpu import on_device
+from index.row_search import Hits, RowSearch
+from index.storage import (
+    STRUCTURE_NAME,
+    UNIT_TOLERANCE,
+    IndexEntry,
+    first_without_unit_length,
+    open_embeddings,
+    open_entries,
+    read_entry,
+    read_index_facts,
+)
+from index.structures import Structure
+
+# Rows that are fetched at first per product that is wanted.
+_ROWS_PER_PRODUCT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ProductHit:
+    """A product, as the row of it that is most like the query, with that row's cosine."""
+
+    row: int
+    score: float
+
+
+class VectorIndex:
+    """Embeddings with what is known of them, ready to be searched; made by `VectorIndex.load`.
+
+    Rows are numbered in the order of their image ids.
+    """
+
+    def __init__(self, facts: IndexFacts, row_search: RowSearch, entries: pa.Table) -> None:
+        self.facts = facts
+        self.entries = entries
+        self._row_search = row_search
+        self._product_numbers = entries.column("product_number").combine_chunks().to_numpy()
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str = "auto", verify: bool = True) -> Self:
+        """Open an index directory for searching.
+
+        `device` "cuda" needs faiss-gpu and a GPU, which "auto" uses where they are; the index is then copied to the
+        GPU. `verify=False` trusts the files' checksums, for an index in an artifact that has just been verified.
+        Raises InvalidIndex, MissingFaiss or UnsupportedDevice.
+        """
+        facts = read_index_facts(directory, verify=verify)
+        structure = facts.structure
+        candidates: ExactCandidates | IVFCandidates
+        try:
+            embeddings_ND = open_embeddings(directory)
+            entries = open_entries(directory)
+            if structure.name == "exact":
+                candidates, num_rows = ExactCandidates(embeddings_ND), len(embeddings_ND)
+            else:
+                ivf = open_ivf(directory / STRUCTURE_NAME)
+                candidates = IVFCandidates(ivf, num_lists=structure.nlist, nprobe=structure.nprobe or 1)
+                num_rows = ivf.ntotal
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            pa.ArrowException,
+        ) as error:  # numpy's, pyarrow's and faiss' ways to refuse a file
+            raise InvalidIndex(f"{directory} cannot be opened: {error}") from error
+        shapes = {embeddings_ND.shape, (num_rows, facts.embedding_dim), (entries.num_rows, facts.embedding_dim)}
+        if shapes != {(facts.num_rows, facts.embedding_dim)}:
+            raise InvalidIndex(f"{directory}: files and manifest disagree about the number of rows or the dimension")
+        searched = on_device(candidates, embeddings_ND, device)
+        return cls(facts, RowSearch(embeddings_ND, searched, rescore=structure.rescore), entries)
+
+    @property
+    def index_id(self) -> str:
+        """Name of these exact contents (16 hex digits)."""
+        return self.facts.index_id
+
+    @property
+    def space_id(self) -> str:
+        """Name of the embedding space; queries must come from the same."""
+        return self.facts.space_id
+
+    @property
+    def structure(self) -> Structure:
+        """How the rows are laid out."""
+        return self.facts.structure
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of each embedding."""
+        return self.facts.embedding_dim
+
+    @property
+    def num_rows(self) -> int:
+        """Number of images."""
+        return self.facts.num_rows
+
+    @property
+    def num_products(self) -> int:
+        """Number of different products."""
+        return self.facts.num_products
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """The stored embeddings [N, D], memory-mapped and read-only, in the order of the rows."""
+        return self._row_search.embeddings
+
+    def entry(self, row: int) -> IndexEntry:
+        """Return what is known of one row; raises IndexError for a row that is not there, -1 included."""
+        if not 0 <= row < self.num_rows:
+            raise IndexError(f"row must be within 0..{self.num_rows - 1}, got {row}")
+        return read_entry(self.entries, row)
+
+    def image_ids(self) -> list[str]:
+        """Return the image id of each row, ascending."""
+        return cast(list[str], self.entries.column("image_id").to_pylist())
+
+    def product_ids(self) -> list[str]:
+        """Return the product id of each row."""
+        return cast(list[str], self.entries.column("product_id").to_pylist())
+
+    def require_space(self, space_id: str) -> None:
+        """Raise SpaceMismatch unless embeddings of `space_id` can be compared with these."""
+        if space_id != self.space_id:
+            raise SpaceMismatch(f"the query is of embedding space {space_id!r}, the index of {self.space_id!r}")
+
+    def search(self, queries_ND: NDArray[np.float32], k: int) -> Hits:
+        """Return the `k` nearest rows of each query, best first, equal scores in the order of their image ids.
+
+        Queries are float32 [N, D] of unit length; anything else is a SpaceMismatch, since it is no embedding of this
+        space. An IVF structure looks into as many of its lists as it takes to find `k` rows.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        return self._row_search.search(self._checked(queries_ND), k)
+
+    def search_products(
+        self, query_D: NDArray[np.float32], k: int, *, min_score: float | None = None
+    ) -> list[ProductHit]:
+        """Return the `k` products nearest to one query [D], each as its best row, best first.
+
+        Fewer come back only where there are fewer products, or fewer that reach `min_score`. Equal scores are in the
+        order of their image ids. Raises SpaceMismatch like `search`.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        query_1D = self._checked(query_D[None])
+        num_wanted = min(k, self.num_products)
+        num_rows = min(self.num_rows, _ROWS_PER_PRODUCT * num_wanted)
+        while True:
+            hits = self._row_search.search(query_1D, num_rows)
+            scores, rows = hits.scores[0], hits.rows[0]
+            _, first = np.unique(self._product_numbers[rows], return_index=True)
+            # Hits are a complete beginning of the ranking: what comes first here comes first of all.
+            has_all = len(first) >= num_wanted or num_rows == self.num_rows
+            if has_all or (min_score is not None and scores[-1] < min_score):
+                places = np.sort(first)[:num_wanted]
+                found = [ProductHit(int(rows[place]), float(scores[place])) for place in places]
+                return [hit for hit in found if min_score is None or hit.score >= min_score]
+            num_rows = min(self.num_rows, 2 * num_rows)
+
+    def _checked(self, queries_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        if queries_ND.ndim != 2 or queries_ND.shape[1] != self.embedding_dim or queries_ND.dtype != np.float32:
+            raise SpaceMismatch(
+                f"queries must be float32 of dimension {self.embedding_dim}, "
+                f"got {queries_ND.dtype} of shape {queries_ND.shape}"
+            )
+        number = first_without_unit_length(queries_ND)
+        if number is not None:
+            raise SpaceMismatch(
+                f"queries must have L2 norm 1 (within {UNIT_TOLERANCE:g}), "
+                f"that of query {number} is {np.linalg.norm(queries_ND[number]):.6g}"
+            )
+        return np.ascontiguousarray(queries_ND)

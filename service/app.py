@@ -1,0 +1,83 @@
+"""The HTTP application: where its parts are put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from service.dependencies import Parts
+from service.engine import LiveEngine, SearchEngine
+from service.errors import PROBLEMS, http_problem, known_problem, validation_problem
+from service.inference import InferenceThread
+from service.installation import Installation, open_installation
+from service.observability import RequestLog
+from service.release_files import LoadedRelease, load_release
+from service.release_watcher import ReleaseWatcher
+from service.routes import health, media, pages, search
+from service.settings import Settings
+
+_DESCRIPTION = """Find the products of a catalogue that look like a photo.
+
+Every error is an `application/problem+json` document (RFC 9457) with a stable `code`.
+Every answer carries `X-Request-ID`, the id under which the log has the request."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; nothing is opened before it starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with open_installation(settings) as installation:
+            live = LiveEngine()
+            app.state.parts = Parts(settings, installation.media_store, live)
+            async with _following_releases(installation, live):
+                yield
+
+    app = FastAPI(title="Akin", version=version("akin"), description=_DESCRIPTION, lifespan=lifespan)
+    for router in (search.router, media.router, health.router, pages.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
+    app.add_middleware(RequestLog)
+    for error_class in PROBLEMS:
+        app.add_exception_handler(error_class, known_problem)
+    app.add_exception_handler(HTTPException, http_problem)
+    app.add_exception_handler(RequestValidationError, validation_problem)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _following_releases(installation: Installation, live: LiveEngine) -> AsyncIterator[None]:
+    """Serve the active release, and each later one, for as long as the block runs."""
+    settings = installation.settings
+    inference = InferenceThread()
+    pool = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+
+    def make_engine(release: LoadedRelease) -> SearchEngine:
+        return SearchEngine(release, inference, pool, installation.limits)
+
+    load = partial(
+        load_release,
+        settings.releases_dir,
+        device=settings.device,
+        precision=settings.precision,
+        index_device=settings.index_device,
+    )
+    watcher = ReleaseWatcher(
+        installation.database, live, load=load, make_engine=make_engine, poll_seconds=settings.release_poll_seconds
+    )
+    following = asyncio.create_task(watcher.run())
+    try:
+        yield
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        inference.close()
+        pool.shutdown()

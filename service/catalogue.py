@@ -1,0 +1,103 @@
+"""Products and their pictures as the database has them: counts, removal, and what an index is built from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.database import current_watermark, next_change_seqs, now
+from service.errors import ProductNotFound
+from service.media import MediaName
+from service.tables import CATALOGUE, ROLES, MediaObject, Product, ProductImage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueCounts:
+    """How much is in the catalogue."""
+
+    num_products: int
+    num_images: dict[str, int]  # by role
+    watermark: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueImage:
+    """A picture to be indexed, with what a result shows of its product."""
+
+    image_id: str
+    product_id: str
+    title: str
+    attributes: Mapping[str, object]
+    media_name: MediaName
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueSnapshot:
+    """All pictures of role `catalogue` at one moment, ordered by image id; `watermark` names the moment."""
+
+    watermark: int
+    images: list[CatalogueImage]
+
+
+def count_catalogue(session: Session) -> CatalogueCounts:
+    """Count products and pictures that are not deleted."""
+    num_products = session.scalar(select(func.count()).select_from(Product).where(Product.deleted_at.is_(None))) or 0
+    by_role = session.execute(
+        select(ProductImage.role, func.count()).where(ProductImage.deleted_at.is_(None)).group_by(ProductImage.role)
+    )
+    counts = {row[0]: row[1] for row in by_role}
+    return CatalogueCounts(num_products, {role: counts.get(role, 0) for role in ROLES}, current_watermark(session))
+
+
+def take_snapshot(session: Session) -> CatalogueSnapshot:
+    """Return what an index over the catalogue holds now; call it inside one transaction."""
+    rows = session.execute(
+        select(
+            ProductImage.id, Product.id, Product.title, Product.attributes, MediaObject.sha256, MediaObject.extension
+        )
+        .join(Product, Product.id == ProductImage.product_id)
+        .join(MediaObject, MediaObject.sha256 == ProductImage.sha256)
+        .where(ProductImage.role == CATALOGUE, ProductImage.deleted_at.is_(None), Product.deleted_at.is_(None))
+        .order_by(ProductImage.id)
+    )
+    images = [
+        CatalogueImage(image_id, product_id, title, attributes, MediaName(sha256, extension))
+        for image_id, product_id, title, attributes, sha256, extension in rows
+    ]
+    return CatalogueSnapshot(current_watermark(session), images)
+
+
+def remove_products(session: Session, product_ids: Sequence[str]) -> int:
+    """Mark products and their pictures as deleted; return how many pictures that were.
+
+    Raises ProductNotFound, and changes nothing, when one of them is not there.
+    """
+    products = []
+    for product_id in dict.fromkeys(product_ids):
+        product = session.get(Product, product_id)
+        if product is None or product.deleted_at is not None:
+            raise ProductNotFound(f"the catalogue has no product {product_id!r}")
+        products.append(product)
+    ids = [product.id for product in products]
+    images = session.scalars(
+        select(ProductImage).where(ProductImage.product_id.in_(ids), ProductImage.deleted_at.is_(None))
+    ).all()
+    seqs = iter(next_change_seqs(session, len(products) + len(images)))
+    moment = now()
+    changed: list[Product | ProductImage] = [*products, *images]
+    for row in changed:
+        row.deleted_at = moment
+        row.change_seq = next(seqs)
+    return len(images)
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Cut a sequence into lists of at most `size` (itertools.batched needs Python 3.12)."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

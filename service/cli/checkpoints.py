@@ -1,0 +1,52 @@
+"""akin checkpoint: models before any training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.console import output, print_json, progress_bar
+
+app = typer.Typer(help="Make and look at checkpoints.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    backbone: Annotated[
+        str, typer.Option(help="efficientnet_lite0, a torchvision name such as resnet50, or timm/NAME.")
+    ] = "efficientnet_lite0",
+    pooling: Annotated[str, typer.Option(help="average or gem.")] = "average",
+    principal_components: Annotated[
+        Path | None,
+        typer.Option(help="Add a linear head that starts from the principal components of the pictures here."),
+    ] = None,
+    embedding_dim: Annotated[int, typer.Option(min=1, help="Length of the head's embeddings.")] = 256,
+) -> None:
+    """Make a checkpoint from pretrained weights, without training."""
+    from service.pretrained import create_pretrained_checkpoint
+
+    with progress_bar("Embedding") as move:
+        facts = create_pretrained_checkpoint(
+            out,
+            backbone=backbone,
+            pooling=pooling,
+            principal_components_of=principal_components,
+            embedding_dim=embedding_dim,
+            on_progress=move,
+        )
+    output.print(f"{out}: space {facts.space_id}, dimension {facts.architecture.embedding_dim}", highlight=False)
+    output.print(f"next: akin index build --checkpoint {out}", highlight=False)
+
+
+@app.command()
+def show(directory: Annotated[Path, typer.Argument(help="A checkpoint's folder.")]) -> None:
+    """Verify a checkpoint, golden samples included, and print what it says of itself."""
+    from dataclasses import asdict
+
+    from embedding.checkpoint import load_embedder, read_checkpoint_facts
+    from service.settings import load_settings
+
+    settings = load_settings()
+    load_embedder(directory, device=settings.device, precision=settings.precision)
+    print_json(asdict(read_checkpoint_facts(directory)))

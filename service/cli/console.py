@@ -1,0 +1,37 @@
+"""What commands print with: results on standard output, everything else on standard error."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+output = Console(soft_wrap=True)
+notes = Console(stderr=True, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print a result for machines."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201  # not through rich: no markup
+
+
+@contextmanager
+def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with count and time left; gives the function that moves it: (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=not notes.is_terminal) as progress:
+        task = progress.add_task(title, total=None, visible=False)
+
+        def move(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield move

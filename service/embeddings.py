@@ -1,0 +1,98 @@
+"""Stored embeddings: keyed by embedding space and content, so that nothing is embedded twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from embedding.decoding import DecodingLimits
+from embedding.embedder import ImageEmbedder
+from index.indexer import embed_images
+from service.catalogue import chunks
+from service.database import Database
+from service.errors import InvalidRelease, MediaError
+from service.media import MediaName, MediaStore
+from service.tables import StoredEmbedding
+
+# Databases limit how many values one statement takes.
+_KEYS_PER_QUERY = 500
+_DTYPE = np.dtype("<f4")
+
+
+def embed_missing(
+    database: Database,
+    media_store: MediaStore,
+    embedder: ImageEmbedder,
+    names: Sequence[MediaName],
+    *,
+    limits: DecodingLimits,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Embed the pictures that have no embedding in the embedder's space yet; return how many that were.
+
+    Each batch is committed as it comes, so that a run that was cut off goes on where it stopped. Raises MediaError
+    naming the pictures that could not be read, after all others are done.
+    """
+    with database.reading() as session:
+        done = _stored_digests(session, embedder.space_id, [name.sha256 for name in names])
+    missing = list({name.sha256: name for name in names if name.sha256 not in done}.values())
+    unreadable: list[str] = []
+    num_done = 0
+    for batch in embed_images(_readable(media_store, missing, unreadable), embedder, limits=limits):
+        unreadable.extend(f"{digest}: {error}" for digest, error in batch.failures)
+        with database.transaction() as session:
+            for digest, embedding in zip(batch.keys, batch.embeddings, strict=True):
+                session.merge(
+                    StoredEmbedding(
+                        space_id=embedder.space_id, sha256=digest, embedding=embedding.astype(_DTYPE).tobytes()
+                    )
+                )
+        num_done += len(batch.keys)
+        if on_progress:
+            on_progress(num_done, len(missing))
+    if unreadable:
+        raise MediaError(f"{len(unreadable)} of {len(missing)} pictures cannot be embedded; the first: {unreadable[0]}")
+    return len(missing)
+
+
+def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim: int) -> NDArray[np.float32]:
+    """Return the stored embeddings [N, D] of the pictures with these digests, in their order."""
+    rows_of: dict[str, list[int]] = {}
+    for row, digest in enumerate(digests):
+        rows_of.setdefault(digest, []).append(row)
+    embeddings = np.empty((len(digests), dim), np.float32)
+    num_found = 0
+    for part in chunks(list(rows_of), _KEYS_PER_QUERY):
+        found = session.execute(
+            select(StoredEmbedding.sha256, StoredEmbedding.embedding).where(
+                StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(part)
+            )
+        )
+        for digest, stored in found:
+            embeddings[rows_of[digest]] = np.frombuffer(stored, _DTYPE)
+            num_found += 1
+    if num_found != len(rows_of):
+        raise InvalidRelease(f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build again")
+    return embeddings
+
+
+def _stored_digests(session: Session, space_id: str, digests: Sequence[str]) -> set[str]:
+    stored: set[str] = set()
+    for part in chunks(digests, _KEYS_PER_QUERY):
+        query = select(StoredEmbedding.sha256)
+        stored.update(
+            session.scalars(query.where(StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(part)))
+        )
+    return stored
+
+
+def _readable(
+    media_store: MediaStore, names: Sequence[MediaName], unreadable: list[str]
+) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        try:
+            yield name.sha256, media_store.get(name)
+        except MediaError as error:
+            unreadable.append(str(error))

@@ -1,0 +1,272 @@
+"""What can be imported: layouts of folders and files, read into rows of one form.
+
+* a CSV or NDJSON file: one picture a row, with `product_id` and `image` (a path relative to the file), and
+  optionally `title`, `role`, `label`, `attributes` (a JSON object) and `attributes.NAME` (a text);
+* a folder that holds `catalogue.csv` or `catalogue.ndjson`;
+* the GroceryStoreDataset, as its repository lays it out;
+* a folder per product, with that product's pictures in it; those in a folder `example` below it are examples.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.errors import InvalidImportSource
+from service.tables import CATALOGUE, EXAMPLE, ROLES
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_COLUMNS = ("product_id", "image", "title", "role", "label", "attributes")
+_COLUMN_ALIASES = {"id": "product_id", "image_path": "image", "path": "image"}
+_ATTRIBUTE_PREFIX = "attributes."
+_MANIFEST_NAMES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
+_MAX_ID_LENGTH = 200
+_MAX_TITLE_LENGTH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One picture of one product. What is None is left as it is, or takes its default for a new product."""
+
+    location: str  # where it stands, for messages: "catalogue.csv:12"
+    product_id: str
+    image: Path
+    role: str = CATALOGUE
+    title: str | None = None
+    label: str | None = None
+    attributes: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """A row that was not imported, and why."""
+
+    location: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSource:
+    """Everything that a path offers for import, in a stable order."""
+
+    layout: str
+    rows: list[SourceRow]
+    errors: list[RowError] = field(default_factory=list)
+    num_ignored: int = 0  # files that are no pictures
+
+
+def read_import_source(path: Path) -> ImportSource:
+    """Read the rows that `path` offers; pictures are not opened yet.
+
+    Raises InvalidImportSource when the whole of it cannot be read; a bad row only becomes a RowError.
+    """
+    if not path.exists():
+        raise InvalidImportSource(f"{path} does not exist")
+    if path.is_file():
+        return _read_manifest(path)
+    for name in _MANIFEST_NAMES:
+        if (path / name).is_file():
+            return _read_manifest(path / name)
+    for root in (path, path / "dataset", path / "GroceryStoreDataset" / "dataset"):
+        if (root / "classes.csv").is_file() and (root / "train.txt").is_file():
+            return _read_grocery(root)
+    return _read_folders(path)
+
+
+def _read_manifest(path: Path) -> ImportSource:
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
+        ".csv": _csv_records,
+        ".ndjson": _json_records,
+        ".jsonl": _json_records,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InvalidImportSource(f"{path} is neither a folder nor a .csv, .ndjson or .jsonl file")
+    rows: list[SourceRow] = []
+    errors: list[RowError] = []
+    try:
+        for line_number, record in reader(path):
+            location = f"{path.name}:{line_number}"
+            try:
+                rows.append(_row_of(record, location, path.parent))
+            except ValueError as error:
+                errors.append(RowError(location, str(error)))
+    except UnicodeDecodeError as error:
+        raise InvalidImportSource(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise InvalidImportSource(f"{path} cannot be read: {error}") from error
+    return ImportSource(path.suffix[1:].upper(), rows, errors)
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, object]]:
+    # "utf-8-sig": spreadsheets put a byte order mark in front.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        names = [_COLUMN_ALIASES.get(name, name) for name in reader.fieldnames or ()]
+        _check_columns(path, names)
+        reader.fieldnames = names
+        for record in reader:
+            yield reader.line_num, record
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    for needed in ("product_id", "image"):
+        if needed not in names:
+            raise InvalidImportSource(f"{path} has no column {needed!r}; its first line must name the columns")
+    for name in names:
+        if name not in _COLUMNS and not name.startswith(_ATTRIBUTE_PREFIX):
+            raise InvalidImportSource(
+                f"{path} has an unknown column {name!r}; columns are {', '.join(_COLUMNS)}, "
+                f"and {_ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
+            )
+        if names.count(name) > 1:
+            raise InvalidImportSource(f"{path} has two columns {name!r}")
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, object]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line_number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                record = ValueError(f"not JSON: {error}")
+            if isinstance(record, dict):
+                record = {_COLUMN_ALIASES.get(name, name): value for name, value in record.items()}
+            yield line_number, record
+
+
+def _row_of(record: object, location: str, folder: Path) -> SourceRow:
+    """Check one record; raises ValueError with what is wrong."""
+    if isinstance(record, ValueError):
+        raise record
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is needed, got {_short(record)}")
+    if None in record:
+        raise ValueError(f"the row has more fields than the first line has columns: {_short(record[None])}")
+    image = record.get("image")
+    if not isinstance(image, str) or not image.strip():
+        raise ValueError("the image is empty; give the path of a picture")
+    role = record.get("role") or CATALOGUE
+    if role not in ROLES:
+        raise ValueError(f"the role is {_short(role)}; it must be {' or '.join(ROLES)}")
+    return SourceRow(
+        location=location,
+        product_id=_product_id(record.get("product_id")),
+        image=folder / image.strip(),
+        role=str(role),
+        title=_optional_text(record, "title", _MAX_TITLE_LENGTH),
+        label=_optional_text(record, "label", _MAX_ID_LENGTH),
+        attributes=_attributes(record),
+    )
+
+
+def _product_id(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("the product_id is empty")
+    text = value.strip()
+    if len(text) > _MAX_ID_LENGTH or not text.isprintable():
+        raise ValueError(f"the product_id {_short(text)} is longer than {_MAX_ID_LENGTH} characters or not printable")
+    return text
+
+
+def _optional_text(record: Mapping[str, object], name: str, max_length: int) -> str | None:
+    value = record.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"the {name} must be a text, got {_short(value)}")
+    if len(value) > max_length:
+        raise ValueError(f"the {name} has {len(value)} characters; at most {max_length} are allowed")
+    return value
+
+
+def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
+    value = record.get("attributes")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the attributes are not JSON ({error}): {_short(value)}") from error
+    if value is None or value == "":
+        value = {}
+    elif not isinstance(value, dict):
+        raise ValueError(f"the attributes must be a JSON object, got {_short(value)}")
+    single = {
+        name.removeprefix(_ATTRIBUTE_PREFIX): text
+        for name, text in record.items()
+        if name.startswith(_ATTRIBUTE_PREFIX) and text not in (None, "")
+    }
+    return {**value, **single} or None
+
+
+def _read_grocery(root: Path) -> ImportSource:
+    """81 products: the iconic picture is the catalogue's, the photos of train.txt are examples.
+
+    The photos of val.txt and test.txt are never imported, so that they can tell how good a search is.
+    """
+    products: dict[str, tuple[str, Mapping[str, object]]] = {}
+    rows: list[SourceRow] = []
+    errors: list[RowError] = []
+    with (root / "classes.csv").open(encoding="utf-8-sig", newline="") as file:
+        for record in csv.DictReader(file):
+            try:
+                name, class_id = record["Class Name (str)"], record["Class ID (int)"].strip()
+                attributes: dict[str, object] = {"coarse_class": record["Coarse Class Name (str)"]}
+                image = root / record["Iconic Image Path (str)"].lstrip("/")
+            except (KeyError, AttributeError) as error:
+                raise InvalidImportSource(
+                    f"{root / 'classes.csv'} is not the GroceryStoreDataset's: {error}"
+                ) from error
+            products[class_id] = (name, attributes)
+            location = f"classes.csv:{class_id}"
+            rows.append(SourceRow(location, name, image, CATALOGUE, name.replace("-", " "), None, attributes))
+    for line_number, line in enumerate((root / "train.txt").read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        location = f"train.txt:{line_number}"
+        image_path, _, class_ids = line.partition(",")
+        product = products.get(class_ids.split(",")[0].strip())
+        if product is None:
+            errors.append(RowError(location, f"unknown class in {_short(line)}"))
+        else:
+            rows.append(SourceRow(location, product[0], root / image_path.strip(), EXAMPLE))
+    return ImportSource("GroceryStoreDataset", rows, errors)
+
+
+def _read_folders(path: Path) -> ImportSource:
+    rows: list[SourceRow] = []
+    errors: list[RowError] = []
+    num_ignored = 0
+    for file in sorted(path.rglob("*")):
+        parts = file.relative_to(path).parts
+        if not file.is_file() or any(part.startswith(".") for part in parts):
+            continue
+        location = "/".join(parts)
+        if file.suffix.lower() not in IMAGE_ENDINGS:
+            num_ignored += 1
+        elif len(parts) == 1:
+            errors.append(RowError(location, "the picture lies in no product's folder; move it into one"))
+        else:
+            role = EXAMPLE if parts[1:-1] and parts[1].lower() in ("example", "examples") else CATALOGUE
+            try:
+                rows.append(SourceRow(location, _product_id(parts[0]), file, role))
+            except ValueError as error:
+                errors.append(RowError(location, str(error)))
+    if not rows:
+        raise InvalidImportSource(
+            f"{path} has no pictures in folders; expected a folder per product, a catalogue.csv or catalogue.ndjson, "
+            "or the GroceryStoreDataset"
+        )
+    return ImportSource("folder per product", rows, errors, num_ignored)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

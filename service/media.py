@@ -1,0 +1,112 @@
+"""The store of picture bytes: content-addressed, so that a picture is kept once and never changes under its name."""
+
+import hashlib
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from embedding.decoding import MEDIA_TYPES
+from service.errors import InvalidSetting, MediaError
+
+_MEDIA_TYPE_OF = {extension: media_type for media_type, extension in MEDIA_TYPES.values()}
+_NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(_MEDIA_TYPE_OF)})")
+
+
+class _FileSystem(Protocol):
+    """The part of fsspec's interface that is used here."""
+
+    def cat_file(self, path: str) -> bytes: ...
+    def pipe_file(self, path: str, value: bytes) -> None: ...
+    def exists(self, path: str) -> bool: ...
+    def makedirs(self, path: str, exist_ok: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MediaName:
+    """Name of a stored picture: the hash of its bytes and the ending of its format."""
+
+    sha256: str
+    extension: str
+
+    def __str__(self) -> str:
+        return f"{self.sha256}.{self.extension}"
+
+    @property
+    def media_type(self) -> str:
+        """The content type to serve it with."""
+        return _MEDIA_TYPE_OF[self.extension]
+
+    @classmethod
+    def parse(cls, text: str) -> "MediaName | None":
+        """Read the text form; None when it is not one (a path, an unknown ending, ...)."""
+        match = _NAME.fullmatch(text)
+        return cls(match["sha256"], match["extension"]) if match else None
+
+
+class MediaStore:
+    """Pictures by name, in a folder or at any fsspec URL ("s3://bucket/pictures", ...).
+
+    Raises MediaError when the store does not answer, or a picture is missing or not what its name says.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        try:
+            file_system, root = fsspec.core.url_to_fs(address)
+        except (ValueError, ImportError) as error:
+            raise InvalidSetting(f"AKIN_MEDIA_URL={address} cannot be used: {error}") from error
+        self._is_local = isinstance(file_system, LocalFileSystem)
+        self._file_system = cast(_FileSystem, file_system)
+        self._root = str(root).rstrip("/")
+
+    def put(self, name: MediaName, image_bytes: bytes) -> None:
+        """Store a picture; does nothing when it is there already."""
+        path = self._path(name)
+        try:
+            if self._file_system.exists(path):
+                return
+            if self._is_local:
+                _write_whole(Path(path), image_bytes)
+            else:
+                # Object stores show an object when it is complete.
+                self._file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._file_system.pipe_file(path, image_bytes)
+        except OSError as error:
+            raise MediaError(f"the picture cannot be stored under {self.address}: {error}") from error
+
+    def get(self, name: MediaName) -> bytes:
+        """Return the bytes of a picture, after checking them against its name."""
+        try:
+            image_bytes = self._file_system.cat_file(self._path(name))
+        except FileNotFoundError:
+            raise MediaError(f"picture {name} is not in the store at {self.address}; import it again") from None
+        except OSError as error:
+            raise MediaError(f"picture {name} cannot be read from {self.address}: {error}") from error
+        if hashlib.sha256(image_bytes).hexdigest() != name.sha256:
+            raise MediaError(f"picture {name} in {self.address} was changed; delete that file and import it again")
+        return image_bytes
+
+    def _path(self, name: MediaName) -> str:
+        # Folders of two digits keep any one of them small.
+        return f"{self._root}/{name.sha256[:2]}/{name}"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its name only ever stands for the whole content, after a power cut too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,68 @@
+"""Checkpoints from pretrained weights, without training: other backbones, pooling, principal components."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.checkpoint import CheckpointFacts, save_checkpoint
+from embedding.decoding import DecodingLimits
+from embedding.embedder import Embedder
+from embedding.model import Architecture, LinearHead, create_model
+from index.indexer import embed_images
+from service.errors import InvalidSetting
+from service.import_sources import read_import_source
+
+
+def create_pretrained_checkpoint(
+    directory: Path,
+    *,
+    backbone: str,
+    pooling: str,
+    principal_components_of: Path | None = None,
+    embedding_dim: int = 256,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CheckpointFacts:
+    """Write a checkpoint of `backbone` with its published weights.
+
+    With `principal_components_of`, a path as `akin catalogue import` reads it, a linear head to `embedding_dim` is
+    added that starts from the principal components of the pictures there. Raises InvalidSetting, UnknownBackbone,
+    MissingWeights.
+    """
+    if directory.exists():
+        raise InvalidSetting(f"{directory} exists; a checkpoint is never changed in place: choose another folder")
+    try:
+        headless = Architecture(backbone, pooling)  # type: ignore[arg-type]  # checked by Architecture
+        model, preprocessing = create_model(headless, pretrained=True)
+        if principal_components_of is not None:
+            with_head = Architecture(headless.backbone, headless.pooling, "linear", embedding_dim)
+            pooled_NC = _embed_all(Embedder(model, preprocessing), principal_components_of, on_progress)
+            head = LinearHead(model.embedding_dim, embedding_dim)
+            head.set_principal_components(pooled_NC)
+            trained = model.state_dict()
+            model, _ = create_model(with_head, pretrained=False)
+            model.load_state_dict({**trained, **{f"head.{name}": value for name, value in head.state_dict().items()}})
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from error
+    provenance = {"weights": f"pretrained {backbone}", "training": "none"}
+    return save_checkpoint(directory, model, preprocessing, provenance=provenance)
+
+
+def _embed_all(embedder: Embedder, path: Path, on_progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+    source = read_import_source(path)
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for row in source.rows:
+            yield row.location, row.image.read_bytes()
+
+    parts = []
+    num_done = 0
+    for batch in embed_images(files(), embedder, limits=DecodingLimits()):
+        for location, error in batch.failures:
+            raise InvalidSetting(f"{path}: {location}: {error}")
+        parts.append(batch.embeddings)
+        num_done += len(batch.keys)
+        if on_progress:
+            on_progress(num_done, len(source.rows))
+    return np.concatenate(parts)

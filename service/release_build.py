@@ -1,0 +1,116 @@
+"""Build a release from the catalogue: embed what is new, build the index, publish, activate."""
+
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedding.artifact import remove_abandoned_drafts
+from embedding.checkpoint import load_embedder
+from index.structures import IndexOptions
+from service.catalogue import take_snapshot
+from service.database import now
+from service.embeddings import embed_missing, read_embeddings
+from service.errors import EmptyCatalogue
+from service.installation import Installation
+from service.release_files import CHECKPOINT_NAME, write_release
+from service.releases import activate_release, active_release, list_releases, record_release
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int], None]  # pictures embedded, pictures to embed
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRelease:
+    """A release that was published, with what it took."""
+
+    release_id: str
+    is_active: bool
+    num_products: int
+    num_images: int
+    num_embedded: int
+    index: dict[str, object]
+    embed_seconds: float
+    build_seconds: float
+
+
+def build_release(
+    installation: Installation,
+    *,
+    checkpoint: Path | None = None,
+    options: IndexOptions | None = None,
+    activate: bool = True,
+    on_progress: OnProgress | None = None,
+) -> BuiltRelease:
+    """Publish a release of the whole catalogue as it is now.
+
+    `checkpoint` defaults to that of the active release, or to the one that needs no training. What was embedded
+    before in its space is not embedded again; a run that was cut off goes on. Raises EmptyCatalogue, MediaError,
+    LowRecall, InvalidArtifact; then nothing of the new release remains and the old one stays active.
+    """
+    settings, database = installation.settings, installation.database
+    with installation.only_builder():
+        remove_abandoned_drafts(settings.releases_dir)
+        with database.reading() as session:
+            snapshot = take_snapshot(session)
+            before = active_release(session)
+            recorded = {release.id for release in list_releases(session)}
+        _remove_unrecorded(settings.releases_dir, recorded)
+        if not snapshot.images:
+            raise EmptyCatalogue(
+                "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
+            )
+        if checkpoint is None and before.release_id is not None:
+            checkpoint = settings.releases_dir / before.release_id / CHECKPOINT_NAME
+        checkpoint = checkpoint or installation.default_checkpoint()
+        start = time.perf_counter()
+        embedder = load_embedder(checkpoint, device=settings.device, precision=settings.precision)
+        names = [image.media_name for image in snapshot.images]
+        num_embedded = embed_missing(
+            database, installation.media_store, embedder, names, limits=installation.limits, on_progress=on_progress
+        )
+        embedded = time.perf_counter()
+        with database.reading() as session:
+            embeddings_ND = read_embeddings(
+                session, embedder.space_id, [name.sha256 for name in names], embedder.embedding_dim
+            )
+        moment = now()
+        facts = write_release(
+            settings.releases_dir,
+            f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+            checkpoint,
+            snapshot,
+            embeddings_ND,
+            options or IndexOptions(),
+            created_at=moment.isoformat(),
+        )
+        with database.transaction() as session:
+            record_release(session, facts)
+        release_id = str(facts["release_id"])
+        if activate:
+            with database.transaction() as session:
+                activate_release(session, release_id, expected=before)
+    index_facts = facts["index"]
+    assert isinstance(index_facts, dict)
+    return BuiltRelease(
+        release_id=release_id,
+        is_active=activate,
+        num_products=len({image.product_id for image in snapshot.images}),
+        num_images=len(snapshot.images),
+        num_embedded=num_embedded,
+        index=index_facts,
+        embed_seconds=embedded - start,
+        build_seconds=time.perf_counter() - embedded,
+    )
+
+
+def _remove_unrecorded(releases_dir: Path, recorded: set[str]) -> None:
+    """Delete releases that a process wrote and was killed before it could record: nobody knows them."""
+    for directory in releases_dir.iterdir():
+        if directory.is_dir() and directory.name not in recorded:
+            log.warning("removing %s, which no process recorded", directory)
+            shutil.rmtree(directory)

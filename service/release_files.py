@@ -1,0 +1,178 @@
+"""A release on disk: everything that is served, in one immutable directory.
+
+checkpoint/     the model
+index/          the index over the catalogue's pictures
+rows.arrow      for each row of the index what a result shows: no SQL on the way of a search
+manifest.json   ids, watermark, evaluation; checksums of every file above
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedding.artifact import canonical_json, new_artifact, verify_artifact
+from embedding.checkpoint import load_embedder, read_checkpoint_facts
+from embedding.embedder import ImageEmbedder, Precision
+from embedding.errors import InvalidArtifact
+from index.errors import VectorIndexError
+from index.indexer import IndexEntry, build_index
+from index.structures import IndexOptions
+from index.vector_index import VectorIndex
+from service.catalogue import CatalogueImage, CatalogueSnapshot
+from service.errors import InvalidRelease, ReleaseNotFound
+
+KIND = "akin-release/1"
+CHECKPOINT_NAME = "checkpoint"
+_INDEX = "index"
+_ROWS = "rows.arrow"
+_ROWS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("image_id", "product_id", "title", "attributes", "media_name")]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """What a result shows of one row of the index."""
+
+    image_id: str
+    product_id: str
+    title: str
+    attributes: dict[str, object]
+    media_name: str
+
+
+class ReleaseRows:
+    """The rows of a release, memory-mapped; row numbers are those of its index."""
+
+    def __init__(self, path: Path) -> None:
+        # Read through the mapping: columns stay on disk until they are looked at.
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._columns = {name: table.column(name) for name in _ROWS_SCHEMA.names}
+        self._num_rows: int = table.num_rows
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, row: int) -> ReleaseRow:
+        values = {name: column[row].as_py() for name, column in self._columns.items()}
+        return ReleaseRow(**{**values, "attributes": json.loads(values["attributes"])})
+
+    def image_ids(self) -> list[str]:
+        """Return the image id of each row."""
+        return cast(list[str], self._columns["image_id"].to_pylist())
+
+    def media_names(self) -> frozenset[str]:
+        """Return the names of all pictures that a result may show."""
+        return frozenset(self._columns["media_name"].unique().to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRelease:
+    """A release that has been verified and is ready to answer."""
+
+    release_id: str
+    facts: Mapping[str, Any]  # what the manifest says
+    embedder: ImageEmbedder
+    index: VectorIndex
+    rows: ReleaseRows
+
+
+def write_release(
+    releases_dir: Path,
+    release_id: str,
+    checkpoint: Path,
+    snapshot: CatalogueSnapshot,
+    embeddings_ND: NDArray[np.float32],
+    options: IndexOptions,
+    *,
+    created_at: str,
+    evaluation: Mapping[str, object] | None = None,
+) -> Mapping[str, Any]:
+    """Build the index and write the release, whole or not at all; return the facts of its manifest.
+
+    `embeddings_ND` belong to `snapshot.images`, row by row. Raises LowRecall when the index misses its threshold.
+    """
+    checkpoint_facts = read_checkpoint_facts(checkpoint)
+    images = snapshot.images
+    facts: dict[str, object] = {
+        "release_id": release_id,
+        "created_at": created_at,
+        "akin_version": version("akin"),
+        "space_id": checkpoint_facts.space_id,
+        "architecture": checkpoint_facts.architecture.to_json(),
+        "preprocessing_sha256": hashlib.sha256(canonical_json(checkpoint_facts.preprocessing.to_json())).hexdigest(),
+        "watermark": snapshot.watermark,
+        "num_products": len({image.product_id for image in images}),
+        "num_images": len(images),
+        "evaluation": evaluation,
+    }
+    with new_artifact(releases_dir / release_id, KIND, facts) as draft:
+        shutil.copytree(checkpoint, draft.path / CHECKPOINT_NAME)
+        entries = [IndexEntry(image.image_id, image.product_id, image.attributes) for image in images]
+        index_facts = build_index(
+            draft.path / _INDEX, entries, embeddings_ND, space_id=checkpoint_facts.space_id, options=options
+        )
+        _write_rows(draft.path / _ROWS, images)
+        draft.facts["index"] = index_facts.to_json()
+    return draft.facts
+
+
+def read_release_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
+    """Verify every byte of a release and return what its manifest says.
+
+    Raises ReleaseNotFound, or InvalidRelease naming the file that is damaged.
+    """
+    directory = releases_dir / release_id
+    if not directory.is_dir():
+        raise ReleaseNotFound(f"there is no release {release_id!r} in {releases_dir}; see: akin release list")
+    try:
+        return verify_artifact(directory, KIND)
+    except (InvalidArtifact, OSError) as error:
+        raise InvalidRelease(f"release {release_id} is refused: {error}") from error
+
+
+def load_release(
+    releases_dir: Path, release_id: str, *, device: str, precision: Precision, index_device: str
+) -> LoadedRelease:
+    """Verify and load a release; raises ReleaseNotFound or InvalidRelease."""
+    facts = read_release_facts(releases_dir, release_id)
+    directory = releases_dir / release_id
+    try:
+        embedder = load_embedder(directory / CHECKPOINT_NAME, device=device, precision=precision)
+        # Its checksums are part of the release's, which have just been verified.
+        index = VectorIndex.load(directory / _INDEX, device=index_device, verify=False)
+        rows = ReleaseRows(directory / _ROWS)
+    except (InvalidArtifact, VectorIndexError, pa.ArrowException, KeyError) as error:
+        raise InvalidRelease(f"release {release_id} is refused: {error}") from error
+    if not embedder.space_id == index.space_id == facts["space_id"]:
+        raise InvalidRelease(f"release {release_id} mixes embedding spaces {embedder.space_id} and {index.space_id}")
+    if len(rows) != index.num_rows or rows.image_ids() != index.image_ids():
+        raise InvalidRelease(f"release {release_id}: the rows do not belong to its index")
+    return LoadedRelease(release_id, facts, embedder, index, rows)
+
+
+def _write_rows(path: Path, images: list[CatalogueImage]) -> None:
+    # The order of the index: by image id.
+    ordered = sorted(images, key=lambda image: image.image_id)
+    table = pa.Table.from_pylist([_row(image) for image in ordered], schema=_ROWS_SCHEMA)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _ROWS_SCHEMA) as writer:
+        writer.write_table(table)
+
+
+def _row(image: CatalogueImage) -> dict[str, str]:
+    return {
+        "image_id": image.image_id,
+        "product_id": image.product_id,
+        "title": image.title,
+        "attributes": json.dumps(image.attributes, ensure_ascii=False),
+        "media_name": str(image.media_name),
+    }

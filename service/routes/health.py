@@ -1,0 +1,40 @@
+"""GET /livez, /readyz, /version: what an operator and a gateway ask."""
+
+import platform
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from service.dependencies import PartsDep
+from service.schemas import Liveness, Problem, Readiness, Version
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def livez() -> Liveness:
+    """Say that the process runs."""
+    return Liveness()
+
+
+@router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
+async def readyz(parts: PartsDep) -> Readiness:
+    """Say that searches are answered, and by which release."""
+    engine = parts.live.get()
+    return Readiness(status="ready", release_id=engine.release_id, warning=parts.live.refusal)
+
+
+@router.get("/version")
+async def version_of_all(parts: PartsDep) -> Version:
+    """Say which versions of Akin, its model and its catalogue run here."""
+    release = parts.live.current_release()
+    facts = release.facts if release else {}
+    return Version(
+        akin=version("akin"),
+        python=platform.python_version(),
+        torch=version("torch"),
+        release_id=release.release_id if release else None,
+        space_id=facts.get("space_id"),
+        num_products=facts.get("num_products"),
+        num_images=facts.get("num_images"),
+    )

@@ -1,0 +1,37 @@
+"""GET /media/NAME: the catalogue's pictures."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from service.dependencies import PartsDep
+from service.errors import MediaError
+from service.media import MediaName
+
+MEDIA_PATH = "/media"
+
+router = APIRouter(tags=["media"])
+
+# A name stands for its bytes for ever. The picture was made by somebody else: a browser must take it for nothing
+# but a picture, and run nothing that may be hidden in it.
+_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Content-Disposition": "inline",
+}
+
+
+@router.get(f"{MEDIA_PATH}/{{name}}", response_class=Response, responses={404: {"description": "No such picture."}})
+async def media(request: Request, parts: PartsDep, name: str) -> Response:
+    """Return a picture that results show; pictures of role `example` are never served."""
+    media_name = MediaName.parse(name)
+    if media_name is None or not parts.live.shows(name):
+        raise MediaError(f"no product on show has the picture {name!r}")
+    etag = f'"{media_name.sha256}"'
+    headers = {**_HEADERS, "ETag": etag}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    content = await asyncio.to_thread(parts.media_store.get, media_name)
+    return Response(content, media_type=media_name.media_type, headers=headers)

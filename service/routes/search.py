@@ -1,0 +1,59 @@
+"""POST /search: the products that look like a picture."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from service.dependencies import EngineDep, PartsDep
+from service.request_body import read_search_query
+from service.routes.media import MEDIA_PATH
+from service.schemas import MAX_K, JSONQuery, Problem, SearchResponse
+
+router = APIRouter(tags=["search"])
+
+K = Annotated[int | None, Query(ge=1, le=MAX_K, description="How many products (default 10).")]
+MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Leave out what scores less.")]
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+# The handler reads the body itself, so the document is told what it takes.
+_REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "k": {"type": "integer", "minimum": 1, "maximum": MAX_K},
+                        "min_score": {"type": "number", "minimum": -1, "maximum": 1},
+                    },
+                }
+            },
+            "image/*": _PICTURE,
+            "application/json": {"schema": JSONQuery.model_json_schema()},
+        },
+    }
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": description}
+    for status, description in {
+        413: "The body or the picture is too large.",
+        415: "Neither a picture in a supported format nor a supported content type.",
+        422: "The request or the picture cannot be used.",
+        503: "No release is loaded yet.",
+    }.items()
+}
+
+
+@router.post("/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
+@router.post("/v1/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
+async def search(
+    request: Request, parts: PartsDep, engine: EngineDep, k: K = None, min_score: MinScore = None
+) -> SearchResponse:
+    """Rank catalogue products by visual similarity to the uploaded picture."""
+    limit = parts.settings.max_image_bytes
+    query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
+    result = await engine.search(query.image_bytes, query.k, query.min_score)
+    return SearchResponse.of(result, f"{request.scope.get('root_path', '')}{MEDIA_PATH}")

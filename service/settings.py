@@ -1,0 +1,99 @@
+"""Settings of an installation: the only module that reads the environment."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from PIL import Image
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import InvalidSetting
+
+_PREFIX = "AKIN_"
+
+
+class Settings(BaseSettings):
+    """Deployment configuration, read once from AKIN_* variables and .env."""
+
+    # "ignore": one .env also serves Compose; unknown AKIN_* names are warned about at start.
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(Path("akin-data"), description="Folder of all state.")
+    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite under the home folder.")
+    media_url: str = Field(
+        "", description="Folder or fsspec URL of the pictures; empty: `media` under the home folder."
+    )
+    host: str = Field("127.0.0.1", description="Address that `akin serve` listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port; 0 takes a free one.")
+    max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest picture file that is read.")
+    max_image_pixels: PositiveInt = Field(50_000_000, description="Largest width × height that is decoded.")
+    release_poll_seconds: PositiveFloat = Field(2.0, description="How often a server looks for a new active release.")
+    device: str = Field("auto", description="Where the network runs: auto, cpu, cuda or cuda:N.")
+    precision: Literal["float32", "bf16"] = Field("float32", description="bf16 needs a CUDA device.")
+    index_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the index is searched.")
+    decode_workers: PositiveInt = Field(2, description="Threads that decode pictures and search the index.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    demo_data: Path | None = Field(None, description="Pictures for `akin demo`; empty: a rendered sample.")
+
+    @field_validator("max_image_pixels")
+    @classmethod
+    def _within_what_pillow_decodes(cls, value: int) -> int:
+        hard_limit = Image.MAX_IMAGE_PIXELS or 0
+        if value > hard_limit:
+            raise ValueError(f"at most {hard_limit} pixels can be decoded safely")
+        return value
+
+    @field_validator("demo_data", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def database_address(self) -> str:
+        """The SQLAlchemy address in use."""
+        return self.database_url or f"sqlite:///{(self.home / 'akin.db').absolute()}"
+
+    @property
+    def database_address_shown(self) -> str:
+        """The same without its password."""
+        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.database_address)
+
+    @property
+    def media_address(self) -> str:
+        """The folder or URL of the pictures in use."""
+        return self.media_url or str((self.home / "media").absolute())
+
+    @property
+    def releases_dir(self) -> Path:
+        """Folder of the releases."""
+        return self.home / "releases"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Folder of the checkpoints that Akin made."""
+        return self.home / "checkpoints"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Folder of import reports."""
+        return self.home / "reports"
+
+
+def load_settings() -> Settings:
+    """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        reasons = [
+            f"{_PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!s}: {detail['msg']}"
+            for detail in error.errors()
+        ]
+        raise InvalidSetting("; ".join(reasons)) from error
+
+
+def unknown_settings() -> list[str]:
+    """Return the names of AKIN_* variables that mean nothing to this version."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)

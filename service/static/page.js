@@ -1,0 +1,98 @@
+const rootPath = document.body.dataset.rootPath;
+const maxImageBytes = Number(document.body.dataset.maxImageBytes);
+const drop = document.getElementById("drop");
+const fileInput = document.getElementById("file");
+const preview = document.getElementById("preview");
+const invitation = document.getElementById("invitation");
+const k = document.getElementById("k");
+const status = document.getElementById("status");
+const hits = document.getElementById("hits");
+
+let picture = null;
+let latest = 0; // an answer to an earlier search must not replace a later one
+
+function say(text, isError = false) {
+  status.textContent = text;
+  status.classList.toggle("error", isError);
+}
+
+function choose(file) {
+  if (!file) return;
+  picture = file;
+  if (preview.src) URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(file);
+  preview.alt = `Your picture: ${file.name}`;
+  preview.hidden = false;
+  invitation.hidden = true;
+  search();
+}
+
+// Some formats that Akin reads (TIFF) are shown by few browsers.
+preview.addEventListener("error", () => {
+  preview.hidden = true;
+  invitation.hidden = false;
+  invitation.textContent = picture.name;
+});
+
+async function search() {
+  if (!picture || !k.reportValidity()) return;
+  hits.replaceChildren();
+  if (picture.size > maxImageBytes) {
+    say(`The picture has ${picture.size.toLocaleString()} bytes; at most ${maxImageBytes.toLocaleString()} are allowed.`, true);
+    return;
+  }
+  const number = ++latest;
+  say("Searching …");
+  try {
+    const form = new FormData();
+    form.append("image", picture);
+    const response = await fetch(`${rootPath}/search?k=${k.value}`, { method: "POST", body: form });
+    const answer = await response.json();
+    if (number !== latest) return;
+    if (!response.ok) {
+      say(answer.detail ?? `The server answered ${response.status}.`, true);
+      return;
+    }
+    hits.replaceChildren(...answer.hits.map(card));
+    say(`${answer.hits.length} products in ${answer.timing.total.toFixed(0)} ms (release ${answer.release_id})`);
+  } catch (error) {
+    if (number === latest) say(`The server cannot be reached: ${error.message}`, true);
+  }
+}
+
+function card(hit) {
+  const item = document.createElement("li");
+  const image = document.createElement("img");
+  image.src = hit.image_url;
+  image.alt = hit.title;
+  image.loading = "lazy";
+  const text = document.createElement("div");
+  text.append(element("h2", hit.title), element("p", `${hit.score.toFixed(3)} cosine`, "score"));
+  const attributes = Object.entries(hit.attributes).map(([name, value]) =>
+    `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  if (attributes.length) text.append(element("p", attributes.join(", ")));
+  item.append(image, text);
+  return item;
+}
+
+function element(name, text, className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = className;
+  return made;
+}
+
+fileInput.addEventListener("change", () => choose(fileInput.files[0]));
+k.addEventListener("change", search);
+document.getElementById("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search();
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault(); // or the browser would leave the page for the picture
+    drop.classList.toggle("over", name === "dragover");
+    if (name === "drop") choose(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => choose(event.clipboardData.files[0]));

@@ -1,0 +1,94 @@
+"""A small shop: real files, a real database, a real network at 64 pixels."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from embedding.checkpoint import save_checkpoint
+from embedding.model import Architecture, create_model
+from service.app import create_app
+from service.catalogue_import import import_catalogue
+from service.import_sources import read_import_source
+from service.installation import Installation, open_installation
+from service.release_build import build_release
+from service.settings import Settings
+from tests.pictures import encode, scene
+
+PRODUCTS = ("amber", "birch", "cedar")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packaged weights at 64 pixels: all the real parts, in milliseconds."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "small"
+    model, preprocessing = create_model(Architecture(), pretrained=True)
+    save_checkpoint(directory, model, replace(preprocessing, image_size=64))
+    return directory
+
+
+def product_image(product_id: str, number: int = 0):
+    """Return the picture `number` of a product."""
+    return scene(1000 * (1 + PRODUCTS.index(product_id)) + number)
+
+
+def write_shop(folder: Path) -> Path:
+    """Write a folder per product: two catalogue pictures and one example each."""
+    for product_id in PRODUCTS:
+        for number, name in enumerate(("front.png", "side.png", "example/photo.png")):
+            path = folder / product_id / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(product_image(product_id, number)))
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of an empty home folder."""
+    monkeypatch.setenv("AKIN_HOME", str(tmp_path / "home"))
+    return Settings(home=tmp_path / "home", release_poll_seconds=0.05)
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    """An installation with an empty catalogue."""
+    with open_installation(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def shop(installation: Installation, tmp_path: Path) -> Installation:
+    """An installation whose catalogue holds the three products."""
+    source = read_import_source(write_shop(tmp_path / "shop"))
+    import_catalogue(source, installation.database, installation.media_store)
+    return installation
+
+
+@pytest.fixture(scope="session")
+def served_home(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Path:
+    """Home of a shop with an active release, for tests that only read."""
+    root = tmp_path_factory.mktemp("served")
+    with open_installation(Settings(home=root / "home")) as opened:
+        import_catalogue(read_import_source(write_shop(root / "shop")), opened.database, opened.media_store)
+        build_release(opened, checkpoint=small_checkpoint)
+    return root / "home"
+
+
+@pytest.fixture(scope="session")
+def client(served_home: Path) -> Iterator[TestClient]:
+    """A client of the served shop."""
+    settings = Settings(home=served_home, release_poll_seconds=0.05, max_image_bytes=300_000)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
+        wait_for(lambda: opened.get("/readyz").status_code == 200)
+        yield opened
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    """Wait until something becomes true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)

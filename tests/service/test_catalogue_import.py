@@ -1,0 +1,251 @@
+import json
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import select
+
+from embedding.decoding import DecodingLimits
+from service import catalogue_import
+from service.catalogue import count_catalogue, remove_products, take_snapshot
+from service.catalogue_import import import_catalogue, write_import_report
+from service.errors import MediaError, ProductNotFound
+from service.import_sources import ImportSource, SourceRow, read_import_source
+from service.tables import MediaObject, Product, ProductImage
+from tests.pictures import png
+from tests.service.conftest import write_shop
+
+
+@pytest.fixture
+def run(installation):
+    """Import rows into the installation."""
+
+    def run(rows, **options):
+        source = rows if isinstance(rows, ImportSource) else ImportSource("rows", list(rows))
+        return import_catalogue(source, installation.database, installation.media_store, **options)
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Write a one-colour picture and return its path."""
+
+    def write(colour):
+        path = tmp_path / f"{colour}.png"
+        path.write_bytes(png(colour))
+        return path
+
+    return write
+
+
+def contents(installation):
+    """Return all that an import may change, but for times."""
+    with installation.database.reading() as session:
+        products = [(p.id, p.title, p.attributes, p.change_seq, p.deleted_at) for p in session.scalars(select(Product))]
+        images = [
+            (i.id, i.product_id, i.sha256, i.role, i.label, i.change_seq, i.deleted_at)
+            for i in session.scalars(select(ProductImage))
+        ]
+    return sorted(products), sorted(images)
+
+
+def files_of(installation):
+    root = installation.settings.home / "media"
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def test_imports_products_pictures_and_roles(installation, run, tmp_path):
+    report = run(read_import_source(write_shop(tmp_path / "shop")))
+
+    assert (report.num_products_added, report.num_images_added, report.errors) == (3, 9, [])
+    with installation.database.reading() as session:
+        counts = count_catalogue(session)
+        snapshot = take_snapshot(session)
+    assert (counts.num_products, counts.num_images) == (3, {"catalogue": 6, "example": 3})
+    assert len(snapshot.images) == 6
+    assert snapshot.watermark == counts.watermark == 12
+    assert len(files_of(installation)) == 9
+
+
+def test_importing_twice_changes_nothing(installation, run, tmp_path):
+    source = read_import_source(write_shop(tmp_path / "shop"))
+    run(source)
+    before = contents(installation)
+
+    report = run(source)
+
+    assert report.num_unchanged == 9
+    assert report.num_products_added == report.num_images_added == report.num_images_updated == 0
+    assert contents(installation) == before
+
+
+def test_change_numbers_are_unique_and_gapless(installation, run, tmp_path):
+    run(read_import_source(write_shop(tmp_path / "shop")))
+
+    products, images = contents(installation)
+    seqs = sorted([row[3] for row in products] + [row[5] for row in images])
+    assert all(after - before == 1 for before, after in pairwise(seqs))
+
+
+def test_a_dry_run_reads_everything_and_writes_nothing(installation, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue_import, "_CHUNK_ROWS", 2)
+    shop = write_shop(tmp_path / "shop")
+    (shop / "cedar" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    dry = run(read_import_source(shop), dry_run=True)
+
+    assert contents(installation) == ([], [])
+    assert files_of(installation) == []
+    real = run(read_import_source(shop))
+    assert (dry.num_products_added, dry.num_images_added) == (real.num_products_added, real.num_images_added) == (3, 9)
+    assert dry.errors == real.errors
+    assert len(real.errors) == 1
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(installation, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue_import, "_CHUNK_ROWS", 2)
+    source = read_import_source(write_shop(tmp_path / "shop"))
+
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, on_progress=stop)
+    assert len(contents(installation)[1]) == 4
+    report = run(source)
+
+    assert (report.num_unchanged, report.num_images_added) == (4, 5)
+    assert len(contents(installation)[1]) == 9
+
+
+def test_bad_rows_are_reported_and_the_others_imported(run, picture, tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    big = tmp_path / "big.png"
+    big.write_bytes(b"x" * 3000)
+    rows = [
+        SourceRow("r:1", "a", tmp_path / "missing.jpg"),
+        SourceRow("r:2", "b", tmp_path / "text.jpg"),
+        SourceRow("r:3", "c", tmp_path / "empty.jpg"),
+        SourceRow("r:4", "d", big),
+        SourceRow("r:5", "e", tmp_path),
+        SourceRow("r:6", "f", tmp_path / "nul\0.jpg"),
+        SourceRow("r:7", "good", picture("red")),
+    ]
+
+    report = run(rows, limits=DecodingLimits(max_image_bytes=2000))
+
+    assert report.num_images_added == 1
+    messages = {error.location: error.message for error in report.errors}
+    assert "does not exist" in messages["r:1"]
+    assert "supported format" in messages["r:2"]
+    assert "empty" in messages["r:3"]
+    assert "3,000 bytes; at most 2,000" in messages["r:4"]
+    assert "is not a file" in messages["r:5"]
+    assert "cannot be read" in messages["r:6"]
+
+
+def test_two_products_may_share_the_same_bytes(installation, run, picture):
+    report = run([SourceRow("1", "a", picture("red")), SourceRow("2", "b", picture("red"))])
+
+    assert (report.num_products_added, report.num_images_added) == (2, 2)
+    assert len(files_of(installation)) == 1
+    with installation.database.reading() as session:
+        assert len(session.scalars(select(MediaObject)).all()) == 1
+
+
+def test_titles_and_attributes_follow_the_source(installation, run, picture):
+    run([SourceRow("1", "a", picture("red"), title="Old", attributes={"size": 1})])
+
+    kept = run([SourceRow("1", "a", picture("red"))])
+    changed = run([SourceRow("1", "a", picture("red"), title="New", attributes={"size": 2})])
+
+    assert (kept.num_unchanged, changed.num_products_updated, changed.num_images_updated) == (1, 1, 0)
+    ((_, title, attributes, seq, _),) = contents(installation)[0]
+    assert (title, attributes, seq) == ("New", {"size": 2}, 3)
+
+
+def test_roles_and_labels_follow_the_source(installation, run, picture):
+    run([SourceRow("1", "a", picture("red"), role="catalogue")])
+
+    report = run([SourceRow("1", "a", picture("red"), role="example", label="apple")])
+
+    assert report.num_images_updated == 1
+    ((_, _, _, role, label, seq, _),) = contents(installation)[1]
+    assert (role, label, seq) == ("example", "apple", 3)
+
+
+def test_rows_that_contradict_each_other_are_reported(run, picture):
+    rows = [
+        SourceRow("1", "a", picture("red"), title="One", attributes={"x": 1}),
+        SourceRow("2", "a", picture("red"), role="example"),
+        SourceRow("3", "a", picture("blue"), title="Two"),
+        SourceRow("4", "a", picture("green"), attributes={"x": 2}),
+        SourceRow("5", "a", picture("red")),
+    ]
+
+    report = run(rows)
+
+    messages = {error.location: error.message for error in report.errors}
+    assert "role catalogue at 1 and example here" in messages["2"]
+    assert "'One' at 1 and 'Two' here" in messages["3"]
+    assert "differ from those at 1" in messages["4"]
+    assert (report.num_images_added, report.num_unchanged) == (1, 1)
+
+
+def test_removed_products_are_gone_from_the_next_snapshot_and_come_back_when_imported(installation, run, tmp_path):
+    source = read_import_source(write_shop(tmp_path / "shop"))
+    run(source)
+
+    with installation.database.transaction() as session:
+        assert remove_products(session, ["amber"]) == 3
+    with installation.database.reading() as session:
+        assert {image.product_id for image in take_snapshot(session).images} == {"birch", "cedar"}
+        assert count_catalogue(session).watermark == 16
+    report = run(source)
+
+    assert (report.num_products_updated, report.num_images_updated, report.num_unchanged) == (1, 3, 6)
+    with installation.database.reading() as session:
+        assert len(take_snapshot(session).images) == 6
+
+
+def test_removing_what_is_not_there_changes_nothing(shop):
+    before = contents(shop)
+
+    with pytest.raises(ProductNotFound, match="'zebra'"), shop.database.transaction() as session:
+        remove_products(session, ["amber", "zebra"])
+
+    assert contents(shop) == before
+
+
+def test_a_picture_lost_from_the_store_is_stored_again(installation, run, picture):
+    rows = [SourceRow("1", "a", picture("red"))]
+    run(rows)
+    (path,) = (path for path in (installation.settings.home / "media").rglob("*") if path.is_file())
+    path.unlink()
+
+    run(rows)
+
+    assert path.exists()
+
+
+def test_a_full_disk_leaves_no_row_without_its_picture(installation, run, picture, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.media.os.fsync", full)
+
+    with pytest.raises(MediaError, match="No space left"):
+        run([SourceRow("1", "a", picture("red"))])
+
+    assert contents(installation) == ([], [])
+    assert files_of(installation) == []
+
+
+def test_the_report_is_written_as_json(run, tmp_path):
+    report = run([SourceRow("r:1", "a", tmp_path / "missing.jpg")])
+
+    path = write_import_report(report, tmp_path / "reports")
+
+    assert json.loads(path.read_text())["errors"][0]["location"] == "r:1"

@@ -1,0 +1,189 @@
+import json
+
+import pytest
+
+from service.errors import InvalidImportSource
+from service.import_sources import read_import_source
+from tests.pictures import png
+from tests.service.conftest import write_shop
+
+
+def write(path, text, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_reads_a_folder_per_product(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    (shop / "amber" / "notes.txt").write_text("no picture")
+    (shop / "amber" / ".hidden.png").write_bytes(b"")
+
+    source = read_import_source(shop)
+
+    assert [(row.product_id, row.role, row.image.name) for row in source.rows[:3]] == [
+        ("amber", "example", "photo.png"),
+        ("amber", "catalogue", "front.png"),
+        ("amber", "catalogue", "side.png"),
+    ]
+    assert len(source.rows) == 9
+    assert source.num_ignored == 1
+
+
+def test_a_picture_outside_of_product_folders_is_named(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    (shop / "loose.png").write_bytes(png("red"))
+
+    (error,) = read_import_source(shop).errors
+
+    assert error.location == "loose.png"
+    assert "move it into one" in error.message
+
+
+def test_reads_csv_with_roles_and_attributes(tmp_path):
+    path = write(
+        tmp_path / "c.csv",
+        "product_id,title,image_path,role,label,attributes,attributes.size\n"
+        'a1,Ärmel,x/1.png,,,"{""brand"": ""Über""}",XL\n'
+        "a1,,x/2.png,example,other,,\n",
+        encoding="utf-8-sig",
+    )
+
+    first, second = read_import_source(path).rows
+
+    assert (first.product_id, first.title, first.role, first.label) == ("a1", "Ärmel", "catalogue", None)
+    assert first.image == tmp_path / "x" / "1.png"
+    assert first.attributes == {"brand": "Über", "size": "XL"}
+    assert (second.title, second.role, second.label, second.attributes) == (None, "example", "other", None)
+
+
+def test_reads_ndjson(tmp_path):
+    rows = [{"product_id": 7, "image": "a.png", "attributes": {"n": [1, 2]}}, {"id": "8", "path": "b.png"}]
+    path = write(tmp_path / "c.ndjson", "\n\n".join(json.dumps(row) for row in rows))
+
+    source = read_import_source(path)
+
+    assert [row.product_id for row in source.rows] == ["7", "8"]
+    assert source.rows[0].attributes == {"n": [1, 2]}
+    assert source.rows[1].location == "c.ndjson:3"
+
+
+def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
+    write(tmp_path / "images" / "a" / "x.png", "")
+    write(tmp_path / "catalogue.csv", "product_id,image\na,images/a/x.png\n")
+
+    assert read_import_source(tmp_path).layout == "CSV"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"product_id": "", "image": "a.png"}, "product_id is empty"),
+        ({"image": "a.png"}, "product_id is empty"),
+        ({"product_id": "  ", "image": "a.png"}, "product_id is empty"),
+        ({"product_id": "x" * 201, "image": "a.png"}, "longer than 200"),
+        ({"product_id": "a\x00b", "image": "a.png"}, "not printable"),
+        ({"product_id": True, "image": "a.png"}, "product_id is empty"),
+        ({"product_id": "a"}, "image is empty"),
+        ({"product_id": "a", "image": 3}, "image is empty"),
+        ({"product_id": "a", "image": "a.png", "role": "hero"}, "'hero'; it must be catalogue or example"),
+        ({"product_id": "a", "image": "a.png", "attributes": [1]}, "must be a JSON object"),
+        ({"product_id": "a", "image": "a.png", "attributes": "{"}, "not JSON"),
+        ({"product_id": "a", "image": "a.png", "attributes": 3}, "must be a JSON object"),
+        ({"product_id": "a", "image": "a.png", "title": ["x"]}, "title must be a text"),
+        ({"product_id": "a", "image": "a.png", "title": "x" * 1001}, "at most 1000"),
+        ([1, 2], "a JSON object is needed"),
+    ],
+)
+def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
+    good = {"product_id": "good", "image": "g.png"}
+    path = write(tmp_path / "c.ndjson", "\n".join(json.dumps(item) for item in (row, good)))
+
+    source = read_import_source(path)
+
+    assert [item.product_id for item in source.rows] == ["good"]
+    assert source.errors[0].location == "c.ndjson:1"
+    assert message in source.errors[0].message
+
+
+def test_a_line_that_is_no_json_is_reported(tmp_path):
+    source = read_import_source(write(tmp_path / "c.ndjson", '{"product_id": \n'))
+
+    assert "not JSON" in source.errors[0].message
+
+
+def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
+    source = read_import_source(write(tmp_path / "c.csv", "product_id,image\na,b.png,c\n"))
+
+    assert "more fields" in source.errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.csv", "title,image\n", "no column 'product_id'"),
+        ("c.csv", "product_id,title\n", "no column 'image'"),
+        ("c.csv", "", "no column 'product_id'"),
+        ("c.csv", "product_id,image,tittle\n", r"unknown column 'tittle'.*attributes\.tittle"),
+        ("c.csv", "product_id,image,image\n", "two columns 'image'"),
+        ("c.csv", 'product_id,image\na,"b', "cannot be read"),
+        ("c.xlsx", "", "neither a folder nor"),
+    ],
+)
+def test_a_source_that_makes_no_sense_as_a_whole_is_refused(tmp_path, name, text, message):
+    with pytest.raises(InvalidImportSource, match=message):
+        read_import_source(write(tmp_path / name, text))
+
+
+def test_text_in_another_encoding_is_refused(tmp_path):
+    path = write(tmp_path / "c.csv", "product_id,image\nä,b.png\n", encoding="latin-1")
+
+    with pytest.raises(InvalidImportSource, match="save it as UTF-8"):
+        read_import_source(path)
+
+
+def test_a_path_that_is_missing_or_holds_nothing_is_refused(tmp_path):
+    with pytest.raises(InvalidImportSource, match="does not exist"):
+        read_import_source(tmp_path / "nowhere")
+    with pytest.raises(InvalidImportSource, match="expected a folder per product"):
+        read_import_source(tmp_path)
+
+
+def write_grocery(root):
+    header = (
+        "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),"
+        "Iconic Image Path (str),Product Description Path (str)"
+    )
+    write(root / "dataset" / "classes.csv", f"{header}\nOat-Milk,0,Milk,4,/iconic/Oat-Milk.jpg,/d.txt\n")
+    write(root / "dataset" / "train.txt", "train/Oat-Milk/1.jpg, 0, 4\ntrain/x.jpg, 77, 4\n")
+    write(root / "dataset" / "test.txt", "test/Oat-Milk/1.jpg, 0, 4\n")
+    write(root / "dataset" / "val.txt", "val/Oat-Milk/1.jpg, 0, 4\n")
+    return root
+
+
+@pytest.mark.parametrize("start", ["", "dataset"])
+def test_reads_the_grocery_layout_without_its_val_and_test(tmp_path, start):
+    root = write_grocery(tmp_path / "g")
+
+    source = read_import_source(root / start)
+
+    iconic, photo = source.rows
+    assert (iconic.product_id, iconic.title, iconic.role) == ("Oat-Milk", "Oat Milk", "catalogue")
+    assert iconic.attributes == {"coarse_class": "Milk"}
+    assert iconic.image == root / "dataset" / "iconic" / "Oat-Milk.jpg"
+    assert (photo.product_id, photo.role, photo.image) == (
+        "Oat-Milk",
+        "example",
+        root / "dataset" / "train" / "Oat-Milk" / "1.jpg",
+    )
+    assert source.errors[0].location == "train.txt:2"
+
+
+def test_counts_of_the_real_grocery_dataset(grocery):
+    source = read_import_source(grocery)
+
+    roles = [row.role for row in source.rows]
+    assert (roles.count("catalogue"), roles.count("example")) == (81, 2640)
+    assert len({row.product_id for row in source.rows}) == 81
+    assert not source.errors
+    assert all(row.image.parts.count("test") + row.image.parts.count("val") == 0 for row in source.rows)

@@ -1,0 +1,65 @@
+import hashlib
+
+import pytest
+
+from service.errors import InvalidSetting, MediaError
+from service.media import MediaName, MediaStore
+
+CONTENT = b"some bytes"
+NAME = MediaName(hashlib.sha256(CONTENT).hexdigest(), "jpg")
+
+
+@pytest.fixture(params=["folder", "url"])
+def store(request, tmp_path):
+    return MediaStore(str(tmp_path / "media") if request.param == "folder" else "memory://pictures")
+
+
+def test_gives_back_what_was_put(store):
+    store.put(NAME, CONTENT)
+    store.put(NAME, CONTENT)
+
+    assert store.get(NAME) == CONTENT
+
+
+def test_a_missing_picture_is_named_with_the_remedy(store):
+    missing = MediaName("0" * 64, "png")
+
+    with pytest.raises(MediaError, match=f"{missing}.*import it again"):
+        store.get(missing)
+
+
+def test_a_changed_picture_is_noticed(tmp_path):
+    store = MediaStore(str(tmp_path))
+    store.put(NAME, CONTENT)
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    path.write_bytes(b"other bytes")
+
+    with pytest.raises(MediaError, match="was changed"):
+        store.get(NAME)
+
+
+def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch):
+    store = MediaStore(str(tmp_path))
+    monkeypatch.setattr("service.media.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+
+    with pytest.raises(MediaError, match="No space left"):
+        store.put(NAME, CONTENT)
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_unknown_protocol_is_an_invalid_setting():
+    with pytest.raises(InvalidSetting, match="AKIN_MEDIA_URL"):
+        MediaStore("gopher3://pictures")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x.jpg", f"{NAME.sha256}.exe", f"../{NAME}", f"{NAME}\n", NAME.sha256.upper() + ".jpg"]
+)
+def test_only_whole_names_are_read(text):
+    assert MediaName.parse(text) is None
+
+
+def test_names_survive_their_text_form():
+    assert MediaName.parse(str(NAME)) == NAME
+    assert NAME.media_type == "image/jpeg"

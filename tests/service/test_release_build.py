@@ -1,0 +1,273 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from index.errors import LowRecall
+from index.indexer import embed_images
+from index.structures import IndexOptions
+from service.catalogue import remove_products, take_snapshot
+from service.errors import (
+    ActivationConflict,
+    EmptyCatalogue,
+    InvalidRelease,
+    MediaError,
+    ReleaseNotFound,
+    ServiceError,
+)
+from service.release_build import build_release
+from service.release_files import load_release, read_release_facts
+from service.releases import activate_release, active_release, list_releases
+from service.tables import StoredEmbedding
+
+
+@pytest.fixture
+def build(shop, small_checkpoint):
+    """Build a release of the shop with the small model."""
+
+    def build(**options):
+        return build_release(shop, **{"checkpoint": small_checkpoint, **options})
+
+    return build
+
+
+def load(installation, release_id):
+    return load_release(
+        installation.settings.releases_dir, release_id, device="cpu", precision="float32", index_device="cpu"
+    )
+
+
+def active_id(installation):
+    with installation.database.reading() as session:
+        return active_release(session).release_id
+
+
+def release_folders(installation):
+    return sorted(path.name for path in installation.settings.releases_dir.iterdir() if path.name != ".lock")
+
+
+def test_publishes_and_activates_a_release_of_the_catalogue_pictures(shop, build):
+    built = build()
+
+    assert (built.num_products, built.num_images, built.num_embedded, built.is_active) == (3, 6, 6, True)
+    assert active_id(shop) == built.release_id
+    release = load(shop, built.release_id)
+    assert len(release.rows) == release.index.num_rows == 6
+    assert {release.rows[row].product_id for row in range(6)} == {"amber", "birch", "cedar"}
+
+
+def test_the_manifest_says_what_the_release_is(shop, build):
+    built = build()
+
+    facts = read_release_facts(shop.settings.releases_dir, built.release_id)
+    manifest = json.loads((shop.settings.releases_dir / built.release_id / "manifest.json").read_text())
+    assert facts["release_id"] == built.release_id
+    assert facts["evaluation"] is None
+    assert facts["watermark"] == 12
+    assert facts["index"]["structure"]["name"] == "exact"
+    assert facts["index"]["ann_recall"]["value"] == 1.0
+    assert set(manifest["files"]) >= {"rows.arrow", "checkpoint/model.json", "checkpoint/weights.safetensors"}
+
+
+def test_nothing_is_embedded_twice(shop, build):
+    build()
+    with shop.database.transaction() as session:
+        remove_products(session, ["amber"])
+
+    again = build()
+
+    assert (again.num_embedded, again.num_images) == (0, 4)
+    assert len(release_folders(shop)) == 2
+
+
+def test_embedding_goes_on_where_it_was_cut_off(shop, build, monkeypatch):
+
+    def in_pairs(images, embedder, *, limits):
+        return embed_images(images, embedder, limits=limits, batch_size=2)
+
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.embeddings.embed_images", in_pairs)
+    with pytest.raises(KeyboardInterrupt):
+        build(on_progress=stop)
+    assert active_id(shop) is None
+    assert release_folders(shop) == []
+
+    assert build().num_embedded == 2
+
+
+def test_a_release_that_is_not_activated_waits(shop, build):
+    first = build()
+
+    second = build(activate=False)
+
+    assert active_id(shop) == first.release_id
+    with shop.database.transaction() as session:
+        assert activate_release(session, second.release_id)
+        assert not activate_release(session, second.release_id)
+        assert active_release(session).previous_release_id == first.release_id
+
+
+def test_the_model_of_the_active_release_is_the_default(shop, build, small_checkpoint):
+    space = read_release_facts(shop.settings.releases_dir, build().release_id)["space_id"]
+
+    again = build_release(shop)
+
+    assert again.num_embedded == 0
+    assert read_release_facts(shop.settings.releases_dir, again.release_id)["space_id"] == space
+
+
+def test_the_first_release_is_zero_shot_without_a_checkpoint(shop):
+    built = build_release(shop)
+
+    facts = read_release_facts(shop.settings.releases_dir, built.release_id)
+    assert facts["architecture"] == {
+        "backbone": "efficientnet_lite0",
+        "pooling": "average",
+        "head": "none",
+        "embedding_dim": 1280,
+    }
+
+
+def test_equal_pictures_of_two_products_are_embedded_once(installation, small_checkpoint, tmp_path):
+    from service.catalogue_import import import_catalogue
+    from service.import_sources import ImportSource, SourceRow
+    from tests.pictures import png
+
+    (tmp_path / "a.png").write_bytes(png("red"))
+    rows = [SourceRow("1", "a", tmp_path / "a.png"), SourceRow("2", "b", tmp_path / "a.png")]
+    import_catalogue(ImportSource("rows", rows), installation.database, installation.media_store)
+
+    built = build_release(installation, checkpoint=small_checkpoint)
+
+    assert (built.num_images, built.num_embedded) == (2, 1)
+
+
+def test_an_empty_catalogue_is_told_what_to_do(installation):
+    with pytest.raises(EmptyCatalogue, match="akin catalogue import"):
+        build_release(installation)
+
+
+def test_a_picture_missing_from_the_store_stops_the_build_and_leaves_nothing(shop, build):
+    with shop.database.reading() as session:
+        name = take_snapshot(session).images[2].media_name
+    (shop.settings.home / "media" / name.sha256[:2] / str(name)).unlink()
+
+    with pytest.raises(MediaError, match=r"1 of 6 pictures.*import it again"):
+        build()
+
+    assert release_folders(shop) == []
+    with shop.database.reading() as session:
+        assert len(session.scalars(select(StoredEmbedding)).all()) == 5
+        assert list_releases(session) == []
+
+
+def test_a_build_below_the_recall_threshold_leaves_nothing(shop, build, monkeypatch):
+    def worse(*_, **__):
+        raise LowRecall("ann_recall 0.5 is below 0.95")
+
+    monkeypatch.setattr("service.release_files.build_index", worse)
+
+    with pytest.raises(LowRecall):
+        build(options=IndexOptions())
+
+    assert release_folders(shop) == []
+    assert active_id(shop) is None
+
+
+def test_what_a_killed_build_left_is_cleared_away(shop, build):
+    first = build()
+    releases_dir = shop.settings.releases_dir
+    (releases_dir / ".staging-x").mkdir()
+    (releases_dir / "20200101-000000-abcdef").mkdir()
+
+    second = build()
+
+    assert release_folders(shop) == sorted([first.release_id, second.release_id])
+
+
+def test_two_builds_at_once_are_refused(shop, build):
+    with shop.only_builder(), pytest.raises(ServiceError, match="another process builds"):
+        build()
+
+
+def test_a_release_activated_meanwhile_is_not_overruled(shop, build):
+    first, second = build(), build(activate=False)
+
+    def activate_other(done, total):
+        raise AssertionError("nothing is left to embed")
+
+    with shop.database.reading() as session:
+        seen = active_release(session)
+    with shop.database.transaction() as session:
+        activate_release(session, second.release_id)
+    with pytest.raises(ActivationConflict, match="look and try again"), shop.database.transaction() as session:
+        activate_release(session, first.release_id, expected=_as_if(seen, None))
+    assert active_id(shop) == second.release_id
+    build(on_progress=activate_other)
+
+
+def _as_if(state, release_id):
+    from dataclasses import replace
+
+    return replace(state, release_id=release_id)
+
+
+def test_activating_what_is_not_there(shop):
+    with pytest.raises(ReleaseNotFound, match=r"'r9'.*akin release list"), shop.database.transaction() as session:
+        activate_release(session, "r9")
+    with pytest.raises(ReleaseNotFound, match="'r9'"):
+        read_release_facts(shop.settings.releases_dir, "r9")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "rows.arrow",
+        "index/manifest.json",
+        "index/embeddings.npy",
+        "index/entries.arrow",
+        "checkpoint/model.json",
+        "checkpoint/weights.safetensors",
+        "checkpoint/golden.safetensors",
+    ],
+)
+def test_a_release_with_a_changed_byte_is_refused(shop, build, name):
+    path = shop.settings.releases_dir / build().release_id / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(InvalidRelease, match="refused"):
+        load(shop, path.relative_to(shop.settings.releases_dir).parts[0])
+
+
+def test_embeddings_are_stored_as_they_were_computed(shop, build):
+    release = load(shop, build().release_id)
+
+    with shop.database.reading() as session:
+        stored = {row.sha256: np.frombuffer(row.embedding, "<f4") for row in session.scalars(select(StoredEmbedding))}
+    for row in range(6):
+        digest = release.rows[row].media_name.partition(".")[0]
+        score = release.index.search_products(stored[digest], 1)[0].score
+        assert score == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_search_in_a_release_is_safe_while_others_are_built(shop, build):
+    """A release's files are never written again; what is loaded goes on answering."""
+    release = load(shop, build().release_id)
+    query = np.asarray(release.embedder.embed_pixels(np.zeros((1, 64, 64, 3), np.uint8)))[0]
+    expected = release.index.search_products(query, 3)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(build()))
+    thread.start()
+    while thread.is_alive():
+        assert release.index.search_products(query, 3) == expected
+    thread.join()
+
+    assert len(results) == 1

@@ -1,0 +1,150 @@
+"""A running server follows the active release."""
+
+import threading
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.catalogue import remove_products
+from service.release_build import build_release
+from service.releases import activate_release
+from tests.pictures import encode
+from tests.service.conftest import product_image, wait_for
+
+PICTURE = encode(product_image("birch"))
+
+
+@pytest.fixture
+def client(settings):
+    with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def build(shop, small_checkpoint):
+    return lambda **options: build_release(shop, checkpoint=small_checkpoint, **options).release_id
+
+
+def serving(client):
+    response = client.get("/readyz")
+    return response.json()["release_id"] if response.status_code == 200 else None
+
+
+def activate(shop, release_id):
+    with shop.database.transaction() as session:
+        activate_release(session, release_id)
+
+
+def damage(shop, release_id):
+    path = shop.settings.releases_dir / release_id / "rows.arrow"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+def test_is_alive_but_not_ready_before_the_first_release(client, shop):
+    assert client.get("/livez").status_code == 200
+    for response in (client.get("/readyz"), client.post("/search", files={"image": PICTURE})):
+        assert response.status_code == 503
+        assert response.json()["code"] == "no-active-release"
+        assert "akin index build" in response.json()["detail"]
+
+
+def test_takes_up_new_releases_and_rollbacks_without_a_restart(client, shop, build):
+    first = build()
+    wait_for(lambda: serving(client) == first)
+    with shop.database.transaction() as session:
+        remove_products(session, ["birch"])
+    second = build()
+    wait_for(lambda: serving(client) == second)
+    products = [hit["product_id"] for hit in client.post("/search", files={"image": PICTURE}).json()["hits"]]
+    assert sorted(products) == ["amber", "cedar"]
+
+    activate(shop, first)
+
+    wait_for(lambda: serving(client) == first)
+    best = client.post("/search", files={"image": PICTURE}).json()["hits"][0]
+    assert best["product_id"] == "birch"
+
+
+def test_pictures_of_the_release_before_are_still_served(client, shop, build):
+    first = build()
+    wait_for(lambda: serving(client) == first)
+    url = client.post("/search", files={"image": PICTURE}).json()["hits"][0]["image_url"]
+    with shop.database.transaction() as session:
+        remove_products(session, ["birch"])
+    second = build()
+    wait_for(lambda: serving(client) == second)
+
+    assert client.get(url).status_code == 200
+
+    third = build()
+    wait_for(lambda: serving(client) == third)
+    assert client.get(url).status_code == 404
+
+
+def test_a_damaged_release_is_refused_and_the_previous_one_goes_on(client, shop, build):
+    first = build()
+    wait_for(lambda: serving(client) == first)
+    second = build(activate=False)
+    damage(shop, second)
+
+    activate(shop, second)
+
+    wait_for(lambda: client.get("/readyz").json().get("warning"))
+    ready = client.get("/readyz").json()
+    assert ready["release_id"] == first
+    assert f"{second} is refused" in ready["warning"]
+    assert "rows.arrow" in ready["warning"]
+    assert client.post("/search", files={"image": PICTURE}).status_code == 200
+    activate(shop, first)
+    wait_for(lambda: client.get("/readyz").json()["warning"] is None)
+
+
+def test_a_server_without_any_good_release_says_why(client, shop, build):
+    release_id = build(activate=False)
+    damage(shop, release_id)
+
+    activate(shop, release_id)
+
+    wait_for(lambda: "refused" in client.get("/readyz").json()["detail"])
+    assert client.get("/readyz").status_code == 503
+
+
+def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build):
+    """Every answer comes from one release: hits of the smaller catalogue only under its id."""
+    whole = build()
+    with shop.database.transaction() as session:
+        remove_products(session, ["birch"])
+    small = build(activate=False)
+    wait_for(lambda: serving(client) == whole)
+    answers = []
+    stop = threading.Event()
+
+    def search():
+        while not stop.is_set():
+            answers.append(client.post("/search", files={"image": PICTURE}))
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for release_id in (small, whole) * 3:
+        activate(shop, release_id)
+        wait_for(lambda release_id=release_id: serving(client) == release_id)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert all(answer.status_code == 200 for answer in answers)
+    seen = {(answer.json()["release_id"], len(answer.json()["hits"])) for answer in answers}
+    assert seen == {(whole, 3), (small, 2)}
+
+
+def test_goes_on_serving_while_the_database_is_away(client, shop, build, monkeypatch):
+    release_id = build()
+    wait_for(lambda: serving(client) == release_id)
+    monkeypatch.setattr("service.release_watcher.active_release", lambda _: 1 / 0)
+
+    assert client.post("/search", files={"image": PICTURE}).status_code == 200
+    assert serving(client) == release_id

@@ -1,0 +1,293 @@
+"""POST /search over the whole stack: real pictures, network, index, files."""
+
+import base64
+
+import pytest
+
+from tests.embedding.test_decoding import png_header
+from tests.pictures import colour_image, encode, png
+from tests.service.conftest import PRODUCTS, product_image
+
+PATHS = ("/search", "/v1/search")
+PICTURE = encode(product_image("birch"))
+
+
+def problem_of(response):
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == response.status_code
+    assert body["type"] == f"/problems/{body['code']}"
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_ranks_the_same_product_first(client, path):
+    """A product's own picture finds that product, with a cosine of one."""
+    response = client.post(path, files={"image": PICTURE})
+
+    assert response.status_code == 200
+    answer = response.json()
+    best = answer["hits"][0]
+    assert (best["product_id"], best["title"], best["attributes"]) == ("birch", "birch", {})
+    assert best["score"] == pytest.approx(1.0, abs=1e-5)
+    assert answer["release_id"] == client.get("/readyz").json()["release_id"]
+    assert set(answer["timing"]) == {"decode", "wait", "embed", "search", "total"}
+
+
+def test_gives_one_hit_a_product_best_first(client):
+    hits = client.post("/search", files={"image": PICTURE}).json()["hits"]
+
+    assert sorted(hit["product_id"] for hit in hits) == sorted(PRODUCTS)
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_form_raw_body_and_json_answer_alike(client):
+    as_form = client.post("/search", files={"image": ("photo.png", PICTURE, "image/png")}, data={"k": "2"})
+    as_body = client.post("/search?k=2", content=PICTURE, headers={"Content-Type": "image/png"})
+    encoded = base64.b64encode(PICTURE).decode()
+    as_json = client.post("/search", json={"image": encoded, "k": 2})
+    as_data_url = client.post("/search?k=2", json={"image": f"data:image/png;base64,{encoded}"})
+
+    answers = [response.json()["hits"] for response in (as_form, as_body, as_json, as_data_url)]
+    assert len(answers[0]) == 2
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_the_declared_type_of_a_raw_picture_does_not_matter(client):
+    response = client.post("/search", content=PICTURE, headers={"Content-Type": "image/jpeg; q=1"})
+
+    assert response.json()["hits"][0]["product_id"] == "birch"
+
+
+@pytest.mark.parametrize("how", ["query", "form", "json"])
+def test_min_score_leaves_out_what_scores_less(client, how):
+    if how == "query":
+        response = client.post("/search?min_score=0.999", files={"image": PICTURE})
+    elif how == "form":
+        response = client.post("/search", files={"image": PICTURE}, data={"min_score": "0.999"})
+    else:
+        response = client.post("/search", json={"image": base64.b64encode(PICTURE).decode(), "min_score": 0.999})
+
+    assert [hit["product_id"] for hit in response.json()["hits"]] == ["birch"]
+
+
+def test_examples_are_never_returned(client):
+    example = encode(product_image("amber", 2))
+
+    hits = client.post("/search", files={"image": example}).json()["hits"]
+
+    assert max(hit["score"] for hit in hits) < 0.9999
+
+
+def test_image_urls_can_be_fetched(client):
+    hit = client.post("/search", files={"image": PICTURE}).json()["hits"][0]
+
+    response = client.get(hit["image_url"])
+
+    assert response.content == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code", "message"),
+    [
+        (b"hello", 415, "unsupported-image-format", "no image in a supported format"),
+        (b"", 422, "empty-body", "empty"),
+        (PICTURE[: len(PICTURE) // 2], 422, "invalid-image", "truncated"),
+        (png_header(50_000, 50_000), 413, "image-too-large", "at most 50,000,000"),
+        (b"\x89PNG" + bytes(400_000), 413, "body-too-large", "larger than"),
+        (encode(colour_image("red").convert("F"), "TIFF"), 415, "unsupported-image-format", "mode 'F'"),
+    ],
+    ids=["not an image", "empty", "truncated", "gigapixels", "too many bytes", "float"],
+)
+@pytest.mark.parametrize("how", ["form", "raw", "json"])
+def test_pictures_that_cannot_be_used(client, how, content, status, code, message):
+    if how == "form":
+        response = client.post("/search", files={"image": ("a.png", content)})
+    elif how == "raw":
+        response = client.post("/search", content=content, headers={"Content-Type": "image/png"})
+    else:
+        response = client.post("/search", json={"image": base64.b64encode(content).decode()})
+
+    problem = problem_of(response)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert message in problem["detail"]
+
+
+@pytest.mark.parametrize("k", ["0", "-1", str(10**9), "1001", "ten", "1.5", ""])
+@pytest.mark.parametrize("how", ["query", "form", "json"])
+def test_k_out_of_range_is_named(client, k, how):
+    if how == "query":
+        response = client.post(f"/search?k={k}", files={"image": PICTURE})
+    elif how == "form":
+        response = client.post("/search", files={"image": PICTURE}, data={"k": k})
+    else:
+        response = client.post("/search", json={"image": base64.b64encode(PICTURE).decode(), "k": k})
+
+    problem = problem_of(response)
+    assert (problem["status"], problem["code"]) == (422, "invalid-request")
+    assert "k" in problem["detail"]
+
+
+@pytest.mark.parametrize("min_score", ["nan", "2", "-1.01", "inf", "x"])
+def test_min_score_out_of_range_is_named(client, min_score):
+    for response in (
+        client.post(f"/search?min_score={min_score}", files={"image": PICTURE}),
+        client.post("/search", files={"image": PICTURE}, data={"min_score": min_score}),
+    ):
+        problem = problem_of(response)
+        assert problem["code"] == "invalid-request"
+        assert "min_score" in problem["detail"]
+
+
+def test_a_parameter_given_twice_is_refused(client):
+    problem = problem_of(client.post("/search?k=2", files={"image": PICTURE}, data={"k": "3"}))
+
+    assert (problem["code"], problem["detail"]) == (
+        "invalid-request",
+        "k stands in the address and in the body; give it once",
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/pdf", "image"]
+)
+def test_unknown_content_types_are_told_what_is_read(client, content_type):
+    problem = problem_of(client.post("/search", content=PICTURE, headers={"Content-Type": content_type}))
+
+    assert (problem["status"], problem["code"]) == (415, "unsupported-content-type")
+    assert content_type in problem["detail"]
+    assert "multipart/form-data" in problem["detail"]
+
+
+def test_a_missing_content_type_is_told_what_is_read(client):
+    problem = problem_of(client.post("/search", content=PICTURE))
+
+    assert "no Content-Type" in problem["detail"]
+
+
+def test_no_body_at_all(client):
+    for content_type in ("image/png", "application/json", "multipart/form-data; boundary=x"):
+        assert problem_of(client.post("/search", headers={"Content-Type": content_type}))["code"] == "empty-body"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("image", PICTURE), ("image", PICTURE)], "Too many files"),
+        ([("image", PICTURE), ("other", PICTURE)], "Too many files"),
+        ([("photo", PICTURE)], r"no file field 'image' (fields: 'photo')"),
+    ],
+)
+def test_forms_without_exactly_one_picture(client, files, message):
+    problem = problem_of(client.post("/search", files=[(name, ("a.png", content)) for name, content in files]))
+
+    assert (problem["status"], problem["code"]) == (422, "invalid-form")
+    assert message in problem["detail"]
+
+
+def test_form_fields_that_mean_nothing(client):
+    unknown = client.post("/search", files={"image": PICTURE}, data={"top": "3"})
+    text_in_place_of_a_file = client.post("/search", files={"k": (None, "3")}, data={"image": "photo.jpg"})
+    twice = client.post("/search", files=[("image", ("a", PICTURE)), ("k", (None, "1")), ("k", (None, "2"))])
+    many = client.post("/search", files=[("image", ("a", PICTURE)), *[("k", (None, "1"))] * 50])
+
+    assert "unknown field 'top'" in problem_of(unknown)["detail"]
+    assert "no file field 'image'" in problem_of(text_in_place_of_a_file)["detail"]
+    assert "'k' twice" in problem_of(twice)["detail"]
+    assert problem_of(many)["code"] == "invalid-form"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"--x\r\n"),
+        ("multipart/form-data; boundary=x", b"no boundary in here"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nPNG',
+        ),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: nonsense\r\n\r\nPNG\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\nPNG\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x; charset=none", b"--x\r\n\r\nPNG\r\n--x--\r\n"),
+    ],
+)
+def test_damaged_forms_are_client_errors(client, content_type, body):
+    problem = problem_of(client.post("/search", content=body, headers={"Content-Type": content_type}))
+
+    assert problem["code"] == "invalid-form"
+
+
+@pytest.mark.parametrize("text", ["not base64!", "QUJ", "QUJD*", "ärger"])
+def test_base64_that_is_none(client, text):
+    problem = problem_of(client.post("/search", json={"image": text}))
+
+    assert (problem["status"], problem["code"]) == (422, "invalid-base64")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"3", b'{"picture": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}']
+)
+def test_json_that_does_not_fit(client, body):
+    problem = problem_of(client.post("/search", content=body, headers={"Content-Type": "application/json"}))
+
+    assert problem["code"] == "invalid-request"
+
+
+def test_a_chunked_body_is_cut_off_at_the_limit(client):
+    """The reading ends with the first byte over the limit, however much the client would go on to send."""
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        for _ in range(1000):
+            sent += 100_000
+            yield bytes(100_000)
+
+    response = client.post("/search", content=endless(), headers={"Content-Type": "image/png"})
+
+    assert problem_of(response)["code"] == "body-too-large"
+
+
+def test_a_body_that_declares_too_much_is_refused_before_it_is_read(client):
+    headers = {"Content-Type": "image/png", "Content-Length": str(2**40)}
+
+    assert problem_of(client.post("/search", content=b"x", headers=headers))["code"] == "body-too-large"
+
+
+def test_a_picture_of_exactly_the_limit_is_read(client):
+    padded = png("red") + bytes(300_000 - len(png("red")))
+
+    for response in (
+        client.post("/search", content=padded, headers={"Content-Type": "image/png"}),
+        client.post("/search", files={"image": padded}),
+        client.post("/search", json={"image": base64.b64encode(padded).decode()}),
+    ):
+        assert response.status_code == 200
+
+
+def test_the_frameworks_own_refusals_are_problems_too(client):
+    assert problem_of(client.get("/search"))["code"] == "method-not-allowed"
+    assert problem_of(client.get("/nowhere"))["code"] == "not-found"
+
+
+def test_request_ids_are_taken_from_the_gateway_when_they_are_harmless(client):
+    assert client.get("/livez", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"] == "abc-123"
+    for bad in ("a b", "x" * 65, 'a"}', ""):
+        given = client.get("/livez", headers={"X-Request-ID": bad}).headers["x-request-id"]
+        assert given != bad
+        assert len(given) == 32
+
+
+def test_an_unexpected_error_says_nothing_of_itself(client, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("service.engine.decode_image", fail)
+
+    response = client.post("/search", files={"image": PICTURE})
+
+    problem = problem_of(response)
+    assert (problem["status"], problem["code"]) == (500, "internal-error")
+    assert "secret" not in response.text
