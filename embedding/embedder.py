@@ -92,7 +92,8 @@ class Embedder:
         embeddings = np.empty((len(pixels_NHWC), self.embedding_dim), np.float32)
         for start in range(0, len(pixels_NHWC), self.batch_size):
             part = slice(start, start + self.batch_size)
-            batch = torch.from_numpy(np.ascontiguousarray(pixels_NHWC[part])).to(self.device)
+            # A copy, since Pillow's pixels are read-only and torch warns of such.
+            batch = torch.from_numpy(np.array(pixels_NHWC[part])).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 outputs = self._model(self.preprocessing.normalise(batch))
             embeddings[part] = outputs.float().cpu().numpy()

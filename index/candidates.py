@@ -57,8 +57,16 @@ class ExactCandidates:
 
     def nearest(self, queries_ND: NDArray[np.float32], num_candidates: int, _nprobe: int, /) -> tuple[Scores, Rows]:
         """Return the nearest rows."""
-        found = self._faiss.knn(queries_ND, self._embeddings_ND, num_candidates, self._faiss.METRIC_INNER_PRODUCT)
-        return cast(tuple[Scores, Rows], found)
+        if len(queries_ND) > 1:
+            return self._knn(queries_ND, num_candidates)
+        # For one query faiss splits the rows among threads in a way that costs 3 times the CPU time and, beside other
+        # work, 3 times the wait (50,000 × 1280 on 2 cores: 42 ms, 14 ms with one). Holds for the calling thread only.
+        num_threads = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(1)
+        try:
+            return self._knn(queries_ND, num_candidates)
+        finally:
+            self._faiss.omp_set_num_threads(num_threads)
 
     def above(self, query_D: NDArray[np.float32], score: float, _nprobe: int, /) -> Rows:
         """Return all rows above a score. This is one pass, where faiss would keep a heap as large as the answer."""
@@ -67,6 +75,10 @@ class ExactCandidates:
             for part in pieces(len(self._embeddings_ND))
         ]
         return np.concatenate(found).astype(np.int64)
+
+    def _knn(self, queries_ND: NDArray[np.float32], num_candidates: int) -> tuple[Scores, Rows]:
+        found = self._faiss.knn(queries_ND, self._embeddings_ND, num_candidates, self._faiss.METRIC_INNER_PRODUCT)
+        return cast(tuple[Scores, Rows], found)
 
 
 class IVFCandidates:

@@ -96,9 +96,12 @@ def clustering_index_on(device: str, embedding_dim: int) -> FaissIndex | None:
 
 
 def _copy_to_gpu(candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32]) -> GPUCandidates:
-    resources = _resources()
+    faiss, resources = load_faiss(), _resources()
     if isinstance(candidates, IVFCandidates):
-        gpu_index = load_faiss().index_cpu_to_gpu(resources, _DEVICE_NUMBER, candidates.ivf)
+        options = faiss.GpuClonerOptions()
+        # Where faiss is built with cuVS that is the default, and refuses scalar quantisers.
+        options.use_cuvs = False
+        gpu_index = faiss.index_cpu_to_gpu(resources, _DEVICE_NUMBER, candidates.ivf, options)
     else:
         gpu_index = _flat_index(resources, embeddings_ND.shape[1])
         gpu_index.add(embeddings_ND)
@@ -109,6 +112,7 @@ def _flat_index(resources: object, embedding_dim: int) -> FaissIndex:
     faiss = load_faiss()
     config = faiss.GpuIndexFlatConfig()
     config.device = _DEVICE_NUMBER
+    config.use_cuvs = False
     return cast(FaissIndex, faiss.GpuIndexFlatIP(resources, embedding_dim, config))
 
 

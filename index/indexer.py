@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -152,7 +152,7 @@ def embed_images(
     limits: DecodingLimits | None = None,
     batch_size: int = 32,
     num_decoders: int = 2,
-) -> Iterator[EmbeddedBatch[Key]]:
+) -> Generator[EmbeddedBatch[Key], None, None]:
     """Yield the embeddings of pictures, batch by batch, in the order of the input.
 
     Pictures are read, and the network runs, in the thread that takes the batches, so that `images` may be a generator
@@ -172,7 +172,7 @@ def _embedded_batches(
     limits: DecodingLimits,
     batch_size: int,
     num_decoders: int,
-) -> Iterator[EmbeddedBatch[Key]]:
+) -> Generator[EmbeddedBatch[Key], None, None]:
     def prepare(image_bytes: bytes) -> NDArray[np.uint8]:
         return embedder.to_pixels(decode_image(image_bytes, limits))
 

@@ -66,22 +66,22 @@ def write_embeddings(
         np.lib.format.write_array_header_1_0(file, header)
         for part in pieces(len(order)):
             piece = np.ascontiguousarray(embeddings_ND[order[part]], dtype=_DTYPE)
-            row = first_without_unit_length(piece)
-            if row is not None:
+            if wrong := first_without_unit_length(piece):
+                row, norm = wrong
                 raise ValueError(
                     f"the embedding of image {image_ids[part.start + row]!r} must be finite with L2 norm 1, "
-                    f"its norm is {np.linalg.norm(piece[row]):.6g}"
+                    f"its norm is {norm:.6g}"
                 )
             file.write(piece.data)
 
 
-def first_without_unit_length(embeddings_ND: NDArray[np.float32]) -> int | None:
-    """Return the first row whose L2 norm is not 1 within UNIT_TOLERANCE, or None when all are fine."""
+def first_without_unit_length(embeddings_ND: NDArray[np.float32]) -> tuple[int, float] | None:
+    """Return the first row whose L2 norm is not 1 within UNIT_TOLERANCE, and that norm; None when all are fine."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", embeddings_ND, embeddings_ND))
-        # Written so that NaN counts as wrong.
-        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
-    return int(wrong[0]) if len(wrong) else None
+        norms_N = np.sqrt(np.einsum("nd,nd->n", embeddings_ND, embeddings_ND))
+    # Written so that NaN counts as wrong.
+    wrong = np.flatnonzero(~(np.abs(norms_N - 1) <= UNIT_TOLERANCE))
+    return (int(wrong[0]), float(norms_N[wrong[0]])) if len(wrong) else None
 
 
 def open_embeddings(directory: Path) -> NDArray[np.float32]:

@@ -180,10 +180,9 @@ class VectorIndex:
                 f"queries must be float32 of dimension {self.embedding_dim}, "
                 f"got {queries_ND.dtype} of shape {queries_ND.shape}"
             )
-        number = first_without_unit_length(queries_ND)
-        if number is not None:
+        if wrong := first_without_unit_length(queries_ND):
+            number, norm = wrong
             raise SpaceMismatch(
-                f"queries must have L2 norm 1 (within {UNIT_TOLERANCE:g}), "
-                f"that of query {number} is {np.linalg.norm(queries_ND[number]):.6g}"
+                f"queries must have L2 norm 1 (within {UNIT_TOLERANCE:g}), that of query {number} is {norm:.6g}"
             )
         return np.ascontiguousarray(queries_ND)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import signal
 import socket
 import threading
 import time
@@ -18,7 +19,8 @@ _START_SECONDS = 60
 def listen(host: str, port: int) -> socket.socket:
     """Bind a socket; port 0 takes a free one. Raises PortInUse naming the port and what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # asyncio turns Nagle's algorithm off only where a socket says that it is TCP: else answers wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -61,9 +63,26 @@ def running(app: FastAPI, listener: socket.socket) -> Iterator[str]:
         thread.join()
 
 
+class _Server(uvicorn.Server):
+    """Ends with status 0 when it was asked to end: uvicorn would raise the signal again after its shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Shut down on SIGINT and SIGTERM; a second one no longer waits for requests in progress."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
 def _server(app: FastAPI) -> uvicorn.Server:
     # log_config=None: the process has configured its logs; one line a request is ours.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=30, lifespan="on"
     )
-    return uvicorn.Server(config)
+    return _Server(config)

@@ -19,4 +19,5 @@ class MeanColourEmbedder:
         """Return unit vectors along (red, green, blue, a small constant, which black needs)."""
         means_NC = pixels_NHWC.reshape(len(pixels_NHWC), -1, 3).mean(axis=1) / 255
         colours_ND = np.concatenate([means_NC, np.full((len(means_NC), 1), 0.1)], axis=1)
-        return (colours_ND / np.linalg.norm(colours_ND, axis=1, keepdims=True)).astype(np.float32)
+        unit_ND: NDArray[np.float64] = colours_ND / np.linalg.norm(colours_ND, axis=1, keepdims=True)
+        return unit_ND.astype(np.float32)

@@ -28,10 +28,13 @@ def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=not notes.is_terminal) as progress:
-        task = progress.add_task(title, total=None, visible=False)
+    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+        tasks = []
 
         def move(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
+            # Not before there is something to show: a mistake found at once leaves no empty bar behind.
+            if not tasks:
+                tasks.append(progress.add_task(title))
+            progress.update(tasks[0], completed=done, total=total)
 
         yield move

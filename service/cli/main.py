@@ -29,10 +29,10 @@ PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [AKIN_HOST]")]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run a command; an error that we know is one line and exit status 1, never a traceback."""
     try:
-        app()
+        app(arguments)
     except (ServiceError, EmbeddingError, VectorIndexError) as error:
         notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
@@ -69,9 +69,9 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
-    listener = listen(host or settings.host, settings.port if port is None else port)
-    notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
-    serve_app(create_app(settings), listener)
+    with listen(host or settings.host, settings.port if port is None else port) as listener:
+        notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
+        serve_app(create_app(settings), listener)
 
 
 @app.command()
@@ -131,21 +131,21 @@ def demo(
 
     settings = load_settings()
     configure_logging("warning")
-    # Before any work: a port in use is told at once. A check needs no known port.
-    listener = listen(settings.host, 0 if check else settings.port if port is None else port)
 
     def announce(text: str) -> None:
         output.print(escape(text), highlight=False)
 
-    with open_installation(settings) as installation, progress_bar("") as move:
-        prepared = prepare_demo(installation, announce=announce, on_progress=move)
-    application = create_app(settings)
-    if check:
-        with running(application, listener) as address:
-            check_demo(prepared, address, announce=announce)
-        return
-    announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
-    serve_app(application, listener)
+    # The port first: one in use is told before any work. A check takes any free one.
+    with listen(settings.host, 0 if check else settings.port if port is None else port) as listener:
+        with open_installation(settings) as installation, progress_bar("Working") as move:
+            prepared = prepare_demo(installation, announce=announce, on_progress=move)
+        application = create_app(settings)
+        if check:
+            with running(application, listener) as address:
+                check_demo(prepared, address, announce=announce)
+        else:
+            announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
+            serve_app(application, listener)
 
 
 @app.command()

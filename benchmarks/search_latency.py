@@ -1,0 +1,236 @@
+"""What a search costs over its parts: network, index, decoding, the pipeline in process, and HTTP on loopback.
+
+    python benchmarks/search_latency.py [--num-products 2000] [--num-requests 200] [--json FILE]
+
+Everything in one run of one process pair: the server is `akin serve` in a process of its own, the parts are timed
+here in turn with it. Prints milliseconds (p50, p95) of each stage, the ratio of /search p50 at one client to
+decode + forward + search, and throughput at 16 clients against the bare forward's.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from embedding.decoding import decode_image
+from embedding.embedder import ImageEmbedder
+from index.structures import IndexOptions
+from service.catalogue import CatalogueImage, CatalogueSnapshot
+from service.database import now
+from service.engine import SearchEngine
+from service.inference import InferenceThread
+from service.installation import Installation, open_installation
+from service.media import MediaName
+from service.release_files import LoadedRelease, load_release, write_release
+from service.releases import activate_release, record_release
+from service.sample.products import sample_products
+from service.sample.views import photo_view
+from service.server import address_of, listen
+from service.settings import Settings
+
+ROUNDS = 4
+CLIENTS = (4, 16)
+K = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-products", type=int, default=2000)
+    parser.add_argument("--num-requests", type=int, default=200, help="searches of each kind")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(home=Path(folder) / "home", log_level="warning")
+        with open_installation(settings) as installation:
+            release = publish_release(installation, arguments.num_products)
+        queries = query_images(16)
+        with served(settings) as address:
+            figures = measure(release, settings, address, queries, arguments.num_requests)
+    report(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def publish_release(installation: Installation, num_products: int) -> LoadedRelease:
+    """Publish a release whose embeddings are drawn at random: what the index costs does not depend on them."""
+    settings = installation.settings
+    checkpoint = installation.default_checkpoint()
+    embeddings_ND = np.random.default_rng(0).normal(size=(num_products, 1280)).astype(np.float32)
+    embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
+    images = [
+        CatalogueImage(f"{n:08d}", f"product-{n}", f"Product {n}", {"n": n}, MediaName(f"{n:064x}", "jpg"))
+        for n in range(num_products)
+    ]
+    created_at = now().isoformat()
+    facts = write_release(
+        settings.releases_dir, "bench", checkpoint, CatalogueSnapshot(0, images), embeddings_ND, IndexOptions(),
+        created_at=created_at,
+    )  # fmt: skip
+    with installation.database.transaction() as session:
+        record_release(session, facts)
+    with installation.database.transaction() as session:
+        activate_release(session, "bench")
+    return load_release(settings.releases_dir, "bench", device="cpu", precision="float32", index_device="cpu")
+
+
+def query_images(count: int) -> list[bytes]:
+    """Return photos of about half a megapixel, as phones send them to a shop."""
+    encoded = []
+    for product in sample_products(count, seed=0):
+        buffer = BytesIO()
+        photo_view(product, 0).resize((800, 600), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
+    """Run `akin serve` in a process of its own."""
+    with listen("127.0.0.1", 0) as free:
+        address, port = address_of(free), free.getsockname()[1]
+    environment = {**os.environ, "AKIN_HOME": str(settings.home), "AKIN_LOG_LEVEL": "warning"}
+    command = [sys.executable, "-m", "service.cli.main", "serve", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    if httpx.get(f"{address}/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                if time.monotonic() > deadline:
+                    raise SystemExit("the server did not become ready")
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+
+
+def measure(
+    release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
+) -> dict[str, dict[str, float]]:
+    """Time every stage; a figure is {p50, p95 in ms, per_second}."""
+    embedder, index = release.embedder, release.index
+    pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
+    embeddings = [embedder.embed_pixels(picture[None])[0] for picture in pixels]
+    inference, pool = InferenceThread(), ThreadPoolExecutor(settings.decode_workers)
+    engine = SearchEngine(release, inference, pool, Installation(settings, None, None).limits)  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()
+    stages: dict[str, Callable[[int], object]] = {
+        "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),
+        "forward": lambda n: embedder.embed_pixels(pixels[n][None]),
+        "search": lambda n: index.search_products(embeddings[n], K),
+        "pipeline": lambda n: loop.run_until_complete(engine.search(queries[n], K, None)),
+    }
+    with httpx.Client(base_url=address, timeout=60) as client:
+        stages["/search, 1 client"] = lambda n: search_over_http(client, queries[n])
+        # One of each in turn: the speed of a shared machine drifts by half within seconds.
+        seconds: dict[str, list[float]] = {name: [] for name in stages}
+        for n in range(num_requests):
+            for name, stage in stages.items():
+                start = time.perf_counter()
+                stage(n % len(queries))
+                seconds[name].append(time.perf_counter() - start)
+    figures = {name: figure(times, sum(times)) for name, times in seconds.items()}
+    figures |= measure_throughput(embedder, pixels, address, queries, num_requests)
+    inference.close()
+    pool.shutdown()
+    loop.close()
+    return figures
+
+
+def measure_throughput(
+    embedder: ImageEmbedder, pixels: list[NDArray[np.uint8]], address: str, queries: list[bytes], num_requests: int
+) -> dict[str, dict[str, float]]:
+    """Time the bare network and many clients, in rounds of each in turn."""
+    singles: list[float] = []
+    batches: list[float] = []
+    many: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
+    walls = dict.fromkeys(CLIENTS, 0.0)
+    batch = np.stack([pixels[n % len(pixels)] for n in range(16)])
+    for _ in range(ROUNDS):
+        for n in range(32):
+            start = time.perf_counter()
+            embedder.embed_pixels(pixels[n % len(pixels)][None])
+            singles.append(time.perf_counter() - start)
+        for _ in range(2):
+            start = time.perf_counter()
+            embedder.embed_pixels(batch)
+            batches += [(time.perf_counter() - start) / len(batch)] * len(batch)
+        for clients in CLIENTS:
+            times, wall = request_all(address, queries, clients, num_requests // ROUNDS)
+            many[clients] += times
+            walls[clients] += wall
+    return {
+        "bare forward": figure(singles, sum(singles)),
+        "bare forward in batches": figure(batches, sum(batches)),
+        **{f"/search, {clients} clients": figure(many[clients], walls[clients]) for clients in CLIENTS},
+    }
+
+
+def search_over_http(client: httpx.Client, query: bytes) -> None:
+    client.post("/search", params={"k": K}, files={"image": query}).raise_for_status()
+
+
+def request_all(address: str, queries: list[bytes], clients: int, total: int) -> tuple[list[float], float]:
+    """Send `total` searches from `clients` threads with a connection each; return each time and the wall time."""
+
+    def client(number: int) -> list[float]:
+        times = []
+        with httpx.Client(base_url=address, timeout=60) as session:
+            for n in range(number, total, clients):
+                start = time.perf_counter()
+                search_over_http(session, queries[n % len(queries)])
+                times.append(time.perf_counter() - start)
+        return times
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        times = [seconds for part in pool.map(client, range(clients)) for seconds in part]
+    return times, time.perf_counter() - start
+
+
+def figure(times: list[float], wall: float) -> dict[str, float]:
+    """Summarise durations."""
+    ordered = sorted(times)
+    return {
+        "p50_ms": 1000 * statistics.median(ordered),
+        "p95_ms": 1000 * ordered[int(0.95 * (len(ordered) - 1))],
+        "per_second": len(ordered) / wall,
+    }
+
+
+def report(figures: dict[str, dict[str, float]]) -> None:
+    """Print the figures and the two ratios that matter."""
+    print(f"{'stage':24s} {'p50 ms':>9s} {'p95 ms':>9s} {'a second':>9s}")
+    for name, values in figures.items():
+        print(f"{name:24s} {values['p50_ms']:9.2f} {values['p95_ms']:9.2f} {values['per_second']:9.1f}")
+    parts = sum(figures[name]["p50_ms"] for name in ("decode", "forward", "search"))
+    alone = figures["/search, 1 client"]["p50_ms"]
+    print(
+        f"\n/search p50 at one client / (decode + forward + search) = {alone:.2f} / {parts:.2f} = {alone / parts:.2f}"
+    )
+    busy = figures["/search, 16 clients"]["per_second"]
+    for name in ("bare forward", "bare forward in batches"):
+        bare = figures[name]["per_second"]
+        print(f"throughput at 16 clients / {name} = {busy:.1f} / {bare:.1f} = {busy / bare:.2f}")
+
+
+if __name__ == "__main__":
+    main()

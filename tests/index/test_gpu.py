@@ -1,0 +1,169 @@
+"""The path over a GPU: what can be said without one, and (marked `gpu`) what one must answer."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from index import gpu
+from index.candidates import ExactCandidates, IVFCandidates, open_ivf
+from index.errors import UnsupportedDevice
+from index.faiss_library import FaissBuild, load_faiss
+from index.gpu import GPUCandidates, on_device, wants_gpu
+from index.indexer import build_index
+from index.row_search import RowSearch
+from index.structures import IndexOptions
+from index.vector_index import VectorIndex
+from tests.index.rows import SPACE, assert_same_hits, clustered_rows, entries_for, in_threads, index_over, random_rows
+
+
+class CountingIndex:
+    """Stands in for an index on a GPU, with its limits; counts the searches it answers, one at a time."""
+
+    def __init__(self, index):
+        self.index = index
+        self.ntotal, self.d = index.ntotal, index.d
+        self.num_searches = 0
+        self._is_busy = False
+
+    def search(self, x, k, *, params=None):
+        assert k <= 2048
+        assert not self._is_busy
+        self._is_busy = True
+        found = self.index.search(x, k, params=params)
+        self.num_searches += 1
+        self._is_busy = False
+        return found
+
+    def range_search(self, x, thresh, *, params=None):
+        raise AssertionError("a GPU cannot do this")
+
+    def add(self, x):
+        raise AssertionError("an index is not changed")
+
+
+def flat_over(rows):
+    flat = load_faiss().IndexFlatIP(rows.shape[1])
+    flat.add(rows)
+    return flat
+
+
+def test_the_gpu_answers_and_the_cpu_makes_it_exact():
+    rows = random_rows(3000, 16)
+    rows[100:200] = rows[7]
+    on_cpu = ExactCandidates(rows)
+    on_gpu = CountingIndex(flat_over(rows))
+    search = RowSearch(rows, GPUCandidates(on_gpu, None, on_cpu))
+
+    for k in (1, 10, 2500):
+        assert_same_hits(search.search(rows[:30], k), RowSearch(rows, on_cpu).search(rows[:30], k))
+
+    assert on_gpu.num_searches == 2
+
+
+def test_searches_on_a_gpu_wait_for_each_other():
+    rows = random_rows(3000, 16)
+    on_gpu = CountingIndex(flat_over(rows))
+    search = RowSearch(rows, GPUCandidates(on_gpu, None, ExactCandidates(rows)))
+
+    in_threads(lambda number: search.search(rows[number : number + 1], 5), 64)
+
+    assert on_gpu.num_searches == 64
+
+
+def test_an_ivf_structure_on_a_gpu_is_asked_with_its_nprobe(tmp_path):
+    rows = clustered_rows(2000, 16, 20)
+    index = index_over(tmp_path / "index", rows, structure="ivf", nlist=16)
+    ivf = open_ivf(tmp_path / "index" / "structure.faiss")
+    nprobe = index.structure.nprobe or 0
+    on_cpu = IVFCandidates(ivf, num_lists=16, nprobe=nprobe)
+    on_gpu = CountingIndex(ivf)
+
+    hits = RowSearch(rows, GPUCandidates(on_gpu, None, on_cpu), rescore=4).search(rows[:9], 10)
+
+    assert on_gpu.num_searches > 0
+    assert_same_hits(hits, index.search(rows[:9], 10))
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "expected"),
+    [
+        ("cpu", FaissBuild("1", "gpu", 2), False),
+        ("auto", FaissBuild("1", "cpu", 0), False),
+        ("auto", FaissBuild("1", "gpu", 0), False),
+        ("auto", FaissBuild("1", "gpu", 1), True),
+        ("cuda", FaissBuild("1", "gpu", 1), True),
+    ],
+)
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, device, build, expected):
+    monkeypatch.setattr(gpu, "faiss_build", lambda: build)
+
+    assert wants_gpu(device) is expected
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "message"),
+    [
+        (
+            "cuda",
+            FaissBuild("1", "cpu", 0),
+            "needs faiss-gpu, and faiss-cpu is installed; run: pip uninstall faiss-cpu",
+        ),
+        ("cuda", FaissBuild("1", "gpu", 0), "sees no GPU or no driver"),
+        ("mps", FaissBuild("1", "gpu", 1), "unknown device 'mps' for the index; use auto, cpu, cuda"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch, exact_index, tmp_path, device, build, message):
+    monkeypatch.setattr(gpu, "faiss_build", lambda: build)
+
+    with pytest.raises(UnsupportedDevice, match=message):
+        on_device(ExactCandidates(exact_index.embeddings), exact_index.embeddings, device)
+    build_index(tmp_path / "index", entries_for(3), random_rows(3, 4), space_id=SPACE)
+    with pytest.raises(UnsupportedDevice, match=message):
+        VectorIndex.load(tmp_path / "index", device=device)
+
+
+def test_an_index_that_does_not_fit_on_the_gpu_stays_on_the_cpu_unless_that_was_excluded(monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("StandardGpuResources: alloc fail")
+
+    rows = random_rows(10, 4)
+    candidates = ExactCandidates(rows)
+    monkeypatch.setattr(gpu, "faiss_build", lambda: FaissBuild("1", "gpu", 1))
+    monkeypatch.setattr(gpu, "_copy_to_gpu", fail)
+
+    with caplog.at_level(logging.WARNING):
+        assert on_device(candidates, rows, "auto") is candidates
+    assert "alloc fail" in caplog.text
+    with pytest.raises(UnsupportedDevice, match="cannot be copied to the GPU: StandardGpuResources"):
+        on_device(candidates, rows, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options", [{"structure": "exact"}, {"structure": "ivf"}, {"structure": "ivf", "storage": "sq8"}]
+)
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path, options):
+    rows = clustered_rows(20_000, 64, 200)
+    rows[500:900] = rows[3]
+    on_cpu = index_over(tmp_path / "index", rows, images_per_product=3, **options)
+    on_gpu = VectorIndex.load(tmp_path / "index", device="cuda")
+    queries = np.concatenate([rows[:40], clustered_rows(40, 64, 200, seed=1)])
+
+    for k in (1, 10, 300, 3000):
+        hits, expected = on_gpu.search(queries, k), on_cpu.search(queries, k)
+        assert (hits.rows == expected.rows).mean() > 0.999
+        np.testing.assert_allclose(hits.scores, expected.scores, atol=1e-6)
+    assert on_gpu.search_products(queries[0], 20_000) == on_cpu.search_products(queries[0], 20_000)
+    serial = [on_gpu.search(query[None], 10).rows.tolist() for query in queries]
+    assert in_threads(lambda number: on_gpu.search(queries[number][None], 10).rows.tolist(), len(queries)) == serial
+
+
+@pytest.mark.gpu
+def test_centres_trained_on_a_gpu_are_as_good(tmp_path):
+    rows = clustered_rows(20_000, 64, 200)
+    options = IndexOptions(structure="ivf", device="cuda")
+
+    facts = build_index(tmp_path / "index", entries_for(20_000), rows, space_id=SPACE, options=options)
+
+    assert facts.ann_recall.value >= 0.95
