@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
@@ -29,7 +37,7 @@ def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
-        tasks = []
+        tasks: list[TaskID] = []
 
         def move(done: int, total: int) -> None:
             # Not before there is something to show: a mistake found at once leaves no empty bar behind.

@@ -37,10 +37,7 @@ def page(served_home, tmp_path, complaints):
         wait_until_ready(address)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         opened = browser.new_page()
-        opened.complaints = []
-        opened.on(
-            "console", lambda message: opened.complaints.append(message.text) if message.type == "error" else None
-        )
+        opened.on("console", lambda message: complaints.append(message.text))
         opened.goto(address)
         yield opened
         browser.close()

@@ -1,0 +1,16 @@
+import re
+from pathlib import Path
+
+from service.settings import Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_the_page_has_every_setting_with_its_default_and_meaning():
+    rows = dict(re.findall(r"^\| `AKIN_(\w+)` \| (.+) \|$", PAGE.read_text(), flags=re.M))
+
+    expected = {
+        name.upper(): f"{'empty' if field.default in ('', None) else f'`{field.default}`'} | {field.description}"
+        for name, field in Settings.model_fields.items()
+    }
+    assert rows == expected
