@@ -4,6 +4,8 @@ PYTHON ?= python3
 FAISS ?= cpu
 # An index of CPU builds of torch saves gigabytes where pip would take CUDA builds; empty: pip's own index.
 TORCH_INDEX_URL ?=
+# In a variable, since a comma would end an argument of $(if).
+TORCH := 'torch>=2.11,<2.14' 'torchvision>=0.26,<0.29'
 # More arguments for the command behind a verb, for example: make demo ARGS=--check
 ARGS ?=
 
@@ -25,7 +27,7 @@ $(PRODUCT): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Akin needs Python 3.11 to 3.13; name one: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX_URL) 'torch>=2.11,<2.14' 'torchvision>=0.26,<0.29')
+	$(if $(TORCH_INDEX_URL),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX_URL) $(TORCH))
 	@echo 'Installing into $(VENV): a minute or two the first time.'
 	$(BIN)/python -m pip install --quiet --editable '.[$(FAISS),offline]'
 	touch $@
