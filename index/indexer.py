@@ -177,7 +177,7 @@ def _embedded_batches(
         return embedder.to_pixels(decode_image(image_bytes, limits))
 
     decoding: deque[tuple[Key, Future[NDArray[np.uint8]]]] = deque()
-    decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+    decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="index-decode")
     try:
         while True:
             for key, image_bytes in islice(images, 2 * batch_size - len(decoding)):

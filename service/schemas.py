@@ -46,7 +46,7 @@ class SearchResponse(BaseModel):
                 SearchHit(
                     product_id=hit.row.product_id,
                     title=hit.row.title,
-                    score=hit.score,
+                    score=round(hit.score, 6),
                     image_id=hit.row.image_id,
                     image_url=f"{media_root}/{hit.row.media_name}",
                     attributes=hit.row.attributes,

@@ -171,7 +171,7 @@ def test_reads_only_a_few_batches_ahead_and_in_the_calling_thread():
     batches.close()
 
     assert threads == {threading.current_thread()}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
 
 
 def test_an_error_of_the_input_comes_through():
@@ -181,7 +181,7 @@ def test_an_error_of_the_input_comes_through():
 
     with pytest.raises(VectorIndexError, match="disk is gone"):
         list(embed_images(failing(), MeanColourEmbedder()))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
 
 
 def test_an_error_that_is_not_the_pictures_fault_comes_through():
