@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import signal
 import socket
 import threading
@@ -38,6 +39,11 @@ def address_of(listener: socket.socket) -> str:
     """Return the address of a bound socket as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Say whether only this machine can reach a bound socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

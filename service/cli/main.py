@@ -63,13 +63,15 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
     from service.app import create_app
     from service.observability import configure_logging
-    from service.server import address_of, listen
+    from service.server import address_of, is_loopback, listen
     from service.server import serve as serve_app
     from service.settings import load_settings
 
     settings = load_settings()
     configure_logging(settings.log_level)
     with listen(host or settings.host, settings.port if port is None else port) as listener:
+        if not is_loopback(listener):
+            notes.print("[yellow]warning:[/] other machines can reach this server, and it asks for no key yet")
         notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
         serve_app(create_app(settings), listener)
 

@@ -26,6 +26,7 @@ def build(
     storage: Annotated[str, typer.Option(help="Of ivf: auto, float16 or sq8.")] = "auto",
     nlist: Annotated[int | None, typer.Option(min=1, help="Of ivf: number of lists.")] = None,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Of ivf: lists searched a query.")] = None,
+    rescore: Annotated[int, typer.Option(min=1, help="Of ivf: candidates scored again exactly, per hit.")] = 4,
     min_ann_recall: Annotated[float, typer.Option(min=0, max=1, help="A build below this fails.")] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -45,6 +46,7 @@ def build(
             storage=storage,  # type: ignore[arg-type]  # checked by IndexOptions
             nlist=nlist,
             nprobe=nprobe,
+            rescore=rescore,
             min_ann_recall=min_ann_recall,
         )
     except ValueError as error:

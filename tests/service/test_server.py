@@ -5,7 +5,7 @@ import pytest
 
 from service.app import create_app
 from service.errors import PortInUse
-from service.server import address_of, listen, running
+from service.server import address_of, is_loopback, listen, running
 
 
 def test_a_port_in_use_is_named_with_the_remedy():
@@ -21,6 +21,12 @@ def test_an_address_of_another_machine_is_named():
 def test_a_host_that_does_not_exist_is_named(monkeypatch):
     with pytest.raises(PortInUse, match="cannot listen on no-such-host"):
         listen("no-such-host.invalid", 0)
+
+
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_knows_whether_other_machines_can_reach_it(host, expected):
+    with listen(host, 0) as listener:
+        assert is_loopback(listener) is expected
 
 
 def test_answers_are_sent_at_once():
