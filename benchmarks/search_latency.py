@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedding.decoding import decode_image
+from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
 from service.catalogue import CatalogueImage, CatalogueSnapshot
@@ -130,7 +130,7 @@ def measure(
     pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
     embeddings = [embedder.embed_pixels(picture[None])[0] for picture in pixels]
     inference, pool = InferenceThread(), ThreadPoolExecutor(settings.decode_workers)
-    engine = SearchEngine(release, inference, pool, Installation(settings, None, None).limits)  # type: ignore[arg-type]
+    engine = SearchEngine(release, inference, decoders=pool, searchers=pool, limits=DecodingLimits())
     loop = asyncio.new_event_loop()
     stages: dict[str, Callable[[int], object]] = {
         "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),

@@ -50,6 +50,11 @@ _TRANSPOSITIONS = {
 _DIRECT_MODES = frozenset({"RGB", "L", "1", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa", "La"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+# A progressive JPEG may refine the whole picture in any number of scans of a few bytes each: 300 kB that decode for
+# minutes. Encoders write about ten.
+_MAX_JPEG_SCANS = 100
+_STRIP_ROWS = 256
+_START_OF_SCAN = b"\xff\xda"
 # What Pillow's parsers raise on damaged files, found by fuzzing; DecompressionBombError has a branch of its own.
 _PARSER_FAILURES = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError,
@@ -125,6 +130,10 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
         raise ImageTooLarge(f"the image is {width:,} × {height:,} pixels; {too_large}")
     if source.format not in MEDIA_TYPES:
         raise UnsupportedImageFormat(f"{source.format} images are not supported")
+    if MEDIA_TYPES[source.format] == MEDIA_TYPES["JPEG"]:
+        num_scans = image_bytes.count(_START_OF_SCAN)
+        if num_scans > _MAX_JPEG_SCANS:
+            raise InvalidImage(f"the JPEG has {num_scans:,} scans; at most {_MAX_JPEG_SCANS} are allowed")
     return source
 
 
@@ -165,6 +174,10 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    # Strip by strip: composing at once would hold four copies of a large picture.
+    width, height = image.size
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    for top in range(0, height, _STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + _STRIP_ROWS, height))).convert("RGBA")
+        white.paste(strip, (0, top), strip)
+    return white

@@ -57,10 +57,11 @@ async def _following_releases(installation: Installation, live: LiveEngine) -> A
     """Serve the active release, and each later one, for as long as the block runs."""
     settings = installation.settings
     inference = InferenceThread()
-    pool = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+    decoders = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+    searchers = ThreadPoolExecutor(settings.search_workers, thread_name_prefix="search")
 
     def make_engine(release: LoadedRelease) -> SearchEngine:
-        return SearchEngine(release, inference, pool, installation.limits)
+        return SearchEngine(release, inference, decoders=decoders, searchers=searchers, limits=installation.limits)
 
     load = partial(
         load_release,
@@ -80,4 +81,5 @@ async def _following_releases(installation: Installation, live: LiveEngine) -> A
         with contextlib.suppress(asyncio.CancelledError):
             await following
         inference.close()
-        pool.shutdown()
+        decoders.shutdown()
+        searchers.shutdown()

@@ -25,7 +25,7 @@ from service.import_sources import ImportSource, RowError, SourceRow
 from service.media import MediaName, MediaStore
 from service.tables import MediaObject, Product, ProductImage
 
-_CHUNK_ROWS = 64
+_CHUNK_ROWS = 32
 Row = TypeVar("Row", Product, ProductImage)
 OnProgress = Callable[[int, int], None]  # rows done, rows in all
 
@@ -102,7 +102,8 @@ def write_import_report(report: ImportReport, directory: Path) -> Path:
     """Write the report as JSON and return the file's path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"import-{now():%Y%m%dT%H%M%S%f}.json"
-    path.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Escaped, since a path in a message may be no text.
+    path.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -195,6 +196,8 @@ class _ImportRun:
         first = self._first_rows.setdefault(picture.image_id, row)
         if first.role != row.role:
             return f"the same picture has role {first.role} at {first.location} and {row.role} here"
+        if None not in (first.label, row.label) and first.label != row.label:
+            return f"the same picture has label {first.label!r} at {first.location} and {row.label!r} here"
         if row.title is not None:
             first = self._titles.setdefault(row.product_id, row)
             if first.title != row.title:

@@ -30,7 +30,11 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._reading_engine = engine.execution_options(**{_READING: True})
+        options: dict[str, object] = {_READING: True}
+        if engine.dialect.name == "postgresql":
+            # Its default shows each statement of a transaction what was committed meanwhile.
+            options["isolation_level"] = "REPEATABLE READ"
+        self._reading_engine = engine.execution_options(**options)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -148,13 +148,15 @@ def _sample_queries(path: Path) -> list[tuple[str, Path]]:
 def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
     """Return the photos of test.txt, which are never imported, with the product of their class."""
     product_of = {str(class_id): row.product_id for class_id, row in enumerate(_catalogue_rows(source))}
-    root = next(path for path in source.rows[0].image.parents if (path / "test.txt").is_file())
-    queries = []
-    for line in (root / "test.txt").read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            path, class_id, _ = (part.strip() for part in line.split(","))
-            queries.append((product_of[class_id], root / path))
-    return queries
+    root = next((path for path in source.rows[0].image.parents if (path / "test.txt").is_file()), None)
+    if root is None:
+        raise DemoError("the GroceryStoreDataset lacks its test.txt, whose photos are searched with; unpack it whole")
+    try:
+        lines = (root / "test.txt").read_text(encoding="utf-8").splitlines()
+        fields = [line.split(",") for line in lines if line.strip()]
+        return [(product_of[class_id.strip()], root / path.strip()) for path, class_id, _ in fields]
+    except (OSError, ValueError, KeyError) as error:
+        raise DemoError(f"{root / 'test.txt'} cannot be read: {error!r}") from error
 
 
 def _hold_out(source: ImportSource) -> tuple[ImportSource, list[tuple[str, Path]]]:
@@ -182,7 +184,9 @@ def _check_home(installation: Installation, pictures: DemoPictures) -> None:
         num_products = count_catalogue(session).num_products
     if state is None and num_products > 0:
         raise DemoError(f"{home} holds a catalogue of {num_products} products that is not the demo's; {remedy}")
-    if state is not None and (state["kind"], state["path"]) != (pictures.kind, pictures.path):
+    # A sample lies in the home itself and moves with it.
+    is_same = state is not None and state["kind"] == pictures.kind and pictures.kind == "sample"
+    if state is not None and not is_same and (state["kind"], state["path"]) != (pictures.kind, pictures.path):
         raise DemoError(f"{home} holds a demo of other pictures ({state['kind']}: {state['path']}); {remedy}")
     if state is None:
         _state_path(installation.settings).write_text(json.dumps(asdict(pictures), indent=2) + "\n", encoding="utf-8")
@@ -196,6 +200,11 @@ def _release_of_catalogue(installation: Installation) -> str | None:
         return None
     facts = read_release_facts(installation.settings.releases_dir, release_id)
     return release_id if facts["watermark"] == watermark else None
+
+
+def is_demo_home(settings: Settings) -> bool:
+    """Say whether the catalogue in the home folder is the demo's."""
+    return _state_path(settings).exists()
 
 
 def _state_path(settings: Settings) -> Path:

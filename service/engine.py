@@ -55,12 +55,20 @@ class SearchEngine:
     """Searches one release. Immutable; any number of requests use it at once."""
 
     def __init__(
-        self, release: LoadedRelease, inference: InferenceThread, pool: ThreadPoolExecutor, limits: DecodingLimits
+        self,
+        release: LoadedRelease,
+        inference: InferenceThread,
+        *,
+        decoders: ThreadPoolExecutor,
+        searchers: ThreadPoolExecutor,
+        limits: DecodingLimits,
     ) -> None:
         self.release = release
         self.media_names = release.rows.media_names()
         self._inference = inference
-        self._pool = pool
+        # Apart, so that pictures which are slow to decode hold up neither others' searches nor a new release.
+        self._decoders = decoders
+        self._searchers = searchers
         self._limits = limits
 
     @property
@@ -71,11 +79,11 @@ class SearchEngine:
     async def search(self, image_bytes: bytes, k: int, min_score: float | None) -> SearchResult:
         """Rank products by similarity to the picture; raises InvalidImage for bytes that are none."""
         start = time.perf_counter()
-        pixels = await self._in_pool(lambda: self._prepare(image_bytes))
+        pixels = await self._in_pool(self._decoders, lambda: self._prepare(image_bytes))
         prepared = time.perf_counter()
         embedded = await self._inference.embed(self.release.embedder, pixels)
         arrived = time.perf_counter()
-        hits = await self._in_pool(lambda: self._find(embedded.embedding, k, min_score))
+        hits = await self._in_pool(self._searchers, lambda: self._find(embedded.embedding, k, min_score))
         end = time.perf_counter()
         timing = Timing(
             decode_seconds=prepared - start,
@@ -90,7 +98,7 @@ class SearchEngine:
         """Run the network and the index once, so that the first request does not pay for their first use."""
         embedder = self.release.embedder
         embedded = await self._inference.embed(embedder, embedder.to_pixels(Image.new("RGB", (64, 64))))
-        await self._in_pool(lambda: self._find(embedded.embedding, 1, None))
+        await self._in_pool(self._searchers, lambda: self._find(embedded.embedding, 1, None))
 
     def _prepare(self, image_bytes: bytes) -> NDArray[np.uint8]:
         return self.release.embedder.to_pixels(decode_image(image_bytes, self._limits))
@@ -99,8 +107,8 @@ class SearchEngine:
         found: list[ProductHit] = self.release.index.search_products(embedding_D, k, min_score=min_score)
         return [Hit(self.release.rows[hit.row], hit.score) for hit in found]
 
-    async def _in_pool(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+    async def _in_pool(self, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
 
 
 class LiveEngine:

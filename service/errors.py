@@ -11,6 +11,8 @@ ServiceError
 │   ├── EmptyCatalogue           nothing to build an index from
 │   └── SampleDirectoryNotEmpty
 ├── MediaError                   a stored picture is missing or damaged, or the store does not answer
+├── MediaUnavailable             the same, as a client is told
+├── PictureNotShown              no product on show has the picture
 ├── ReleaseError
 │   ├── NoActiveRelease
 │   ├── ReleaseNotFound
@@ -82,6 +84,14 @@ class MediaError(ServiceError):
     """A stored picture is missing or damaged, or the store does not answer."""
 
 
+class MediaUnavailable(ServiceError):
+    """A picture on show cannot be read; where it should be is nothing for clients."""
+
+
+class PictureNotShown(ServiceError):
+    """No product on show has the picture."""
+
+
 class ReleaseError(ServiceError):
     """Something is wrong with a release."""
 
@@ -150,7 +160,8 @@ PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     ImageTooLarge: (413, "image-too-large"),
     InvalidImage: (422, "invalid-image"),
     NoActiveRelease: (503, "no-active-release"),
-    MediaError: (404, "media-not-found"),
+    PictureNotShown: (404, "media-not-found"),
+    MediaUnavailable: (503, "media-unavailable"),
     DatabaseUnavailable: (503, "database-unavailable"),
 }
 INVALID_REQUEST = (422, "invalid-request")

@@ -9,9 +9,12 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from service.errors import InvalidImportSource
 from service.tables import CATALOGUE, EXAMPLE, ROLES
@@ -85,23 +88,18 @@ def _read_manifest(path: Path) -> ImportSource:
         raise InvalidImportSource(f"{path} is neither a folder nor a .csv, .ndjson or .jsonl file")
     rows: list[SourceRow] = []
     errors: list[RowError] = []
-    try:
-        for line_number, record in reader(path):
-            location = f"{path.name}:{line_number}"
-            try:
-                rows.append(_row_of(record, location, path.parent))
-            except ValueError as error:
-                errors.append(RowError(location, str(error)))
-    except UnicodeDecodeError as error:
-        raise InvalidImportSource(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise InvalidImportSource(f"{path} cannot be read: {error}") from error
+    for line_number, record in reader(path):
+        location = f"{path.name}:{line_number}"
+        try:
+            rows.append(_row_of(record, location, path.parent))
+        except ValueError as error:
+            errors.append(RowError(location, str(error)))
     return ImportSource(path.suffix[1:].upper(), rows, errors)
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, object]]:
     # "utf-8-sig": spreadsheets put a byte order mark in front.
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _as_text(path) as file:
         reader = csv.DictReader(file, strict=True)
         names = [_COLUMN_ALIASES.get(name, name) for name in reader.fieldnames or ()]
         _check_columns(path, names)
@@ -114,28 +112,53 @@ def _check_columns(path: Path, names: list[str]) -> None:
     for needed in ("product_id", "image"):
         if needed not in names:
             raise InvalidImportSource(f"{path} has no column {needed!r}; its first line must name the columns")
-    for name in names:
-        if name not in _COLUMNS and not name.startswith(_ATTRIBUTE_PREFIX):
-            raise InvalidImportSource(
-                f"{path} has an unknown column {name!r}; columns are {', '.join(_COLUMNS)}, "
-                f"and {_ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
-            )
-        if names.count(name) > 1:
-            raise InvalidImportSource(f"{path} has two columns {name!r}")
+    if problem := _problem_of_names(names):
+        raise InvalidImportSource(f"{path} has {problem}")
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, object]]:
-    with path.open(encoding="utf-8-sig") as file:
+    with _as_text(path) as file:
         for line_number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                record = ValueError(f"not JSON: {error}")
-            if isinstance(record, dict):
-                record = {_COLUMN_ALIASES.get(name, name): value for name, value in record.items()}
-            yield line_number, record
+                yield line_number, _with_known_names(_parse_json(line))
+            except ValueError as error:
+                yield line_number, error
+
+
+def _parse_json(text: str) -> object:
+    """Parse strict JSON; raises ValueError for anything that could not be written as JSON again."""
+
+    def refuse(constant: str) -> object:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("not JSON that is read here: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def _with_known_names(record: object) -> object:
+    """Bring the names of a row to those of the columns; raises ValueError for one that would be lost."""
+    if not isinstance(record, dict):
+        return record
+    renamed = [_COLUMN_ALIASES.get(str(name), str(name)) for name in record]
+    if problem := _problem_of_names(renamed):
+        raise ValueError(f"the row has {problem}")
+    return dict(zip(renamed, record.values(), strict=True))
+
+
+def _problem_of_names(names: list[str]) -> str | None:
+    for name in names:
+        if name not in _COLUMNS and not name.startswith(_ATTRIBUTE_PREFIX):
+            kept = f"{_ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
+            return f"an unknown column {name!r}; columns are {', '.join(_COLUMNS)}, and {kept}"
+        if names.count(name) > 1:
+            return f"two columns {name!r}"
+    return None
 
 
 def _row_of(record: object, location: str, folder: Path) -> SourceRow:
@@ -184,26 +207,41 @@ def _optional_text(record: Mapping[str, object], name: str, max_length: int) -> 
         raise ValueError(f"the {name} must be a text, got {_short(value)}")
     if len(value) > max_length:
         raise ValueError(f"the {name} has {len(value)} characters; at most {max_length} are allowed")
+    _check_text(name, value)
     return value
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raise ValueError for a text that no database or JSON document can hold."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the {name} holds half a character that is no text: {value!r}"[:200]) from error
+    if "\0" in value:
+        raise ValueError(f"the {name} holds a NUL character")
 
 
 def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
     value = record.get("attributes")
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the attributes are not JSON ({error}): {_short(value)}") from error
-    if value is None or value == "":
-        value = {}
-    elif not isinstance(value, dict):
-        raise ValueError(f"the attributes must be a JSON object, got {_short(value)}")
+            value = _parse_json(value)
+        except ValueError as error:
+            raise ValueError(f"the attributes are {error}: {_short(value)}") from error
     single = {
         name.removeprefix(_ATTRIBUTE_PREFIX): text
         for name, text in record.items()
         if name.startswith(_ATTRIBUTE_PREFIX) and text not in (None, "")
     }
-    return {**value, **single} or None
+    # Nothing said leaves the attributes as they are; an object that is empty empties them.
+    if (value is None or value == "") and not single:
+        return None
+    attributes = {} if value is None or value == "" else value
+    if not isinstance(attributes, dict):
+        raise ValueError(f"the attributes must be a JSON object, got {_short(value)}")
+    attributes = {**attributes, **single}
+    _check_text("attributes", json.dumps(attributes, ensure_ascii=False).replace("\\u0000", "\0"))
+    return attributes
 
 
 def _read_grocery(root: Path) -> ImportSource:
@@ -214,7 +252,7 @@ def _read_grocery(root: Path) -> ImportSource:
     products: dict[str, tuple[str, Mapping[str, object]]] = {}
     rows: list[SourceRow] = []
     errors: list[RowError] = []
-    with (root / "classes.csv").open(encoding="utf-8-sig", newline="") as file:
+    with _as_text(root / "classes.csv") as file:
         for record in csv.DictReader(file):
             try:
                 name, class_id = record["Class Name (str)"], record["Class ID (int)"].strip()
@@ -227,7 +265,9 @@ def _read_grocery(root: Path) -> ImportSource:
             products[class_id] = (name, attributes)
             location = f"classes.csv:{class_id}"
             rows.append(SourceRow(location, name, image, CATALOGUE, name.replace("-", " "), None, attributes))
-    for line_number, line in enumerate((root / "train.txt").read_text(encoding="utf-8").splitlines(), start=1):
+    with _as_text(root / "train.txt") as file:
+        lines = file.read().splitlines()
+    for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         location = f"train.txt:{line_number}"
@@ -240,15 +280,26 @@ def _read_grocery(root: Path) -> ImportSource:
     return ImportSource("GroceryStoreDataset", rows, errors)
 
 
+@contextmanager
+def _as_text(path: Path) -> Iterator[TextIO]:
+    """Open a text file; raises InvalidImportSource when it is in another encoding or cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise InvalidImportSource(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise InvalidImportSource(f"{path} cannot be read: {error}") from error
+
+
 def _read_folders(path: Path) -> ImportSource:
     rows: list[SourceRow] = []
     errors: list[RowError] = []
     num_ignored = 0
-    for file in sorted(path.rglob("*")):
+    for file in _files_below(path):
         parts = file.relative_to(path).parts
-        if not file.is_file() or any(part.startswith(".") for part in parts):
-            continue
-        location = "/".join(parts)
+        # Names of old archives may be no text; in messages and reports they are shown escaped.
+        location = "/".join(parts).encode("utf-8", "backslashreplace").decode()
         if file.suffix.lower() not in IMAGE_ENDINGS:
             num_ignored += 1
         elif len(parts) == 1:
@@ -265,6 +316,19 @@ def _read_folders(path: Path) -> ImportSource:
             "or the GroceryStoreDataset"
         )
     return ImportSource("folder per product", rows, errors, num_ignored)
+
+
+def _files_below(path: Path) -> list[Path]:
+    """Return all files but hidden ones, in a stable order; links to folders are followed, each folder once."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for directory, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(directory)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            files += [Path(directory) / name for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)
+    return sorted(files)
 
 
 def _short(value: object) -> str:

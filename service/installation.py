@@ -1,6 +1,7 @@
 """One installation of Akin, opened: its folder, database and picture store. Commands and the server start here."""
 
 import fcntl
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,3 +67,17 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
         yield Installation(settings, database, media_store)
     finally:
         database.close()
+
+
+@contextmanager
+def open_for_dry_run(settings: Settings) -> Iterator[Installation]:
+    """Open the installation to compare with it; one that does not exist yet is not made by that."""
+    if settings.home.exists() or settings.database_url:
+        with open_installation(settings) as installation:
+            yield installation
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_installation(settings.model_copy(update={"home": Path(folder)})) as installation,
+    ):
+        yield installation

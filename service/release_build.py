@@ -2,10 +2,9 @@
 
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding.artifact import remove_abandoned_drafts
-from embedding.checkpoint import load_embedder
-from index.structures import IndexOptions
+from embedding.checkpoint import load_embedder, read_checkpoint_facts
+from embedding.errors import InvalidArtifact
+from index.structures import IndexOptions, choose_structure
 from service.catalogue import CatalogueSnapshot, take_snapshot
 from service.database import now
 from service.embeddings import embed_missing, read_embeddings
-from service.errors import EmptyCatalogue
+from service.errors import EmptyCatalogue, InvalidRelease, InvalidSetting
 from service.installation import Installation
-from service.release_files import CHECKPOINT_NAME, write_release
+from service.release_files import CHECKPOINT_NAME, read_release_facts, write_release
 from service.releases import ActiveRelease, activate_release, active_release, list_releases, record_release
 
 log = logging.getLogger(__name__)
@@ -63,16 +63,19 @@ def build_release(
             snapshot = take_snapshot(session)
             before = active_release(session)
             recorded = {release.id for release in list_releases(session)}
-        _remove_unrecorded(settings.releases_dir, recorded)
+        remove_abandoned_drafts(settings.checkpoints_dir)
+        _record_found(installation, recorded)
         if not snapshot.images:
             raise EmptyCatalogue(
                 "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
             )
         checkpoint = checkpoint or _default_checkpoint(installation, before)
+        options = replace(options or IndexOptions(), device=settings.index_device)
+        _check_options(options, checkpoint, snapshot)
         start = time.perf_counter()
         embeddings_ND, num_embedded = _embed(installation, checkpoint, snapshot, on_progress)
         embedded = time.perf_counter()
-        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options or IndexOptions())
+        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options)
         if activate:
             with database.transaction() as session:
                 activate_release(session, facts["release_id"], expected=before)
@@ -91,7 +94,25 @@ def build_release(
 def _default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
     if active.release_id is None:
         return installation.default_checkpoint()
-    return installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
+    directory = installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
+    try:
+        read_checkpoint_facts(directory)
+    except InvalidArtifact as error:
+        raise InvalidRelease(
+            f"the model of the active release {active.release_id} cannot be used: {error}. Activate another release "
+            f"(akin release list), or build with another model, the untrained one for instance: "
+            f"akin index build --checkpoint {installation.default_checkpoint()}"
+        ) from error
+    return directory
+
+
+def _check_options(options: IndexOptions, checkpoint: Path, snapshot: CatalogueSnapshot) -> None:
+    """Refuse options that cannot fit before anything is embedded."""
+    facts = read_checkpoint_facts(checkpoint)
+    try:
+        choose_structure(len(snapshot.images), facts.architecture.embedding_dim, options)
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from error
 
 
 def _embed(
@@ -132,9 +153,20 @@ def _publish(
     return facts
 
 
-def _remove_unrecorded(releases_dir: Path, recorded: set[str]) -> None:
-    """Delete releases that a process wrote and was killed before it could record: nobody knows them."""
-    for directory in releases_dir.iterdir():
-        if directory.is_dir() and directory.name not in recorded:
-            log.warning("removing %s, which no process recorded", directory)
-            shutil.rmtree(directory)
+def _record_found(installation: Installation, recorded: set[str]) -> None:
+    """Record whole releases that this database does not know; nothing is ever deleted on that ground.
+
+    A process killed between writing and recording leaves one, and so does a database that was restored or replaced.
+    """
+    releases_dir = installation.settings.releases_dir
+    for directory in sorted(releases_dir.iterdir()):
+        if not directory.is_dir() or directory.name in recorded:
+            continue
+        try:
+            facts = read_release_facts(releases_dir, directory.name)
+        except InvalidRelease as error:
+            log.warning("%s is left alone: %s", directory, error)
+            continue
+        with installation.database.transaction() as session:
+            record_release(session, facts)
+        log.warning("release %s was on disk but not in the database; it is recorded now", directory.name)

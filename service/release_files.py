@@ -9,7 +9,8 @@ manifest.json   ids, watermark, evaluation; checksums of every file above
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from index.indexer import IndexEntry, build_index
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
 from service.catalogue import CatalogueImage, CatalogueSnapshot
-from service.errors import InvalidRelease, ReleaseNotFound
+from service.errors import InvalidRelease, ReleaseError, ReleaseNotFound
 
 KIND = "akin-release/1"
 CHECKPOINT_NAME = "checkpoint"
@@ -115,7 +116,7 @@ def write_release(
         "num_images": len(images),
         "evaluation": evaluation,
     }
-    with new_artifact(releases_dir / release_id, KIND, facts) as draft:
+    with _told_apart(releases_dir), new_artifact(releases_dir / release_id, KIND, facts) as draft:
         shutil.copytree(checkpoint, draft.path / CHECKPOINT_NAME)
         entries = [IndexEntry(image.image_id, image.product_id, image.attributes) for image in images]
         index_facts = build_index(
@@ -137,7 +138,9 @@ def read_release_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]
     try:
         return verify_artifact(directory, KIND)
     except (InvalidArtifact, OSError) as error:
-        raise InvalidRelease(f"release {release_id} is refused: {error}") from error
+        # Clients see this too: which file it is, but not where this machine keeps it.
+        reason = str(error).replace(f"{directory}: ", "").replace(str(directory), release_id)
+        raise InvalidRelease(f"release {release_id} is refused: {reason}") from error
 
 
 def load_release(
@@ -158,6 +161,18 @@ def load_release(
     if len(rows) != index.num_rows or rows.image_ids() != index.image_ids():
         raise InvalidRelease(f"release {release_id}: the rows do not belong to its index")
     return LoadedRelease(release_id, facts, embedder, index, rows)
+
+
+@contextmanager
+def _told_apart(releases_dir: Path) -> Iterator[None]:
+    """Turn what a full disk or a wrong permission raises (faiss: RuntimeError) into one error with its remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise ReleaseError(
+            f"the release cannot be written below {releases_dir} and nothing of it remains: {error}; "
+            "free space or mend permissions, then build again: what was embedded is kept"
+        ) from error
 
 
 def _write_rows(path: Path, images: list[CatalogueImage]) -> None:

@@ -33,7 +33,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where the network runs: auto, cpu, cuda or cuda:N.")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16 needs a CUDA device.")
     index_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the index is searched.")
-    decode_workers: PositiveInt = Field(2, description="Threads that decode pictures and search the index.")
+    decode_workers: PositiveInt = Field(2, description="Threads that decode pictures.")
+    search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     demo_data: Path | None = Field(None, description="Pictures for `akin demo`; empty: a rendered sample.")
 

@@ -27,13 +27,21 @@ def import_(
     """
     from service.catalogue_import import import_catalogue, write_import_report
     from service.cli.tables import import_table
+    from service.demo import is_demo_home
     from service.import_sources import read_import_source
-    from service.installation import open_installation
+    from service.installation import open_for_dry_run, open_installation
     from service.settings import load_settings
 
     settings = load_settings()
     source = read_import_source(path)
-    with open_installation(settings) as installation, progress_bar("Importing") as move:
+    if is_demo_home(settings):
+        notes.print(
+            f"[yellow]warning:[/] {settings.home} holds the demo's catalogue, and these products are added to it; "
+            "set AKIN_HOME to another folder for a catalogue of their own",
+            highlight=False,
+        )
+    opened = open_for_dry_run(settings) if dry_run else open_installation(settings)
+    with opened as installation, progress_bar("Importing") as move:
         report = import_catalogue(
             source,
             installation.database,

@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (ServiceError, EmbeddingError, VectorIndexError) as error:
         notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        notes.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", highlight=False)
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,6 +66,7 @@ def _root(
 def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
     from service.app import create_app
+    from service.installation import open_installation
     from service.observability import configure_logging
     from service.server import address_of, is_loopback, listen
     from service.server import serve as serve_app
@@ -69,6 +74,9 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
+    # A database or store that cannot be used is told here, and not in the log of a server that then ends.
+    with open_installation(settings):
+        pass
     with listen(host or settings.host, settings.port if port is None else port) as listener:
         if not is_loopback(listener):
             notes.print("[yellow]warning:[/] other machines can reach this server, and it asks for no key yet")
@@ -154,9 +162,9 @@ def demo(
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
     from service.app import create_app
-    from service.settings import Settings
+    from service.settings import load_settings
 
-    print_json(create_app(Settings()).openapi())
+    print_json(create_app(load_settings()).openapi())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """GET /media/NAME: the catalogue's pictures."""
 
 import asyncio
+from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request, Response
 
 from service.dependencies import PartsDep
-from service.errors import MediaError
+from service.errors import MediaError, MediaUnavailable, PictureNotShown
 from service.media import MediaName
+from service.schemas import Problem
+
+log = structlog.get_logger(__name__)
 
 MEDIA_PATH = "/media"
 
@@ -23,15 +28,25 @@ _HEADERS = {
 }
 
 
-@router.get(f"{MEDIA_PATH}/{{name}}", response_class=Response, responses={404: {"description": "No such picture."}})
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No product on show has this picture."},
+    503: {"model": Problem, "description": "The picture store does not answer."},
+}
+
+
+@router.get(f"{MEDIA_PATH}/{{name}}", response_class=Response, responses=_PROBLEMS)
 async def media(request: Request, parts: PartsDep, name: str) -> Response:
     """Return a picture that results show; pictures of role `example` are never served."""
     media_name = MediaName.parse(name)
     if media_name is None or not parts.live.shows(name):
-        raise MediaError(f"no product on show has the picture {name!r}")
+        raise PictureNotShown(f"no product on show has the picture {name[:80]!r}")
     etag = f'"{media_name.sha256}"'
     headers = {**_HEADERS, "ETag": etag}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
-    content = await asyncio.to_thread(parts.media_store.get, media_name)
+    try:
+        content = await asyncio.to_thread(parts.media_store.get, media_name)
+    except MediaError as error:
+        log.error("media_unavailable", name=name, reason=str(error))
+        raise MediaUnavailable(f"the picture {name} cannot be read at present; the log has the reason") from error
     return Response(content, media_type=media_name.media_type, headers=headers)

@@ -218,6 +218,30 @@ def test_refuses_truncated_files(image_format, share):
         decode_image(whole[: int(len(whole) * share)])
 
 
+def test_a_jpeg_of_countless_scans_is_refused_before_it_is_decoded():
+    """A few bytes a scan, each refining the whole picture: 300 kB that would decode for minutes."""
+    progressive = encode(Image.new("L", (1000, 1000), 90), "JPEG", progressive=True)
+    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    bomb = progressive[:-2] + last_scan * 5000 + progressive[-2:]
+
+    assert decode_image(progressive).size == (1000, 1000)
+    with pytest.raises(InvalidImage, match="scans; at most 100"):
+        decode_image(bomb)
+
+
+def test_composing_a_large_transparent_picture_takes_less_than_two_more_copies():
+    program = (
+        "import resource, sys\nfrom embedding.decoding import decode_image\n"
+        "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "decode_image(data); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    image_bytes = encode(Image.new("RGBA", (4000, 4000)), "PNG", compress_level=1)
+
+    done = subprocess.run([sys.executable, "-c", program], input=image_bytes, capture_output=True, check=True)
+
+    assert int(done.stdout) * 1024 < 2.5 * 4000 * 4000 * 4
+
+
 def test_limits_must_make_sense():
     with pytest.raises(ValueError, match="max_image_pixels"):
         DecodingLimits(max_image_pixels=0)

@@ -183,6 +183,8 @@ def test_rows_that_contradict_each_other_are_reported(run, picture):
         SourceRow("3", "a", picture("blue"), title="Two"),
         SourceRow("4", "a", picture("green"), attributes={"x": 2}),
         SourceRow("5", "a", picture("red")),
+        SourceRow("6", "b", picture("red"), label="x"),
+        SourceRow("7", "b", picture("red"), label="y"),
     ]
 
     report = run(rows)
@@ -191,7 +193,8 @@ def test_rows_that_contradict_each_other_are_reported(run, picture):
     assert "role catalogue at 1 and example here" in messages["2"]
     assert "'One' at 1 and 'Two' here" in messages["3"]
     assert "differ from those at 1" in messages["4"]
-    assert (report.num_images_added, report.num_unchanged) == (1, 1)
+    assert "label 'x' at 6 and 'y' here" in messages["7"]
+    assert (report.num_images_added, report.num_unchanged) == (2, 1)
 
 
 def test_removed_products_are_gone_from_the_next_snapshot_and_come_back_when_imported(installation, run, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -161,6 +162,34 @@ def test_the_doctor_sees_the_catalogue_and_a_damaged_release(akin, tmp_path):
 
     assert "rows.arrow" in damaged.stdout
     assert "akin index build" in damaged.stdout
+
+
+def test_a_database_of_a_newer_version_is_one_line_for_every_command(akin, tmp_path):
+    akin("catalogue", "show")
+    with sqlite3.connect(tmp_path / "home" / "akin.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+    for command in (["serve", "--port", "0"], ["demo", "--port", "0"], ["catalogue", "show"], ["index", "build"]):
+        done = akin(*command, status=1)
+        assert done.stderr.startswith("error: the database has revision '9999'")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_dry_run_makes_no_home(akin, tmp_path):
+    write_shop(tmp_path / "shop")
+
+    akin("catalogue", "import", "shop", "--dry-run")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_an_import_into_the_demos_home_is_warned_of(akin, tmp_path):
+    write_shop(tmp_path / "shop")
+    akin("catalogue", "show")
+    (tmp_path / "home" / "demo.json").write_text("{}")
+
+    assert "holds the demo's catalogue" in akin("catalogue", "import", "shop").stderr
 
 
 def test_a_server_starts_answers_and_stops_cleanly(tmp_path):

@@ -99,6 +99,21 @@ def test_never_mixes_with_another_catalogue(prepare, shop, tmp_path):
         prepare()
 
 
+def test_a_home_that_was_moved_keeps_its_sample(prepare, settings, small_sample, tmp_path):
+    first = prepare()
+    settings.home.rename(tmp_path / "moved")
+
+    assert prepare(home=tmp_path / "moved").release_id == first.release_id
+
+
+def test_a_grocery_folder_without_its_test_photos_is_named(prepare, tmp_path):
+    root = write_grocery(tmp_path / "g")
+    (root / "dataset" / "test.txt").unlink()
+
+    with pytest.raises(DemoError, match=r"lacks its test\.txt"):
+        prepare(demo_data=root)
+
+
 def test_keeps_to_the_pictures_it_was_made_with(prepare, small_sample, tmp_path):
     prepare()
 

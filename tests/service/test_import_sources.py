@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -93,6 +94,13 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ({"product_id": "a", "image": "a.png", "title": ["x"]}, "title must be a text"),
         ({"product_id": "a", "image": "a.png", "title": "x" * 1001}, "at most 1000"),
         ([1, 2], "a JSON object is needed"),
+        ({"product_id": "a", "image": "a.png", "tittle": "x"}, "unknown column 'tittle'"),
+        ({"product_id": "a", "image": "a.png", "path": "b.png"}, "two columns 'image'"),
+        ({"product_id": "a", "image": "a.png", "attributes": {"price": float("nan")}}, "NaN is no JSON number"),
+        ({"product_id": "a", "image": "a.png", "attributes": {"x": "\ud800"}}, "half a character"),
+        ({"product_id": "a", "image": "a.png", "title": "a\ud800b"}, "half a character"),
+        ({"product_id": "a", "image": "a.png", "title": "a\0b"}, "NUL"),
+        ({"product_id": "a", "image": "a.png", "attributes": {"x": "\0"}}, "NUL"),
     ],
 )
 def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
@@ -106,10 +114,45 @@ def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
     assert message in source.errors[0].message
 
 
-def test_a_line_that_is_no_json_is_reported(tmp_path):
-    source = read_import_source(write(tmp_path / "c.ndjson", '{"product_id": \n'))
+@pytest.mark.parametrize("line", ['{"product_id": ', "[" * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
+def test_a_line_that_is_no_json_is_reported(tmp_path, line):
+    source = read_import_source(write(tmp_path / "c.ndjson", line + "\n"))
 
-    assert "not JSON" in source.errors[0].message
+    assert "JSON" in source.errors[0].message
+
+
+def test_an_empty_object_empties_the_attributes_and_nothing_leaves_them(tmp_path):
+    rows = [{"product_id": "a", "image": "a.png", "attributes": {}}, {"product_id": "a", "image": "a.png"}]
+
+    emptied, left = read_import_source(write(tmp_path / "c.ndjson", "\n".join(map(json.dumps, rows)))).rows
+
+    assert (emptied.attributes, left.attributes) == ({}, None)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.png").write_bytes(png("red"))
+    (shop / "linked").symlink_to(tmp_path / "elsewhere")
+    (shop / "amber" / "loop").symlink_to(shop)
+
+    source = read_import_source(shop)
+
+    assert [row.location for row in source.rows if row.product_id == "linked"] == ["linked/x.png"]
+    assert len(source.rows) == 10
+
+
+def test_names_that_are_no_text_are_reported_escaped(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    folder = shop / os.fsdecode(b"prod\xff")
+    folder.mkdir()
+    (folder / "x.png").write_bytes(png("red"))
+
+    (error,) = read_import_source(shop).errors
+
+    error.location.encode()
+    error.message.encode()
+    assert error.location == "prod\\udcff/x.png"
 
 
 def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):

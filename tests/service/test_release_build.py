@@ -13,10 +13,13 @@ from service.errors import (
     ActivationConflict,
     EmptyCatalogue,
     InvalidRelease,
+    InvalidSetting,
     MediaError,
+    ReleaseError,
     ReleaseNotFound,
     ServiceError,
 )
+from service.installation import open_installation
 from service.release_build import build_release
 from service.release_files import load_release, read_release_facts
 from service.releases import activate_release, active_release, list_releases
@@ -179,15 +182,78 @@ def test_a_build_below_the_recall_threshold_leaves_nothing(shop, build, monkeypa
     assert active_id(shop) is None
 
 
-def test_what_a_killed_build_left_is_cleared_away(shop, build):
+def test_half_written_drafts_of_a_killed_build_are_cleared_away_and_nothing_else(shop, build):
     first = build()
-    releases_dir = shop.settings.releases_dir
-    (releases_dir / ".staging-x").mkdir()
-    (releases_dir / "20200101-000000-abcdef").mkdir()
+    (shop.settings.releases_dir / ".staging-x").mkdir()
+    (shop.settings.releases_dir / "notes-of-mine").mkdir()
 
     second = build()
 
-    assert release_folders(shop) == sorted([first.release_id, second.release_id])
+    assert release_folders(shop) == sorted(["notes-of-mine", first.release_id, second.release_id])
+
+
+def test_a_release_that_no_process_could_record_is_recorded_by_the_next_build(shop, build, monkeypatch):
+    """Also after the database was lost: what was served can be gone back to."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("service.release_build.record_release", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build()
+    (orphan,) = release_folders(shop)
+
+    second = build()
+
+    with shop.database.transaction() as session:
+        assert {release.id for release in list_releases(session)} == {orphan, second.release_id}
+        assert activate_release(session, orphan)
+
+
+def test_another_database_over_the_same_home_deletes_no_release(shop, build, tmp_path):
+    first = build()
+    other = shop.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/other.db"})
+
+    with open_installation(other) as installation, pytest.raises(EmptyCatalogue):
+        build_release(installation)
+
+    assert release_folders(shop) == [first.release_id]
+
+
+def test_a_damaged_active_model_is_told_what_else_can_be_used(shop, build):
+    release_id = build().release_id
+    with (shop.settings.releases_dir / release_id / "checkpoint" / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+
+    with pytest.raises(InvalidRelease, match=r"weights\.safetensors.*akin index build --checkpoint .*zero-shot"):
+        build_release(shop)
+
+    assert build().is_active
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(shop, build, monkeypatch):
+    first = build()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr("embedding.artifact.os.fsync", full)
+        with pytest.raises(ReleaseError, match=r"No space left.*nothing|nothing of it remains.*No space left"):
+            build()
+
+    assert release_folders(shop) == [first.release_id]
+    assert active_id(shop) == first.release_id
+    assert build().num_embedded == 0
+
+
+def test_options_that_cannot_fit_are_refused_before_anything_is_embedded(shop, build):
+    def embedded(*_):
+        raise AssertionError("too late")
+
+    with pytest.raises(InvalidSetting, match="nlist"):
+        build(options=IndexOptions(structure="ivf", nlist=1000), on_progress=embedded)
 
 
 def test_two_builds_at_once_are_refused(shop, build):

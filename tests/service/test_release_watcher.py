@@ -110,6 +110,7 @@ def test_a_server_without_any_good_release_says_why(client, shop, build):
 
     wait_for(lambda: "refused" in client.get("/readyz").json()["detail"])
     assert client.get("/readyz").status_code == 503
+    assert str(shop.settings.home) not in client.get("/readyz").text
 
 
 def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build):

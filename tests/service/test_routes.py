@@ -43,6 +43,19 @@ def test_examples_are_not_served(client):
     assert client.get(f"/media/{digest}.png").status_code == 404
 
 
+def test_a_store_that_lost_a_picture_says_nothing_of_where_it_is(client, served_home):
+    url = picture_url(client, "cedar")
+    (path,) = (served_home / "media").rglob(url.rpartition("/")[2])
+    hidden = path.rename(path.with_suffix(".hidden"))
+
+    response = client.get(url)
+
+    hidden.rename(path)
+    assert (response.status_code, response.json()["code"]) == (503, "media-unavailable")
+    assert str(served_home) not in response.text
+    assert client.get(url).status_code == 200
+
+
 def test_names_that_are_no_pictures_on_show_are_not_found(client):
     for name in ("0" * 64 + ".png", "x", "..%2f..%2fakin.db", "%2e%2e/akin.db", "a" * 5000):
         response = client.get(f"/media/{name}")
