@@ -66,9 +66,13 @@ def save_checkpoint(
         metrics=dict(metrics or {}),
         provenance={**_circumstances(), **(provenance or {})},
     )
-    with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MANIFEST_NAME) as draft:
-        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft.path / WEIGHTS_NAME)
-        save_file(golden, draft.path / GOLDEN_NAME)
+    try:
+        with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MANIFEST_NAME) as draft:
+            save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft.path / WEIGHTS_NAME)
+            save_file(golden, draft.path / GOLDEN_NAME)
+    except SafetensorError as error:
+        # What a full disk raises in there is no OSError.
+        raise OSError(f"the checkpoint {directory} cannot be written: {error}") from error
     return facts
 
 

@@ -119,7 +119,7 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
     try:
         source = Image.open(io.BytesIO(image_bytes), formats=ALLOWED_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"the image declares far too many pixels ({error}); {too_large}") from error
+        raise ImageTooLarge(f"the image declares far too many pixels; {too_large}") from error
     except UnidentifiedImageError:
         formats = ", ".join(ALLOWED_FORMATS)
         raise UnsupportedImageFormat(f"the bytes are no image in a supported format ({formats})") from None

@@ -109,7 +109,12 @@ def _connect(address: str) -> Engine:
         if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(
+            f"AKIN_DATABASE_URL needs a driver that is not installed ({error}); for PostgreSQL: "
+            "pip install 'psycopg[binary]' and postgresql+psycopg://..."
+        ) from error
+    except (ArgumentError, NoSuchModuleError) as error:
         raise InvalidSetting(f"AKIN_DATABASE_URL cannot be used: {error}") from error
     except OSError as error:
         raise DatabaseUnavailable(f"the folder of the database cannot be made: {error}") from error
@@ -157,4 +162,5 @@ def _migrate(engine: Engine) -> None:
 
 def _unavailable(engine: Engine, error: Exception) -> str:
     reason = str(getattr(error, "orig", None) or error)
-    return f"the database at {engine.url.render_as_string(hide_password=True)} cannot be used: {reason}"
+    hint = "; may this user write to its folder?" if "unable to open" in reason or "readonly" in reason else ""
+    return f"the database at {engine.url.render_as_string(hide_password=True)} cannot be used: {reason}{hint}"

@@ -19,7 +19,7 @@ from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
 from service.catalogue import count_catalogue
-from service.errors import NoActiveRelease, ServiceError
+from service.errors import DatabaseUnavailable, NoActiveRelease, ReleaseError, ServiceError
 from service.installation import open_installation
 from service.release_files import read_release_facts
 from service.releases import require_active_release
@@ -136,7 +136,15 @@ def _state(settings: Settings) -> Iterator[Finding]:
     except NoActiveRelease as error:
         yield Finding("active release", Status.NOTE, str(error), "akin index build")
     except ServiceError as error:
-        yield Finding("state", Status.PROBLEM, str(error), "see the message; a damaged release: akin index build")
+        yield Finding("state", Status.PROBLEM, str(error), _remedy_of(error))
+
+
+def _remedy_of(error: ServiceError) -> str:
+    if isinstance(error, ReleaseError):
+        return "akin release activate another one (akin release list), or akin index build"
+    if isinstance(error, DatabaseUnavailable):
+        return "see that the database runs, or that this user may write to its folder"
+    return "the finding says what to change"
 
 
 def _environment() -> Iterator[Finding]:

@@ -190,11 +190,11 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
             "parameter": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
             "in": str(detail["loc"][0]),
             "reason": detail["msg"],
-            "value": repr(detail.get("input"))[:100],
+            "value": str(detail.get("input"))[:100],
         }
         for detail in error.errors()
     ]
-    summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']})" for reason in reasons)
+    summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']!r})" for reason in reasons)
     return _problem(request, *INVALID_REQUEST, summary, errors=reasons)
 
 

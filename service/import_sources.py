@@ -20,6 +20,7 @@ from service.errors import InvalidImportSource
 from service.tables import CATALOGUE, EXAMPLE, ROLES
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
 _COLUMNS = ("product_id", "image", "title", "role", "label", "attributes")
 _COLUMN_ALIASES = {"id": "product_id", "image_path": "image", "path": "image"}
 _ATTRIBUTE_PREFIX = "attributes."
@@ -104,14 +105,21 @@ def _csv_records(path: Path) -> Iterator[tuple[int, object]]:
         names = [_COLUMN_ALIASES.get(name, name) for name in reader.fieldnames or ()]
         _check_columns(path, names)
         reader.fieldnames = names
-        for record in reader:
-            yield reader.line_num, record
+        try:
+            for record in reader:
+                yield reader.line_num, record
+        except csv.Error as error:
+            raise InvalidImportSource(
+                f"{path}, after line {reader.line_num}: {error}; nothing was imported: look for a quote that is not closed"
+            ) from error
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
     for needed in ("product_id", "image"):
         if needed not in names:
-            raise InvalidImportSource(f"{path} has no column {needed!r}; its first line must name the columns")
+            found = ", ".join(repr(name) for name in names) or "nothing"
+            hint = "; columns are parted by commas, not semicolons" if any(";" in name for name in names) else ""
+            raise InvalidImportSource(f"{path} has no column {needed!r}; its first line names {found}{hint}")
     if problem := _problem_of_names(names):
         raise InvalidImportSource(f"{path} has {problem}")
 
@@ -192,8 +200,10 @@ def _product_id(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("the product_id is empty")
     text = value.strip()
-    if len(text) > _MAX_ID_LENGTH or not text.isprintable():
-        raise ValueError(f"the product_id {_short(text)} is longer than {_MAX_ID_LENGTH} characters or not printable")
+    if len(text) > _MAX_ID_LENGTH:
+        raise ValueError(f"the product_id {_short(text)} is longer than {_MAX_ID_LENGTH} characters")
+    if not text.isprintable():
+        raise ValueError(f"the product_id {_short(text)} holds characters that cannot be printed")
     return text
 
 
@@ -240,7 +250,11 @@ def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
     if not isinstance(attributes, dict):
         raise ValueError(f"the attributes must be a JSON object, got {_short(value)}")
     attributes = {**attributes, **single}
-    _check_text("attributes", json.dumps(attributes, ensure_ascii=False).replace("\\u0000", "\0"))
+    try:
+        text = json.dumps(attributes, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:  # 1e999 is read as infinity
+        raise ValueError(f"the attributes hold a number that is no JSON number: {_short(attributes)}") from error
+    _check_text("attributes", text.replace("\\u0000", "\0"))
     return attributes
 
 
@@ -300,7 +314,9 @@ def _read_folders(path: Path) -> ImportSource:
         parts = file.relative_to(path).parts
         # Names of old archives may be no text; in messages and reports they are shown escaped.
         location = "/".join(parts).encode("utf-8", "backslashreplace").decode()
-        if file.suffix.lower() not in IMAGE_ENDINGS:
+        if file.suffix.lower() in _UNREAD_IMAGE_ENDINGS:
+            errors.append(RowError(location, f"{file.suffix} pictures are not read; save it as JPEG, PNG or WebP"))
+        elif file.suffix.lower() not in IMAGE_ENDINGS:
             num_ignored += 1
         elif len(parts) == 1:
             errors.append(RowError(location, "the picture lies in no product's folder; move it into one"))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
+from embedding.errors import EmbeddingError
+from index.errors import VectorIndexError
 from service.database import Database
 from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
@@ -84,7 +86,7 @@ class ReleaseWatcher:
         self._refused = (release_id, version)
         self._retry_at = time.monotonic() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
-        known = isinstance(error, ServiceError)
+        known = isinstance(error, ServiceError | EmbeddingError | VectorIndexError)
         reason = str(error) if known else f"release {release_id} could not be loaded; the log has the reason"
         self._live.refusal = reason
         log.error("release_refused", release_id=release_id, reason=reason, exc_info=None if known else error)

@@ -20,6 +20,7 @@ from service.errors import BodyTooLarge, EmptyBody, InvalidBase64, InvalidForm, 
 from service.schemas import DEFAULT_K, MAX_K, JSONQuery
 
 IMAGE_FIELD = "image"
+_PARAMETERS = ("k", "min_score")
 # What a form needs around its picture: boundaries, headers, other fields.
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _READS = "multipart/form-data with a file field 'image', image/* or application/json"
@@ -41,6 +42,7 @@ async def read_search_query(
 
     Raises a RequestError that says what is wrong and what would be right.
     """
+    _check_parameters([name for name, _ in request.query_params.multi_items()])
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     given = {"k": k, "min_score": min_score}
     if content_type == "multipart/form-data":
@@ -61,6 +63,14 @@ async def read_search_query(
     if not image_bytes:
         raise EmptyBody("the picture is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
+
+
+def _check_parameters(names: list[str]) -> None:
+    for name in names:
+        if name not in _PARAMETERS:
+            raise InvalidParameter(f"the address has an unknown parameter {name!r}; parameters are k and min_score")
+        if names.count(name) > 1:
+            raise InvalidParameter(f"the address has the parameter {name!r} twice")
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -100,6 +110,10 @@ async def _from_form(request: Request, body: bytes) -> tuple[bytes, dict[str, fl
         raise InvalidForm(f"the form cannot be read: {error!r}") from error
     try:
         upload = form.get(IMAGE_FIELD)
+        if isinstance(upload, str):
+            raise InvalidForm(
+                f"the field {IMAGE_FIELD!r} came as text, not as a file; with curl write -F {IMAGE_FIELD}=@photo.jpg"
+            )
         if not isinstance(upload, UploadFile):
             found = ", ".join(repr(name) for name in form) or "none"
             raise InvalidForm(f"the form has no file field {IMAGE_FIELD!r} (fields: {found})")
@@ -115,7 +129,7 @@ async def _from_form(request: Request, body: bytes) -> tuple[bytes, dict[str, fl
 
 def _check_form_fields(names: list[str]) -> None:
     for name in names:
-        if name not in (IMAGE_FIELD, "k", "min_score"):
+        if name not in (IMAGE_FIELD, *_PARAMETERS):
             raise InvalidForm(f"the form has an unknown field {name!r}; fields are {IMAGE_FIELD}, k and min_score")
         if names.count(name) > 1:
             raise InvalidForm(f"the form has the field {name!r} twice")
@@ -140,7 +154,8 @@ def _from_json(body: bytes) -> tuple[bytes, dict[str, float | None]]:
         query = JSONQuery.model_validate_json(body)
     except ValidationError as error:
         reasons = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']}" for detail in error.errors()
+            f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']} (got {detail['input']!r:.80})"
+            for detail in error.errors()
         )
         raise InvalidParameter(f"the JSON body cannot be used: {reasons}") from error
     text = query.image

@@ -69,8 +69,10 @@ class JSONQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str = Field(description="The picture file, base64; a data: URL is read too.")
-    k: int | None = Field(None, ge=1, le=MAX_K, description="How many products.")
-    min_score: float | None = Field(None, ge=-1, le=1, description="Leave out what scores less.")
+    k: int | None = Field(None, ge=1, le=MAX_K, strict=True, description="How many products.")
+    min_score: float | None = Field(
+        None, ge=-1, le=1, strict=True, allow_inf_nan=False, description="Leave out what scores less."
+    )
 
 
 class Problem(BaseModel):

@@ -18,7 +18,9 @@ class Settings(BaseSettings):
     """Deployment configuration, read once from AKIN_* variables and .env."""
 
     # "ignore": one .env also serves Compose; unknown AKIN_* names are warned about at start.
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     home: Path = Field(Path("akin-data"), description="Folder of all state.")
     database_url: str = Field("", description="SQLAlchemy address; empty: SQLite under the home folder.")

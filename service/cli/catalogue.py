@@ -87,13 +87,14 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     from service.installation import open_installation
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
+    settings = load_settings()
+    with open_installation(settings) as installation, installation.database.reading() as session:
         counts = count_catalogue(session)
     if json:
         print_json(asdict(counts))
         return
     pictures = ", ".join(f"{number} pictures of role {role}" for role, number in counts.num_images.items())
-    output.print(f"{counts.num_products} products, {pictures} (change {counts.watermark})", highlight=False)
+    output.print(f"{counts.num_products} products, {pictures} (in {settings.home.absolute()})", highlight=False)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What commands print with: results on standard output, everything else on standard error."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
@@ -36,7 +39,10 @@ def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+    if not notes.is_terminal:
+        yield _occasional_lines(title, unit)
+        return
+    with Progress(*columns, console=notes) as progress:
         tasks: list[TaskID] = []
 
         def move(done: int, total: int) -> None:
@@ -46,3 +52,16 @@ def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, 
             progress.update(tasks[0], completed=done, total=total)
 
         yield move
+
+
+def _occasional_lines(title: str, unit: str) -> Callable[[int, int], None]:
+    """Say every ten seconds how far it is: for logs, where a bar would be noise and silence a riddle."""
+    last = time.monotonic()
+
+    def move(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            notes.print(f"{title}: {done} of {total} {unit}", highlight=False)
+
+    return move

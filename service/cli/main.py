@@ -65,6 +65,7 @@ def _root(
 @app.command()
 def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
+    from embedding.embedder import choose_device
     from service.app import create_app
     from service.installation import open_installation
     from service.observability import configure_logging
@@ -74,7 +75,8 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
-    # A database or store that cannot be used is told here, and not in the log of a server that then ends.
+    # A device, database or store that cannot be used is told here, and not in the log of a server that then ends.
+    choose_device(settings.device, settings.precision)
     with open_installation(settings):
         pass
     with listen(host or settings.host, settings.port if port is None else port) as listener:

@@ -68,16 +68,17 @@ def built_table(built: BuiltRelease) -> Table:
 def releases_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Show all releases."""
     table = Table()
-    for name in ("release", "active", "created", "products", "pictures", "space"):
+    # Ids are copied from here: never shortened, however narrow the terminal.
+    table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"]) for row in rows), default=0))
+    for name in ("active", "created", "products", "pictures"):
         table.add_column(name)
     for row in rows:
         table.add_row(
             row["release_id"],
             "[green]yes[/]" if row["is_active"] else "",
-            row["created_at"],
+            row["created_at"][:16].replace("T", " "),
             str(row["num_products"]),
             str(row["num_images"]),
-            row["space_id"],
         )
     return table
 

@@ -11,12 +11,14 @@ from service.schemas import Liveness, Problem, Readiness, Version
 router = APIRouter(tags=["health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Liveness:
     """Say that the process runs."""
     return Liveness()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
 async def readyz(parts: PartsDep) -> Readiness:
     """Say that searches are answered, and by which release."""
@@ -24,6 +26,7 @@ async def readyz(parts: PartsDep) -> Readiness:
     return Readiness(status="ready", release_id=engine.release_id, warning=parts.live.refusal)
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version")
 async def version_of_all(parts: PartsDep) -> Version:
     """Say which versions of Akin, its model and its catalogue run here."""

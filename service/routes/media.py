@@ -34,6 +34,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.head(f"{MEDIA_PATH}/{{name}}", include_in_schema=False)
 @router.get(f"{MEDIA_PATH}/{{name}}", response_class=Response, responses=_PROBLEMS)
 async def media(request: Request, parts: PartsDep, name: str) -> Response:
     """Return a picture that results show; pictures of role `example` are never served."""

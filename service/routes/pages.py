@@ -15,6 +15,7 @@ _CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' blob:; frame-ance
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
 async def start_page(request: Request, parts: PartsDep) -> Response:
     """Show the page: drop or choose a picture, see the products."""
@@ -22,6 +23,7 @@ async def start_page(request: Request, parts: PartsDep) -> Response:
     context = {
         "root_path": request.scope.get("root_path", ""),
         "release": release.facts if release else None,
+        "refusal": parts.live.refusal,
         "image_endings": ",".join(sorted(IMAGE_ENDINGS)),
         "max_image_bytes": parts.settings.max_image_bytes,
     }

@@ -68,6 +68,7 @@ def test_from_pictures_to_an_answer(akin, tmp_path):
     assert (len(found["hits"]), found["hits"][0]["product_id"]) == (2, "cedar")
     assert "cedar" in table
     assert [release["is_active"] for release in releases] == [False, True]
+    assert second["release_id"] in akin("release", "list", COLUMNS="40").stdout
     assert shown["release_id"] == second["release_id"] == without["release_id"]
     assert {hit["product_id"] for hit in without["hits"]} == {"amber", "birch"}
     assert "2 products, 4 pictures of role catalogue" in akin("catalogue", "show").stdout
@@ -124,6 +125,7 @@ def test_settings_that_cannot_be_used_are_named(akin):
     assert "AKIN_PORT=99999" in akin("serve", status=1, AKIN_PORT="99999").stderr
     assert "AKIN_HOEM is set, but" in akin("catalogue", "show", AKIN_HOEM="x").stderr
     assert "AKIN_HOME=/proc/x" in akin("catalogue", "show", status=1, AKIN_HOME="/proc/x").stderr
+    assert "sees 0 CUDA devices" in akin("serve", "--port", "0", status=1, AKIN_DEVICE="cuda:7").stderr
     assert "AKIN_DEVICE" in akin("doctor", status=1, AKIN_DEVICE="tpu").stdout
 
 

@@ -34,11 +34,13 @@ def test_reads_a_folder_per_product(tmp_path):
 def test_a_picture_outside_of_product_folders_is_named(tmp_path):
     shop = write_shop(tmp_path / "shop")
     (shop / "loose.png").write_bytes(png("red"))
+    (shop / "amber" / "phone.heic").write_bytes(b"")
 
-    (error,) = read_import_source(shop).errors
+    phone, error = read_import_source(shop).errors
 
     assert error.location == "loose.png"
     assert "move it into one" in error.message
+    assert (phone.location, "save it as JPEG" in phone.message) == ("amber/phone.heic", True)
 
 
 def test_reads_csv_with_roles_and_attributes(tmp_path):
@@ -83,7 +85,7 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ({"image": "a.png"}, "product_id is empty"),
         ({"product_id": "  ", "image": "a.png"}, "product_id is empty"),
         ({"product_id": "x" * 201, "image": "a.png"}, "longer than 200"),
-        ({"product_id": "a\x00b", "image": "a.png"}, "not printable"),
+        ({"product_id": "a\x00b", "image": "a.png"}, "cannot be printed"),
         ({"product_id": True, "image": "a.png"}, "product_id is empty"),
         ({"product_id": "a"}, "image is empty"),
         ({"product_id": "a", "image": 3}, "image is empty"),
@@ -112,6 +114,12 @@ def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
     assert [item.product_id for item in source.rows] == ["good"]
     assert source.errors[0].location == "c.ndjson:1"
     assert message in source.errors[0].message
+
+
+def test_numbers_beyond_json_are_reported(tmp_path):
+    lines = '{"product_id": "a", "image": "a.png", "attributes": {"x": 1e999}}\n'
+
+    assert "no JSON number" in read_import_source(write(tmp_path / "c.ndjson", lines)).errors[0].message
 
 
 @pytest.mark.parametrize("line", ['{"product_id": ', "[" * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
@@ -166,10 +174,11 @@ def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
     [
         ("c.csv", "title,image\n", "no column 'product_id'"),
         ("c.csv", "product_id,title\n", "no column 'image'"),
-        ("c.csv", "", "no column 'product_id'"),
+        ("c.csv", "", "no column 'product_id'; its first line names nothing"),
         ("c.csv", "product_id,image,tittle\n", r"unknown column 'tittle'.*attributes\.tittle"),
         ("c.csv", "product_id,image,image\n", "two columns 'image'"),
-        ("c.csv", 'product_id,image\na,"b', "cannot be read"),
+        ("c.csv", 'product_id,image\na,"b', "after line 1: .*quote that is not closed"),
+        ("c.csv", "product_id;image\n", "commas, not semicolons"),
         ("c.xlsx", "", "neither a folder nor"),
     ],
 )

@@ -24,6 +24,12 @@ def test_health_routes(client):
     assert (version["num_products"], version["num_images"]) == (3, 6)
 
 
+def test_head_is_answered_wherever_get_is(client):
+    for path in ("/", "/livez", "/readyz", "/version", picture_url(client)):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+
+
 def test_pictures_are_served_with_safe_headers(client):
     response = client.get(picture_url(client))
 

@@ -141,6 +141,24 @@ def test_min_score_out_of_range_is_named(client, min_score):
         assert "min_score" in problem["detail"]
 
 
+@pytest.mark.parametrize(("query", "message"), [("kk=3", "unknown parameter 'kk'"), ("k=5&k=6", "'k' twice")])
+def test_parameters_that_would_be_lost_are_refused(client, query, message):
+    problem = problem_of(client.post(f"/search?{query}", files={"image": PICTURE}))
+
+    assert problem["code"] == "invalid-request"
+    assert message in problem["detail"]
+
+
+@pytest.mark.parametrize("body", ['"k": true', '"k": "3"', '"k": 0', '"min_score": NaN', '"min_score": "1"'])
+def test_json_values_of_another_type_are_named_with_their_value(client, body):
+    content = f'{{"image": "{base64.b64encode(PICTURE).decode()}", {body}}}'
+
+    problem = problem_of(client.post("/search", content=content, headers={"Content-Type": "application/json"}))
+
+    assert problem["code"] == "invalid-request"
+    assert "(got " in problem["detail"] or "NaN" in problem["detail"]
+
+
 def test_a_parameter_given_twice_is_refused(client):
     problem = problem_of(client.post("/search?k=2", files={"image": PICTURE}, data={"k": "3"}))
 
@@ -194,7 +212,7 @@ def test_form_fields_that_mean_nothing(client):
     many = client.post("/search", files=[("image", ("a", PICTURE)), *[("k", (None, "1"))] * 50])
 
     assert "unknown field 'top'" in problem_of(unknown)["detail"]
-    assert "no file field 'image'" in problem_of(text_in_place_of_a_file)["detail"]
+    assert "image=@photo.jpg" in problem_of(text_in_place_of_a_file)["detail"]
     assert "'k' twice" in problem_of(twice)["detail"]
     assert problem_of(many)["code"] == "invalid-form"
 

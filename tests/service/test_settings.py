@@ -42,6 +42,13 @@ def test_a_bad_value_is_named_with_its_variable(monkeypatch, name, value):
         load_settings()
 
 
+def test_an_empty_value_is_none_given(monkeypatch):
+    monkeypatch.setenv("AKIN_HOME", "")
+    monkeypatch.setenv("AKIN_PORT", "")
+
+    assert load_settings() == Settings()
+
+
 def test_unknown_names_are_listed(monkeypatch):
     monkeypatch.setenv("AKIN_HOEM", "x")
     monkeypatch.setenv("AKIN_HOME", "x")
