@@ -110,7 +110,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, object]]:
                 yield reader.line_num, record
         except csv.Error as error:
             raise InvalidImportSource(
-                f"{path}, after line {reader.line_num}: {error}; nothing was imported: look for a quote that is not closed"
+                f"{path}, after line {reader.line_num}: {error}; nothing was imported, a quote may not be closed"
             ) from error
 
 

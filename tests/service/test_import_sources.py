@@ -177,7 +177,7 @@ def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
         ("c.csv", "", "no column 'product_id'; its first line names nothing"),
         ("c.csv", "product_id,image,tittle\n", r"unknown column 'tittle'.*attributes\.tittle"),
         ("c.csv", "product_id,image,image\n", "two columns 'image'"),
-        ("c.csv", 'product_id,image\na,"b', "after line 1: .*quote that is not closed"),
+        ("c.csv", 'product_id,image\na,"b', "after line 1: .*quote may not be closed"),
         ("c.csv", "product_id;image\n", "commas, not semicolons"),
         ("c.xlsx", "", "neither a folder nor"),
     ],
