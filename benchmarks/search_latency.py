@@ -24,7 +24,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
@@ -33,7 +32,7 @@ from index.structures import IndexOptions
 from service.catalogue import CatalogueImage, CatalogueSnapshot
 from service.database import now
 from service.engine import SearchEngine
-from service.inference import InferenceThread
+from service.inference import InferenceThread, run_in_own_thread
 from service.installation import Installation, open_installation
 from service.media import MediaName
 from service.release_files import LoadedRelease, load_release, write_release
@@ -57,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder) / "home", log_level="warning")
         with open_installation(settings) as installation:
-            release = publish_release(installation, arguments.num_products)
+            release = run_in_own_thread(lambda: publish_release(installation, arguments.num_products))
         queries = query_images(16)
         with served(settings) as address:
             figures = measure(release, settings, address, queries, arguments.num_requests)
@@ -126,39 +125,64 @@ def measure(
     release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
     """Time every stage; a figure is {p50, p95 in ms, per_second}."""
+    # Each part in a thread that ends: see service/inference.py for what two threads with a network do to each other.
+    figures = run_in_own_thread(lambda: measure_parts(release, address, queries, num_requests))
+    figures |= measure_pipeline(release, settings, queries, num_requests)
+    figures |= run_in_own_thread(lambda: measure_throughput(release.embedder, address, queries, num_requests))
+    return figures
+
+
+def measure_parts(
+    release: LoadedRelease, address: str, queries: list[bytes], num_requests: int
+) -> dict[str, dict[str, float]]:
+    """Time the parts of a search and the search over HTTP, one of each in turn."""
     embedder, index = release.embedder, release.index
     pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
     embeddings = [embedder.embed_pixels(picture[None])[0] for picture in pixels]
-    inference, pool = InferenceThread(), ThreadPoolExecutor(settings.decode_workers)
-    engine = SearchEngine(release, inference, decoders=pool, searchers=pool, limits=DecodingLimits())
-    loop = asyncio.new_event_loop()
-    stages: dict[str, Callable[[int], object]] = {
-        "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),
-        "forward": lambda n: embedder.embed_pixels(pixels[n][None]),
-        "search": lambda n: index.search_products(embeddings[n], K),
-        "pipeline": lambda n: loop.run_until_complete(engine.search(queries[n], K, None)),
-    }
     with httpx.Client(base_url=address, timeout=60) as client:
-        stages["/search, 1 client"] = lambda n: search_over_http(client, queries[n])
-        # One of each in turn: the speed of a shared machine drifts by half within seconds.
+        stages: dict[str, Callable[[int], object]] = {
+            # The network first: its worker threads go on spinning for a moment, which must not fall on the server.
+            "forward": lambda n: embedder.embed_pixels(pixels[n][None]),
+            "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),
+            "search": lambda n: index.search_products(embeddings[n], K),
+            "/search, 1 client": lambda n: search_over_http(client, queries[n]),
+        }
+        # In turn, since the speed of a shared machine drifts by half within seconds.
         seconds: dict[str, list[float]] = {name: [] for name in stages}
         for n in range(num_requests):
             for name, stage in stages.items():
                 start = time.perf_counter()
                 stage(n % len(queries))
                 seconds[name].append(time.perf_counter() - start)
-    figures = {name: figure(times, sum(times)) for name, times in seconds.items()}
-    figures |= measure_throughput(embedder, pixels, address, queries, num_requests)
+    return {name: figure(times, sum(times)) for name, times in seconds.items()}
+
+
+def measure_pipeline(
+    release: LoadedRelease, settings: Settings, queries: list[bytes], num_requests: int
+) -> dict[str, dict[str, float]]:
+    """Time the search in this process, with its threads and without HTTP."""
+
+    async def run() -> list[float]:
+        times = []
+        for n in range(num_requests):
+            start = time.perf_counter()
+            await engine.search(queries[n % len(queries)], K, None)
+            times.append(time.perf_counter() - start)
+        return times
+
+    inference = InferenceThread()
+    with ThreadPoolExecutor(settings.decode_workers) as decoders, ThreadPoolExecutor(1) as searchers:
+        engine = SearchEngine(release, inference, decoders=decoders, searchers=searchers, limits=DecodingLimits())
+        times = asyncio.run(run())
     inference.close()
-    pool.shutdown()
-    loop.close()
-    return figures
+    return {"pipeline in process": figure(times, sum(times))}
 
 
 def measure_throughput(
-    embedder: ImageEmbedder, pixels: list[NDArray[np.uint8]], address: str, queries: list[bytes], num_requests: int
+    embedder: ImageEmbedder, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
     """Time the bare network and many clients, in rounds of each in turn."""
+    pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
     singles: list[float] = []
     batches: list[float] = []
     many: dict[int, list[float]] = {clients: [] for clients in CLIENTS}

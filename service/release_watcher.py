@@ -11,6 +11,7 @@ from index.errors import VectorIndexError
 from service.database import Database
 from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
+from service.inference import run_in_own_thread
 from service.release_files import LoadedRelease
 from service.releases import active_release
 
@@ -58,7 +59,7 @@ class ReleaseWatcher:
                 return
             start = time.perf_counter()
             try:
-                engine = self._make_engine(await asyncio.to_thread(self._load, release_id))
+                engine = self._make_engine(await asyncio.to_thread(self._load_aside, release_id))
                 await engine.warm_up()
             except Exception as error:  # noqa: BLE001  # logged, and the previous release goes on serving
                 self._refuse(release_id, version, error)
@@ -72,6 +73,10 @@ class ReleaseWatcher:
         self._refused, self._retry_seconds = None, _FIRST_RETRY_SECONDS
         self._live.replace(engine)
         log.info("release_loaded", release_id=release_id, seconds=round(time.perf_counter() - start, 3))
+
+    def _load_aside(self, release_id: str) -> LoadedRelease:
+        # Its golden samples run the network.
+        return run_in_own_thread(lambda: self._load(release_id))
 
     def _active(self) -> tuple[str | None, int]:
         with self._database.reading() as session:

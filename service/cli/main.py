@@ -135,6 +135,7 @@ def demo(
     """
     from service.app import create_app
     from service.demo import check_demo, prepare_demo
+    from service.inference import run_in_own_thread
     from service.installation import open_installation
     from service.observability import configure_logging
     from service.server import address_of, listen, running
@@ -150,7 +151,8 @@ def demo(
     # The port first: one in use is told before any work. A check takes any free one.
     with listen(settings.host, 0 if check else settings.port if port is None else port) as listener:
         with open_installation(settings) as installation, progress_bar("Working") as move:
-            prepared = prepare_demo(installation, announce=announce, on_progress=move)
+            # Not in this thread, which goes on to serve.
+            prepared = run_in_own_thread(lambda: prepare_demo(installation, announce=announce, on_progress=move))
         application = create_app(settings)
         if check:
             with running(application, listener) as address:

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from service.inference import InferenceThread
+from service.inference import InferenceThread, run_in_own_thread
 from tests.fakes import MeanColourEmbedder
 
 
@@ -96,6 +96,17 @@ def test_a_cancelled_caller_frees_its_place(inference):
         return embedder.batches
 
     assert asyncio.run(run()) == [1, 1]
+
+
+def test_work_on_the_side_leaves_no_thread_behind():
+    """OpenMP keeps workers for every living thread that has run a network, and slows all of them down."""
+    before = set(threading.enumerate())
+
+    assert run_in_own_thread(lambda: threading.current_thread().name) == "own"
+    with pytest.raises(ZeroDivisionError):
+        run_in_own_thread(lambda: 1 / 0)
+
+    assert {thread for thread in threading.enumerate() if thread.is_alive()} <= before
 
 
 def test_an_error_reaches_every_caller_and_the_thread_lives_on(inference):
