@@ -5,7 +5,7 @@ network uses all cores by itself and two at once would only slow each other down
 
 And no other thread that is still there may ever have run one: OpenMP keeps worker threads for each thread that has,
 and once these are more than the cores, its runtime lets them sleep between two steps of a network, which makes a
-forward pass twice as slow for good (13 against 29 ms on 2 cores). `run_in_own_thread` is for such work on the side.
+forward pass up to twice as slow (benchmarks/network_threads.py). `run_in_own_thread` is for such work on the side.
 """
 
 import asyncio
