@@ -1,6 +1,7 @@
 """Backbones by name, and where their pretrained weights come from.
 
 * `efficientnet_lite0`: our own module; its ImageNet weights come with the extra `offline`, no network needed.
+* `conv4`: four layers for pictures of 32 pixels, to be trained from scratch; it has no pretrained weights.
 * `resnet50`, `convnext_tiny`, ...: torchvision's convolutional networks; weights are downloaded once.
 * `timm/NAME`: any network of timm, transformers included (extra `timm`); weights are downloaded once.
 
@@ -17,12 +18,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from embedding.conv4 import Conv4
 from embedding.efficientnet_lite import EfficientNetLite0
 from embedding.errors import MissingWeights, UnknownBackbone
 from embedding.preprocessing import Interpolation, Preprocessing
 from embedding.torchvision_library import load_torchvision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+SMALL_BACKBONE = "conv4"
 TIMM_PREFIX = "timm/"
 
 # Families of torchvision whose convolutional part can be cut out by name.
@@ -50,6 +53,8 @@ def create_backbone(name: str, *, pretrained: bool) -> LoadedBackbone:
     """
     if name == DEFAULT_BACKBONE:
         return _lite0(pretrained=pretrained)
+    if name == SMALL_BACKBONE:
+        return _conv4(pretrained=pretrained)
     if name.startswith(TIMM_PREFIX):
         return _from_timm(name, pretrained=pretrained)
     return _from_torchvision(name, pretrained=pretrained)
@@ -82,6 +87,17 @@ def _lite0(*, pretrained: bool) -> LoadedBackbone:
         # The classifier for ImageNet's 1000 classes is of no use here.
         module.load_state_dict({key: value for key, value in weights.items() if not key.startswith("_fc.")})
     return LoadedBackbone(module, module.num_channels, _LITE0_PREPROCESSING)
+
+
+def _conv4(*, pretrained: bool) -> LoadedBackbone:
+    if pretrained:
+        raise MissingWeights(
+            f"{SMALL_BACKBONE} has no pretrained weights; train it from scratch (network.weights = \"random\"), or use "
+            f"{DEFAULT_BACKBONE!r}"
+        )
+    module = Conv4()
+    preprocessing = Preprocessing(image_size=32, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return LoadedBackbone(module, module.num_channels, preprocessing)
 
 
 def _from_torchvision(name: str, *, pretrained: bool) -> LoadedBackbone:

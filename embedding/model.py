@@ -122,6 +122,7 @@ class EmbeddingModel(nn.Module):
         self.pooling = GeMPooling() if architecture.pooling == "gem" else AveragePooling()
         is_linear = architecture.head == "linear"
         self.head = LinearHead(num_channels, architecture.embedding_dim) if is_linear else nn.Identity()
+        self.num_channels = num_channels
         self.embedding_dim = architecture.embedding_dim if is_linear else num_channels
         self.architecture = dataclasses.replace(architecture, embedding_dim=self.embedding_dim)
 
@@ -133,6 +134,37 @@ class EmbeddingModel(nn.Module):
         """Return the embeddings of normalised pictures."""
         # Lengths are measured in float32, whatever precision the backbone runs in.
         return F.normalize(self.head(self.pool(images_NCHW)).float(), dim=1)
+
+
+class HeadNetwork(nn.Module):
+    """The end of an EmbeddingModel alone: unit pooled features [N, C] to its embeddings [N, D].
+
+    It shares the head's weights with the model, so that training it trains the model.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, pooled_NC: Tensor) -> Tensor:
+        """Return what the whole model gives for pictures with these pooled features."""
+        return F.normalize(self.head(pooled_NC).float(), dim=1)
+
+
+def without_head(model: EmbeddingModel) -> EmbeddingModel:
+    """Return the model whose embedding is the pooled feature; backbone and pooling are shared, not copied."""
+    architecture = dataclasses.replace(model.architecture, head="none", embedding_dim=0)
+    headless = EmbeddingModel(architecture, model.backbone, model.num_channels)
+    headless.pooling = model.pooling
+    return headless
+
+
+def with_linear_head(model: EmbeddingModel, embedding_dim: int) -> EmbeddingModel:
+    """Return the model with a new linear head of random weights; backbone and pooling are shared, not copied."""
+    architecture = dataclasses.replace(model.architecture, head="linear", embedding_dim=embedding_dim)
+    headed = EmbeddingModel(architecture, model.backbone, model.num_channels)
+    headed.pooling = model.pooling
+    return headed
 
 
 def create_model(architecture: Architecture, *, pretrained: bool) -> tuple[EmbeddingModel, Preprocessing]:

@@ -1,0 +1,48 @@
+"""What can go wrong between labelled images and a checkpoint.
+
+TrainingError
+├── InvalidDataset           what is to be trained on cannot be read, or has no layout that is known
+│   ├── InvalidSnapshot      a snapshot whose files are not what its manifest says
+│   └── UnfitData            it can be read but not trained on: too few classes, an empty split, broken rows
+├── InvalidConfig            a knob that does not exist, or has a value that cannot be used
+├── InvalidRun               a run's folder that cannot be continued or read
+├── InvalidEmbeddings        what is to be evaluated has wrong shapes, labels or values
+├── TrainingDiverged         the loss is no number any more
+└── DeviceLost               the accelerator failed or ran out of memory
+"""
+
+
+class TrainingError(Exception):
+    """Base of every error of this room; its message is safe to show to a client."""
+
+
+class InvalidDataset(TrainingError):
+    """A path to train on is missing, damaged or of no layout that is known."""
+
+
+class InvalidSnapshot(InvalidDataset):
+    """A snapshot's files are not what its manifest says."""
+
+
+class UnfitData(InvalidDataset):
+    """The data can be read, but nothing can be learnt or measured with them."""
+
+
+class InvalidConfig(TrainingError):
+    """A knob that does not exist, or a value that it cannot take."""
+
+
+class InvalidRun(TrainingError):
+    """A run's folder cannot be continued or read."""
+
+
+class InvalidEmbeddings(TrainingError):
+    """Embeddings or labels have shapes or values that cannot be evaluated."""
+
+
+class TrainingDiverged(TrainingError):
+    """The loss is no number any more."""
+
+
+class DeviceLost(TrainingError):
+    """The accelerator failed or ran out of memory."""

@@ -1,0 +1,1 @@
+"""Losses of metric learning on the allowed pairs of a batch."""
