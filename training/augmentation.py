@@ -1,0 +1,105 @@
+"""Augmentation of whole batches on the device: random resized crop, flip, colour.
+
+What is random is drawn on the host, a few numbers a picture, so that a seed gives the same pictures on every device and
+each of several processes can draw for the whole batch and apply its own share.
+
+Shape legend: B pictures, H height, W width.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from embedding.preprocessing import Preprocessing
+from training.config import AugmentationConfig
+
+# Weights of red, green and blue in grey (ITU-R BT.601), as Pillow takes them.
+_GREY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How each picture of a batch is varied; the neutral values leave it as it is."""
+
+    crop: Tensor  # [B, 4] centre x, centre y, width, height of the crop; the picture spans -1..1
+    colour: Tensor  # [B, 3] factors of brightness, contrast and saturation
+
+    def __getitem__(self, rows: slice) -> "Draws":
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.crop)
+
+
+def uncropped(preprocessing: Preprocessing) -> Preprocessing:
+    """Return how pictures are cached for training: the whole centre square, at the scale of the evaluation's crop.
+
+    What lies outside the centre square is never trained on, nor is it evaluated.
+    """
+    if preprocessing.crop_fraction == 1:
+        return preprocessing
+    size = round(preprocessing.image_size / preprocessing.crop_fraction)
+    return replace(preprocessing, crop_fraction=1.0, image_size=size)
+
+
+class Augmentation:
+    """Random variations of training pictures."""
+
+    def __init__(self, config: AugmentationConfig, preprocessing: Preprocessing) -> None:
+        self._config = config
+        self._preprocessing = preprocessing
+        self._has_colour = max(config.brightness, config.contrast, config.saturation, config.grey) > 0
+
+    def draw(self, num_images: int, generator: torch.Generator, is_plain: Tensor | None = None) -> Draws:
+        """Draw variations for a batch; pictures marked in `is_plain` [B] stay as they are.
+
+        Area and shape of a crop are drawn like torchvision's RandomResizedCrop: area uniform, logarithm of the
+        ratio uniform, a crop that does not fit is cut to the picture.
+        """
+        config = self._config
+        uniform = torch.rand(num_images, 10, generator=generator)
+        area = config.crop_area_min + uniform[:, 0] * (config.crop_area_max - config.crop_area_min)
+        ratio = torch.exp((2 * uniform[:, 1] - 1) * math.log(config.crop_ratio))
+        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        centre_x = (2 * uniform[:, 2] - 1) * (1 - width)
+        centre_y = (2 * uniform[:, 3] - 1) * (1 - height)
+        # A negative width is a mirrored crop.
+        width = torch.where(uniform[:, 4] < config.flip, -width, width)
+        crop = torch.stack([centre_x, centre_y, width, height], dim=1)
+        strengths = torch.tensor([config.brightness, config.contrast, config.saturation])
+        colour = 1 + (2 * uniform[:, 5:8] - 1) * strengths
+        colour[:, 2] = torch.where(uniform[:, 8] < config.grey, 0.0, colour[:, 2])
+        if is_plain is not None:
+            crop = torch.where(is_plain[:, None], torch.tensor([0.0, 0.0, 1.0, 1.0]), crop)
+            colour = torch.where(is_plain[:, None], 1.0, colour)
+        return Draws(crop, colour)
+
+    def apply(self, pixels_BHWC: Tensor, draws: Draws) -> Tensor:
+        """Vary uint8 pictures [B, H, W, 3] and return the network's normalised input [B, 3, H, W]."""
+        device = pixels_BHWC.device
+        images = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
+        centre_x, centre_y, width, height = draws.crop.to(device, non_blocking=True).unbind(1)
+        zero = torch.zeros_like(width)
+        matrix = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(-1, 2, 3)
+        # A crop is never larger than the picture, so it is only ever enlarged and needs no antialiasing.
+        size = self._preprocessing.image_size
+        grid = F.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if self._has_colour:
+            images = _recolour(images, draws.colour.to(device, non_blocking=True))
+        mean = torch.tensor(self._preprocessing.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(self._preprocessing.std, device=device).view(1, 3, 1, 1)
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _recolour(images: Tensor, factors: Tensor) -> Tensor:
+    brightness, contrast, saturation = (factors[:, number].view(-1, 1, 1, 1) for number in range(3))
+    images = images * brightness
+    weights = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
+    grey = (images * weights).sum(dim=1, keepdim=True)
+    images = torch.lerp(grey.mean(dim=(2, 3), keepdim=True).expand_as(images), images, contrast)
+    grey = (images * weights).sum(dim=1, keepdim=True)
+    return torch.lerp(grey.expand_as(images), images, saturation).clamp(0, 1)

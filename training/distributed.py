@@ -1,0 +1,100 @@
+"""Several processes, one GPU each (torchrun): the same run as one process with the whole batch.
+
+Every process draws the same batch and embeds its own share of it; embeddings are gathered, and each process computes
+the loss of the whole batch, so that active pairs are counted globally. A process's own rows carry the gradient, times
+the number of processes, since DistributedDataParallel averages over them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True for the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def share_of(self, num_rows: int) -> slice:
+        """Return the rows of a batch that this process embeds: equal, contiguous shares."""
+        each = num_rows // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Average the gradients of `network` over the processes; alone, return it as it is."""
+        if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
+            return network
+        # Buffers are equal already: batch norm is frozen, or each process has its own statistics as is usual.
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+    def gather(self, embeddings_ND: Tensor) -> Tensor:
+        """Return the embeddings of the whole batch, in its order."""
+        if self.size == 1:
+            return embeddings_ND
+        gathered: Tensor = _Gather.apply(embeddings_ND, self)  # type: ignore[no-untyped-call]  # torch has no types here
+        return gathered
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Say whether `flag` is set in any process."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([int(flag)], device=device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let the first process fill caches; the others then find them."""
+        if self.size > 1 and not self.is_first:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.is_first:
+            dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings_ND: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        ctx.num_rows = len(embeddings_ND)
+        parts = [torch.empty_like(embeddings_ND) for _ in range(group.size)]
+        dist.all_gather(parts, embeddings_ND.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        start = ctx.group.rank * ctx.num_rows
+        return gradients[0][start : start + ctx.num_rows] * ctx.group.size, None
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the other processes where torchrun started this one; otherwise it is alone."""
+    if not dist.is_torchelastic_launched():
+        yield ProcessGroup()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """Return this process's own GPU where torchrun started several processes on a machine."""
+    if device.type == "cuda" and dist.is_torchelastic_launched():
+        return torch.device("cuda", dist.get_node_local_rank(fallback_rank=0))
+    return device

@@ -1,0 +1,129 @@
+"""What the network being trained takes: pictures, or frozen features of them.
+
+Both kinds serve the same loop: training inputs for a batch, and embeddings as the finished model would give them.
+
+Shape legend: B images of a batch, N images, V views, C channels, D embedding dimension.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedding.embedder import Embedder
+from embedding.model import EmbeddingModel, HeadNetwork
+from embedding.preprocessing import Preprocessing
+from training.augmentation import Augmentation
+from training.config import AugmentationConfig
+
+_FEATURES_PER_BLOCK = 4096
+
+
+class TrainingInputs(Protocol):
+    """The images of a snapshot by position, as a network takes them."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The module that is trained: inputs to unit embeddings [B, D]."""
+
+    def batch(
+        self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
+    ) -> Tensor:
+        """Return the training inputs of `images[rows]` on the device; those marked `is_plain` are not varied.
+
+        What is random is drawn for all of `images`, so that every process of several draws alike.
+        """
+
+    def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed images [N, D] with the model as it stands, as the finished checkpoint would."""
+
+
+class Pixels(Protocol):
+    """Decoded pictures by position: an image cache."""
+
+    def pixels(self, indices: NDArray[np.int64]) -> Tensor:
+        """Return uint8 pixels [B, H, W, 3]."""
+
+
+class PictureInputs:
+    """Decoded pictures, augmented on the device; the whole network is trained."""
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        preprocessing: Preprocessing,
+        cache: Pixels,
+        evaluation_cache: Pixels,
+        augmentation: AugmentationConfig,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._preprocessing = preprocessing
+        self._cache = cache
+        self._evaluation_cache = evaluation_cache
+        self._augmentation = Augmentation(augmentation, preprocessing)
+        self._device = device
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole model."""
+        return self._model
+
+    def batch(
+        self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
+    ) -> Tensor:
+        """Return augmented, normalised pictures [B, 3, H, W]."""
+        draws = self._augmentation.draw(len(images), generator, torch.from_numpy(is_plain))
+        pixels = self._cache.pixels(images[rows]).to(self._device, non_blocking=True)
+        return self._augmentation.apply(pixels, draws[rows])
+
+    def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed through the road that indexing and requests take, in float32."""
+        embedder = Embedder(self._model, self._preprocessing, device=str(self._device))
+        return embedder.embed_pixels(self._evaluation_cache.pixels(images).numpy())
+
+
+class FeatureInputs:
+    """Features of a frozen backbone, computed once: view 0 is the picture itself, the others are augmented.
+
+    `features_NVC` holds unit-length pooled features; `num_views` [N] how many views of each image are filled.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        features_NVC: Tensor,
+        num_views: NDArray[np.int64],
+        device: torch.device,
+    ) -> None:
+        self._network = HeadNetwork(model.head)
+        self._num_views = torch.from_numpy(num_views)
+        self._features = features_NVC.to(device)
+        self._device = device
+
+    @property
+    def network(self) -> nn.Module:
+        """The head alone, with the normalisation of its output."""
+        return self._network
+
+    def batch(
+        self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
+    ) -> Tensor:
+        """Return features [B, C], each of a view drawn at random; plain images give view 0."""
+        positions = torch.from_numpy(images)
+        # Any view, the picture itself among them.
+        views = (torch.rand(len(images), generator=generator) * self._num_views[positions]).long()
+        views = torch.where(torch.from_numpy(is_plain), 0, views)
+        return self._features[positions[rows].to(self._device), views[rows].to(self._device)]
+
+    @torch.inference_mode()
+    def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed from view 0: what the whole network gives, since the backbone does not change."""
+        parts = []
+        for start in range(0, len(images), _FEATURES_PER_BLOCK):
+            rows = torch.from_numpy(images[start : start + _FEATURES_PER_BLOCK]).to(self._device)
+            parts.append(self._network(self._features[rows, 0]).float().cpu())
+        embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
+        return embeddings

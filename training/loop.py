@@ -1,0 +1,393 @@
+"""The training loop (method.md §6), from the first projection to the weights that are kept.
+
+Shape legend: B images of a batch, P classes, D embedding dimension.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedding.model import EmbeddingModel
+from training.batches import Batch, BatchSampler
+from training.config import TrainingConfig
+from training.diagnostics import CollapseWatch, PullWatch, diagnose
+from training.distributed import ProcessGroup
+from training.errors import DeviceLost, TrainingDiverged
+from training.inputs import TrainingInputs
+from training.losses.factory import pairs_for
+from training.losses.pairs import LossOutput, MetricLoss
+from training.mining import RepresentativeTable
+from training.optimisation import (
+    clip_gradients,
+    create_optimiser,
+    learning_rate_factor,
+    set_learning_rates,
+    set_trainable,
+    set_training_mode,
+    trainable_parameters,
+)
+from training.projections import Projections, norm_of, relax
+
+# Shares of the way from the first weights to the last that are tried where the final relaxation is chosen.
+RELAXATION_GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+Record = dict[str, Any]
+Status = Literal["completed", "stopped_early", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What the loop works on; every part is made before, so that the loop itself only trains."""
+
+    config: TrainingConfig
+    model: EmbeddingModel
+    loss: MetricLoss
+    inputs: TrainingInputs
+    positions: NDArray[np.int64]  # of the training images among those of `inputs`
+    batches: BatchSampler
+    table: RepresentativeTable
+    device: torch.device
+    # Returns the validation metrics of the model as it stands, by name, and under "metric" the name of the one that
+    # decides; None where nothing is validated.
+    validate: Callable[[], Record] | None = None
+    group: ProcessGroup = field(default_factory=ProcessGroup)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHooks:
+    """What the loop tells, and asks, the outside."""
+
+    record: Callable[[Record], None] = lambda _record: None
+    save: Callable[[int, dict[str, Any]], None] = lambda _step, _state: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """How the loop ended; the kept weights are in the model."""
+
+    status: Status
+    steps: int
+    best_step: int
+    best_metric: float | None
+    final_relaxation: float
+    warnings: tuple[str, ...]
+
+
+class TrainingLoop:
+    """One run: `run()` trains from the state it is in to the end."""
+
+    def __init__(self, parts: LoopParts, hooks: LoopHooks | None = None) -> None:
+        self._parts = parts
+        self._hooks = hooks or LoopHooks()
+        self._config = config = parts.config
+        set_trainable(parts.model, config.network)
+        self._optimiser = create_optimiser(parts.model, parts.loss, config.optimiser)
+        self._parameters = trainable_parameters(parts.model)
+        self._all_parameters = [*self._parameters, *parts.loss.parameters()]
+        steps_per_projection = config.projections.steps_of(parts.batches.num_classes, config.batches.classes_per_batch)
+        is_active = config.batches.representatives != "none"
+        self._projections = Projections(config.projections, self._parameters, steps_per_projection, is_active=is_active)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._step = 0
+        self._first = [parameter.detach().clone() for parameter in self._parameters]
+        self._best: list[Tensor] = []
+        self._best_step, self._best_metric, self._num_stale = 0, -math.inf, 0
+        self._warnings: list[str] = []
+        self._collapse_watch, self._pull_watch = CollapseWatch(), PullWatch()
+        self._network = self._wrapped()
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._mined = 0  # classes since the last record
+        self._is_resumed = False
+
+    def run(self) -> LoopResult:
+        """Train to the last step, until the metric stops improving, or until asked to stop.
+
+        Raises TrainingDiverged when the loss is no number, DeviceLost when the accelerator fails.
+        """
+        try:
+            return self._run()
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            raise DeviceLost(
+                f"the device failed at step {self._step}: {str(error).splitlines()[0]}; the last saved state is kept: "
+                "go on with --resume, or start anew with smaller batches.classes_per_batch if memory ran out"
+            ) from error
+
+    def _run(self) -> LoopResult:
+        config = self._config
+        if not self._is_resumed:
+            self._begin_projection()
+            self._parts.batches.prepare()
+        set_training_mode(self._parts.model, config.network)
+        while self._step < config.steps:
+            if self._step == config.optimiser.head_warm_up_steps:
+                self._network = self._wrapped()
+            self._train_step()
+            is_last = self._step == config.steps
+            if self._step % config.evaluation.every == 0 or is_last:
+                self._evaluate()
+            if 0 < config.evaluation.patience <= self._num_stale:
+                return self._finish("stopped_early")
+            if is_last:
+                break
+            if self._projections.has_ended:
+                self._projections.end()
+                self._begin_projection()
+            must_stop = self._parts.group.any(self._hooks.should_stop(), self._parts.device)
+            if must_stop or self._step % config.save_every == 0:
+                self._hooks.save(self._step, self.state())
+            if must_stop:
+                return self._result("interrupted", 1.0)
+        return self._finish("completed")
+
+    def _begin_projection(self) -> None:
+        """Choose new representatives, and make the weights as they are the anchor."""
+        projections = self._projections
+        if not projections.is_active:
+            return
+        projections.begin()
+        self._parts.batches.begin_projection(projections.number)
+        if self._config.batches.refresh_table:
+            self._refresh_table()
+        self._tell({"kind": "projection", "projection": projections.number, "pull_weight": projections.weight})
+
+    def _train_step(self) -> None:
+        parts, config = self._parts, self._config
+        batch = parts.batches.take()
+        # The next batch is planned before this one is computed, so that the device never waits for it.
+        parts.batches.prepare()
+        set_learning_rates(self._optimiser, learning_rate_factor(self._step, config.steps, config.optimiser))
+
+        is_plain = batch.is_representative & (config.batches.representative_transform == "evaluation")
+        rows = parts.group.share_of(len(batch.images))
+        inputs = parts.inputs.batch(parts.positions[batch.images], is_plain, self._generator, rows)
+        with torch.autocast(parts.device.type, torch.bfloat16, enabled=self._uses_bf16):
+            local_embeddings = self._network(inputs)
+        embeddings_BD = parts.group.gather(local_embeddings)
+        labels_B = torch.from_numpy(batch.labels).to(parts.device, non_blocking=True)
+        is_representative_B = torch.from_numpy(batch.is_representative).to(parts.device, non_blocking=True)
+        output = parts.loss(embeddings_BD, labels_B, pairs_for(config.loss, labels_B, is_representative_B))
+
+        self._optimiser.zero_grad(set_to_none=True)
+        output.value.backward()
+        is_logged = (self._step + 1) % config.log_every == 0
+        pull_ratio = self._add_pull()
+        gradient_norm = clip_gradients(self._all_parameters, config.optimiser.clip_norm)
+        before = self._copy_of_weights() if is_logged and self._projections.is_decoupled else None
+        self._optimiser.step()
+        if before is not None:
+            pull_ratio = self._ratio_of_decoupled_pull(before)
+        self._projections.pull_back()
+        parts.table.refresh(batch.classes, embeddings_BD[:: config.batches.images_per_class], self._step)
+
+        self._step += 1
+        self._projections.count_step()
+        self._mined += batch.num_mined
+        if is_logged:
+            self._log(batch, output, embeddings_BD, labels_B, gradient_norm, pull_ratio)
+
+    @property
+    def _uses_bf16(self) -> bool:
+        return self._config.evaluation.bf16 and self._parts.device.type == "cuda"
+
+    def _add_pull(self) -> Tensor | None:
+        """Add the coupled pull to the gradients; returns ‖λ(θ − θ_k)‖ / ‖∇L‖, on the device."""
+        if self._config.projections.pull != "coupled" or self._projections.weight == 0:
+            return None
+        gradient_norm = norm_of([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        pull_norm = self._projections.add_pull()
+        return None if pull_norm is None else pull_norm / gradient_norm.clamp(min=1e-12)
+
+    @torch.no_grad()
+    def _ratio_of_decoupled_pull(self, before: list[Tensor]) -> Tensor:
+        """Return the length of the pull that follows over that of the optimiser's step."""
+        step = norm_of(torch._foreach_sub(self._parameters, before))
+        return self._projections.pull_length() / step.clamp(min=1e-12)
+
+    def _copy_of_weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    def _log(
+        self,
+        batch: Batch,
+        output: LossOutput,
+        embeddings_BD: Tensor,
+        labels_B: Tensor,
+        gradient_norm: Tensor,
+        pull_ratio: Tensor | None,
+    ) -> None:
+        loss = float(output.value.detach())
+        self._require_finite(loss)
+        parts, config = self._parts, self._config
+        drift = self._projections.drift()
+        record: Record = {
+            "kind": "step",
+            "epoch": parts.batches.epoch,
+            "loss": loss,
+            "active_share": float(output.num_active.detach() / output.num_pairs.clamp(min=1)),
+            "gradient_norm": float(gradient_norm),
+            "pull_ratio": None if pull_ratio is None else float(pull_ratio),
+            "drift": None if drift is None else float(drift),
+            "learning_rate": max(group["lr"] for group in self._optimiser.param_groups),
+            "mined_share": self._mined / (config.log_every * len(batch.classes)),
+            "representative_age": parts.batches.mean_age_of_representatives(batch.classes),
+            "projection": self._projections.number,
+        }
+        with torch.no_grad():
+            record |= {name: float(value) for name, value in diagnose(embeddings_BD, labels_B).items()}
+        self._mined = 0
+        self._tell(record)
+        spread, distance = record["embedding_spread"], record["negative_distance_q50"]
+        for warning in (self._collapse_watch.update(spread, distance), self._pull_watch.update(record["pull_ratio"])):
+            if warning:
+                self._warnings.append(warning)
+                self._tell({"kind": "warning", "message": warning})
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss is {loss} at step {self._step}; the last saved state and checkpoint are kept: lower "
+                "optimiser.head_learning_rate and optimiser.backbone_learning_rate, or set optimiser.clip_norm"
+            )
+
+    def _evaluate(self) -> None:
+        """Measure the model on the validation part; remember the best weights."""
+        if self._parts.validate is None:
+            return
+        metrics = self._parts.validate()
+        set_training_mode(self._parts.model, self._config.network)
+        metric = _metric_of(metrics)
+        self._projections.observe(metric)
+        if metric > self._best_metric:
+            self._best_step, self._best_metric, self._num_stale = self._step, metric, 0
+            if self._config.evaluation.keep == "best":
+                self._best = _copies(self._parts.inputs.network)
+        else:
+            self._num_stale += 1
+        self._tell({"kind": "evaluation", **metrics, "is_best": self._num_stale == 0})
+
+    def _finish(self, status: Status) -> LoopResult:
+        """Put the weights that are kept into the model: the best or last, relaxed towards the run's first."""
+        model, config = self._parts.model, self._config.projections
+        if self._best:
+            _load_tensors(self._parts.inputs.network, self._best)
+        share = config.final_relaxation
+        if config.choose_final_relaxation and self._parts.validate is not None:
+            share = self._best_relaxation(self._parts.validate)
+        if share < 1:
+            relax(self._parameters, self._first, share)
+            if self._parts.validate is not None:
+                self._tell({"kind": "evaluation", **self._parts.validate(), "final_relaxation": share})
+        model.eval()
+        return self._result(status, share)
+
+    def _result(self, status: Status, final_relaxation: float) -> LoopResult:
+        best_metric = self._best_metric if math.isfinite(self._best_metric) else None
+        return LoopResult(status, self._step, self._best_step, best_metric, final_relaxation, tuple(self._warnings))
+
+    def _best_relaxation(self, validate: Callable[[], Record]) -> float:
+        """Return the share with the best validation metric; of equal ones the smallest step back."""
+        end = self._copy_of_weights()
+        metrics = {}
+        for share in reversed(RELAXATION_GRID):
+            relax(self._parameters, self._first, share)
+            metrics[share] = _metric_of(validate())
+            relax(self._parameters, end, 0.0)
+        self._tell({"kind": "relaxation", "metrics": {str(share): metric for share, metric in metrics.items()}})
+        return max(metrics, key=lambda share: (metrics[share], share))
+
+    @torch.no_grad()
+    def _refresh_table(self) -> None:
+        """Embed the representative of every class anew, without augmentation."""
+        parts = self._parts
+        images = np.array([parts.batches.representative_of(c) for c in range(parts.batches.num_classes)], np.int64)
+        embeddings = torch.from_numpy(parts.inputs.embed(parts.positions[images])).to(parts.device)
+        parts.table.refresh(np.arange(len(images), dtype=np.int64), embeddings, self._step)
+        set_training_mode(parts.model, self._config.network)
+
+    def _wrapped(self) -> nn.Module:
+        """Return the network for this part of the run: at first only the head is trained, then all of it."""
+        is_warm_up = self._step < self._config.optimiser.head_warm_up_steps
+        set_trainable(self._parts.model, self._config.network, head_only=is_warm_up)
+        return self._parts.group.wrap(self._parts.inputs.network)
+
+    def _tell(self, record: Record) -> None:
+        seconds = self._seconds_before + time.monotonic() - self._started
+        self._hooks.record({"step": self._step, "seconds": round(seconds, 3), **record})
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that influences the next step, on the CPU (method.md §6)."""
+        parts = self._parts
+        return {
+            "network": _on_cpu(parts.inputs.network.state_dict()),
+            "loss": _on_cpu(parts.loss.state_dict()),
+            "optimiser": self._optimiser.state_dict(),
+            "projections": self._projections.state(),
+            "batches": parts.batches.state(),
+            "table": parts.table.state(),
+            "generator": self._generator.get_state(),
+            "torch_random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if parts.device.type == "cuda" else [],
+            "loop_step": self._step,
+            "first": [tensor.cpu() for tensor in self._first],
+            "best": [tensor.cpu() for tensor in self._best],
+            "best_step": self._best_step,
+            "best_metric": self._best_metric,
+            "num_stale": self._num_stale,
+            "mined": self._mined,
+            "warnings": list(self._warnings),
+            "collapse_watch": self._collapse_watch.state_dict(),
+            "pull_watch": self._pull_watch.state_dict(),
+            "seconds": self._seconds_before + time.monotonic() - self._started,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a run with the same configuration and data."""
+        parts = self._parts
+        parts.inputs.network.load_state_dict(state["network"])
+        parts.loss.load_state_dict(state["loss"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._projections.restore(state["projections"])
+        parts.batches.restore(state["batches"])
+        parts.table.restore(state["table"])
+        self._generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_random"])
+        if state["cuda_random"]:
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        self._step = state["loop_step"]
+        self._first = [tensor.to(parts.device) for tensor in state["first"]]
+        self._best = [tensor.to(parts.device) for tensor in state["best"]]
+        self._best_step, self._best_metric = state["best_step"], state["best_metric"]
+        self._num_stale, self._mined = state["num_stale"], state["mined"]
+        self._warnings = list(state["warnings"])
+        self._collapse_watch.load_state_dict(state["collapse_watch"])
+        self._pull_watch.load_state_dict(state["pull_watch"])
+        self._seconds_before = state["seconds"]
+        self._is_resumed = True
+        self._network = self._wrapped()
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _metric_of(metrics: Record) -> float:
+    return float(metrics[metrics["metric"]])
+
+
+def _copies(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in module.state_dict().values()]
+
+
+@torch.no_grad()
+def _load_tensors(module: nn.Module, tensors: list[Tensor]) -> None:
+    for target, source in zip(module.state_dict().values(), tensors, strict=True):
+        target.copy_(source)

@@ -1,0 +1,62 @@
+"""States: everything that influences the next step, so that a run goes on as if it had not been interrupted.
+
+A state is one file, written aside, flushed and renamed; the one before is removed only then. So whatever happens, a
+full disk included, the last whole state is there.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.errors import InvalidRun
+
+_NAME = re.compile(r"step-(\d{9})\.pt")
+_VERSION = 1
+
+
+def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state of `step`; raises OSError, with the states before untouched, when it cannot be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step-{step:09d}.pt"
+    aside = directory / f".{path.name}"
+    try:
+        with aside.open("wb") as file:
+            torch.save({"version": _VERSION, "step": step, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise
+        # What torch raises when a write comes back short is no OSError.
+        raise OSError(f"the state {path} cannot be written: {error}") from error
+    for older in _states(directory)[:-1]:
+        older.unlink()
+    return path
+
+
+def latest_state(directory: Path) -> Path | None:
+    """Return the newest whole state, or None."""
+    states = _states(directory)
+    return states[-1] if states else None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state on the CPU; raises InvalidRun when it is damaged or of another version."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InvalidRun(f"the state {path} cannot be read: {error}; remove it and start the run anew") from error
+    if state.get("version") != _VERSION:
+        raise InvalidRun(f"{path} was written by another version of Akin; start the run anew in another folder")
+    return state
+
+
+def _states(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
