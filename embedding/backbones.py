@@ -92,7 +92,7 @@ def _lite0(*, pretrained: bool) -> LoadedBackbone:
 def _conv4(*, pretrained: bool) -> LoadedBackbone:
     if pretrained:
         raise MissingWeights(
-            f"{SMALL_BACKBONE} has no pretrained weights; train it from scratch (network.weights = \"random\"), or use "
+            f'{SMALL_BACKBONE} has no pretrained weights; train it from scratch (network.weights = "random"), or use '
             f"{DEFAULT_BACKBONE!r}"
         )
     module = Conv4()

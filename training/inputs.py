@@ -19,6 +19,7 @@ from training.augmentation import Augmentation
 from training.config import AugmentationConfig
 
 _FEATURES_PER_BLOCK = 4096
+_PICTURES_PER_BLOCK = 256
 
 
 class TrainingInputs(Protocol):
@@ -81,8 +82,18 @@ class PictureInputs:
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed through the road that indexing and requests take, in float32."""
-        embedder = Embedder(self._model, self._preprocessing, device=str(self._device))
-        return embedder.embed_pixels(self._evaluation_cache.pixels(images).numpy())
+        return embed_cached(
+            Embedder(self._model, self._preprocessing, device=str(self._device)), self._evaluation_cache, images
+        )
+
+
+def embed_cached(embedder: Embedder, cache: Pixels, images: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Embed cached pictures [N, D] a block at a time, so that a memory-mapped cache is never in memory as a whole."""
+    embeddings = np.empty((len(images), embedder.embedding_dim), np.float32)
+    for start in range(0, len(images), _PICTURES_PER_BLOCK):
+        block = slice(start, start + _PICTURES_PER_BLOCK)
+        embeddings[block] = embedder.embed_pixels(cache.pixels(images[block]).numpy())
+    return embeddings
 
 
 class FeatureInputs:

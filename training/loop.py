@@ -209,7 +209,7 @@ class TrainingLoop:
     @torch.no_grad()
     def _ratio_of_decoupled_pull(self, before: list[Tensor]) -> Tensor:
         """Return the length of the pull that follows over that of the optimiser's step."""
-        step = norm_of(torch._foreach_sub(self._parameters, before))
+        step = norm_of(torch._foreach_sub(list[Tensor](self._parameters), before))
         return self._projections.pull_length() / step.clamp(min=1e-12)
 
     def _copy_of_weights(self) -> list[Tensor]:

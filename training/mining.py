@@ -74,7 +74,7 @@ class RepresentativeTable:
             return NearestClasses(nearest_SK, None)
         on_host = torch.empty(nearest_SK.shape, dtype=torch.int64, pin_memory=True)
         on_host.copy_(nearest_SK, non_blocking=True)
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
         arrived.record()
         return NearestClasses(on_host, arrived)
 

@@ -158,7 +158,8 @@ def relax(weights: Sequence[Tensor], start: Sequence[Tensor], share: float) -> N
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     """Return the L2 norm of all tensors together, on their device."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ full disk included, the last whole state is there.
 """
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a state on the CPU; raises InvalidRun when it is damaged or of another version."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InvalidRun(f"the state {path} cannot be read: {error}; remove it and start the run anew") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidRun(f"the state {path} cannot be read: {reason}; remove it and start the run anew") from error
     if state.get("version") != _VERSION:
         raise InvalidRun(f"{path} was written by another version of Akin; start the run anew in another folder")
     return state

@@ -12,6 +12,8 @@ from index.errors import VectorIndexError
 from service.cli import catalogue, checkpoints, releases
 from service.cli.console import notes, output, print_json, progress_bar
 from service.errors import ServiceError
+from training.cli import add_commands as add_training_commands
+from training.errors import TrainingError
 
 app = typer.Typer(
     name="akin",
@@ -24,6 +26,7 @@ app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(checkpoints.app, name="checkpoint")
 app.add_typer(releases.index_app, name="index")
 app.add_typer(releases.release_app, name="release")
+add_training_commands(app)
 
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [AKIN_PORT]")]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [AKIN_HOST]")]
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; an error that we know is one line and exit status 1, never a traceback."""
     try:
         app(arguments)
-    except (ServiceError, EmbeddingError, VectorIndexError) as error:
+    except (ServiceError, TrainingError, EmbeddingError, VectorIndexError) as error:
         notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except OSError as error:

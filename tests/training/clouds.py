@@ -1,6 +1,7 @@
 """A small problem that a loop learns in a second: classes that are clouds of features, and a linear head."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ CONFIG = TrainingConfig(
 )
 
 
-def with_knobs(config: TrainingConfig = CONFIG, **sections: dict) -> TrainingConfig:
+def with_knobs(config: TrainingConfig = CONFIG, **sections: Any) -> TrainingConfig:
     """Return the configuration with other knobs: with_knobs(projections={"pull": "coupled"}, steps=8)."""
     changed = {
         name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
@@ -70,7 +71,7 @@ def loop_parts(config: TrainingConfig = CONFIG, *, validated: bool = True) -> Lo
     batches = BatchSampler(config.batches, labels[trained], is_catalogue, table, seed=config.seed)
     held_out = np.flatnonzero(labels >= NUM_TRAINED)
 
-    def validate() -> dict:
+    def validate() -> dict[str, Any]:
         metrics = summarise(evaluate_retrieval(inputs.embed(held_out), labels[held_out]))["all"]
         return {**metrics, "metric": "map_at_r"}
 

@@ -46,7 +46,7 @@ def test_a_batch_holds_different_classes_with_m_images_each():
 
 def test_representatives_stay_until_the_projection_ends_and_then_change():
     made = sampler()
-    held = {}
+    held: dict[int, int] = {}
     for _ in range(12):
         batch = take(made)
         for label, image in zip(batch.classes, batch.images[batch.is_representative], strict=True):

@@ -99,4 +99,4 @@ def test_mining_on_a_gpu_finds_the_same_classes():
         found.append(table.request_nearest(np.arange(10), 8).wait())
         assert table.embeddings_CD.device.type == device.type
 
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])

@@ -1,0 +1,20 @@
+"""`python -m training`: the commands of this room where the rest of Akin is not installed."""
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from embedding.errors import EmbeddingError
+from training.cli import add_commands, notes
+from training.errors import TrainingError
+
+app = typer.Typer(name="training", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+add_commands(app)
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (TrainingError, EmbeddingError, OSError) as error:
+        notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)

@@ -1,0 +1,292 @@
+"""akin train, evaluate, snapshot: the commands of this room.
+
+They run where only the usual machine-learning packages are, as `python -m training`, and are part of `akin` where all
+of it is installed. Imports stand inside, so that each command loads what it needs.
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
+    from training.run import RunOutcome
+
+output = Console(soft_wrap=True)
+notes = Console(stderr=True, soft_wrap=True)
+
+DEFAULT_CACHE = Path("akin-data/cache")
+DEFAULT_RUNS = Path("akin-data/runs")
+
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="Labelled pictures: a folder per class, a CSV / NDJSON file, a published data set, a snapshot."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one knob, for example --set projections.passes=4; repeatable.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this room to a command line."""
+    app.command("train")(train)
+    app.command("evaluate")(evaluate)
+    app.command("snapshot")(snapshot)
+    app.command("presets")(presets)
+
+
+def train(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoint, metrics and report; it must be new.")],
+    preset: Annotated[str, typer.Option(help="A named configuration (akin presets).")] = "",
+    config: Annotated[Path | None, typer.Option(help="A TOML file of knobs, in place of a preset.")] = None,
+    set_: SetOption = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Short for --set seed=N.")] = None,
+    device: DeviceOption = "auto",
+    cache: Annotated[Path, typer.Option(help="Where decoded pictures and features are kept between runs.")] = (
+        DEFAULT_CACHE
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Learn an embedding from labelled pictures; writes a checkpoint and a report.
+
+    Without --preset or --config, `head` where there is no GPU and `small` where there is one. On SIGTERM or Ctrl+C the
+    run saves its state and ends; --resume goes on with it.
+    """
+    from training.progress import choose_progress
+    from training.run import RunHooks, RunOptions
+    from training.run import train as run_training
+
+    overrides = [*(set_ or [])]
+    overrides += [] if steps is None else [f"steps={steps}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    chosen = _choose_config(preset, config, overrides, device)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    options = RunOptions(data, out, chosen, cache, device, resume, command)
+    with _stop_request() as should_stop, stage_bar() as on_progress:
+        outcome = run_training(options, RunHooks(choose_progress(notes), on_progress, should_stop))
+    if json:
+        _print_json(_outcome_json(outcome))
+    else:
+        _print_outcome(outcome)
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A checkpoint's folder.")],
+    data: DataOption,
+    part: Annotated[str, typer.Option(help="test, validation, or all: every picture, nothing held out.")] = "test",
+    set_: SetOption = None,
+    ks: Annotated[str, typer.Option(help="Where recall is measured, parted by commas.")] = "1,2,4,8",
+    clustering: Annotated[bool, typer.Option("--clustering", help="k-means too: NMI, AMI, pairwise F1.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show each class.")] = False,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Measure a checkpoint on labelled pictures: recall@k, R-precision, MAP@R, clustering.
+
+    Where the pictures have roles, examples are searched among the catalogue's pictures; otherwise each picture among
+    all others. The split is that of `akin train` with the same --set split.… knobs.
+    """
+    from training.checkpoint_evaluation import evaluate_checkpoint
+
+    with stage_bar() as on_progress:
+        measured = evaluate_checkpoint(
+            checkpoint,
+            data,
+            part=part,
+            overrides=set_ or [],
+            ks=_numbers(ks),
+            clustering=clustering,
+            device=device,
+            on_progress=on_progress,
+        )
+    if json:
+        _print_json(measured)
+        return
+    output.print(f"{measured['protocol']}", highlight=False)
+    _print_parts({"": measured["metrics"]})
+    if clustering:
+        figures = ", ".join(f"{name} {value}" for name, value in measured["clustering"].items())
+        output.print(f"clustering: {figures}", highlight=False)
+    if per_class:
+        for row in measured["per_class"]:
+            mark = " (unseen)" if row["is_unseen"] else ""
+            output.print(
+                f"  {escape(row['label'])}{mark}: recall@1 {row['recall_at_1']:.3f} of {row['num_queries']}",
+                highlight=False,
+            )
+
+
+def snapshot(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+) -> None:
+    """Copy labelled pictures into a snapshot: what a run reads, sealed with a hash, so that it can be repeated."""
+    from training.snapshot import open_training_data, write_snapshot
+
+    with stage_bar() as on_progress:
+        taken = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
+        write_snapshot(taken, out)
+    for problem in taken.problems:
+        notes.print(f"[red]{escape(problem.location)}:[/] {escape(problem.message)}", highlight=False)
+    output.print(
+        f"{out}: {len(taken.images)} pictures of {len(set(taken.labels))} classes, hash {taken.snapshot_hash[:16]}",
+        highlight=False,
+    )
+    output.print(f"next: akin train --data {out} --out {DEFAULT_RUNS / 'first'}", highlight=False)
+
+
+def presets(
+    name: Annotated[str, typer.Argument(help="Print this one as TOML, to start a file of your own.")] = "",
+) -> None:
+    """List the presets of `akin train`, or print one."""
+    from training.config import PRESETS_DIR, load_preset, preset_names
+
+    if name:
+        load_preset(name)
+        print((PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8"), end="")  # noqa: T201  # a file to keep
+        return
+    for known in preset_names():
+        first_line = (PRESETS_DIR / f"{known}.toml").read_text(encoding="utf-8").partition("\n")[0]
+        output.print(f"{known:12s} {escape(first_line.removeprefix('# '))}", highlight=False)
+
+
+def _choose_config(preset: str, path: Path | None, overrides: list[str], device: str) -> "TrainingConfig":
+    from embedding.embedder import choose_device
+    from training.config import load_config, load_preset
+    from training.errors import InvalidConfig
+
+    if preset and path:
+        raise InvalidConfig("give --preset or --config, not both; --set changes single knobs of either")
+    if path:
+        return load_config(path, overrides)
+    if not preset:
+        preset = "small" if choose_device(device, "float32").type == "cuda" else "head"
+        notes.print(f"preset {preset} (choose another with --preset)", highlight=False)
+    return load_preset(preset, overrides)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from training.errors import InvalidConfig
+
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise InvalidConfig(f"--ks takes numbers above 0, parted by commas; got {text!r}")
+    return numbers
+
+
+def _print_outcome(outcome: "RunOutcome") -> None:
+    for warning in outcome.warnings:
+        notes.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
+    if outcome.checkpoint is None:
+        output.print(f"stopped after step {outcome.steps}; go on with --resume", highlight=False)
+        return
+    _print_parts({"before": outcome.before, "after": outcome.after})
+    output.print(f"checkpoint: {outcome.checkpoint}", highlight=False)
+    output.print(f"report:     {outcome.report}", highlight=False)
+    output.print(f"next: akin index build --checkpoint {outcome.checkpoint}", highlight=False)
+
+
+def _print_parts(columns: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Show metrics a line, the parts of the queries and the times of measuring as columns."""
+    from rich.table import Table
+
+    parts = next(iter(columns.values()))
+    if not parts:
+        output.print("nothing was held out, so nothing was measured (split.test)", highlight=False)
+        return
+    titles = {"all": "all queries", "seen": "classes seen in training", "unseen": "classes never trained on"}
+    table = Table()
+    table.add_column("")
+    for part in parts:
+        for when in columns:
+            table.add_column(f"{titles[part]}{', ' + when if when else ''}", justify="right")
+    for name in parts["all"]:
+        cells = [_cell(metrics[part].get(name)) for part in parts for metrics in columns.values()]
+        table.add_row(name.replace("_at_", "@"), *cells)
+    output.print(table)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _outcome_json(outcome: "RunOutcome") -> dict[str, Any]:
+    return {
+        "out": str(outcome.out),
+        "status": outcome.status,
+        "steps": outcome.steps,
+        "checkpoint": None if outcome.checkpoint is None else str(outcome.checkpoint),
+        "report": None if outcome.report is None else str(outcome.report),
+        "before": outcome.before,
+        "after": outcome.after,
+        "warnings": list(outcome.warnings),
+    }
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201  # not through rich: no markup
+
+
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage of the preparation; gives the function that moves it: (stage, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+    tasks: dict[str, Any] = {}
+
+    def move(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            progress.start()
+            tasks[stage] = progress.add_task(stage)
+        progress.update(tasks[stage], completed=done, total=total)
+        # Training has a display of its own, and a terminal holds one at a time.
+        if done >= total:
+            progress.stop()
+
+    try:
+        yield move
+    finally:
+        progress.stop()
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether SIGTERM or SIGINT has come; a second one ends the process at once."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        notes.print("saving the state and stopping", highlight=False)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

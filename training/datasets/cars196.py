@@ -1,0 +1,100 @@
+"""Cars196: photos of 196 models of cars. In metric learning classes 1 to 98 train and 99 to 196 test.
+
+Read from the annotations (cars_annos.mat beside car_ims/), or from a folder per class whose names begin with the number
+of the class ("001-AM-General-Hummer-SUV-2000"), for all classes or for one half.
+"""
+
+import re
+from pathlib import Path
+
+from scipy.io import loadmat  # type: ignore[import-untyped]  # SciPy ships no type information
+from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+
+from training.datasets.files import IMAGE_ENDINGS, files_below, location_below
+from training.datasets.folders import class_folders
+from training.datasets.published import CARS_196
+from training.datasets.rows import Dataset, LabelledImage, Part, RowError
+from training.errors import InvalidDataset
+
+ANNOTATIONS_NAME = "cars_annos.mat"
+_NUM_CLASSES, _NUM_TRAIN_CLASSES = 196, 98
+_NUMBERED = re.compile(r"(\d{3})(?:[-_. ]+(.+))?")
+# A shop may number its folders too: the makes at both ends of each half tell the two apart.
+_MAKES = {1: "am", 98: "eagle", 99: "fiat", 196: "smart"}
+_HALVES = (frozenset(range(1, _NUM_TRAIN_CLASSES + 1)), frozenset(range(_NUM_TRAIN_CLASSES + 1, _NUM_CLASSES + 1)))
+
+
+def is_annotated_cars196(root: Path) -> bool:
+    """Tell whether `root` holds the annotations of Cars196."""
+    return (root / ANNOTATIONS_NAME).is_file()
+
+
+def read_annotated_cars196(root: Path) -> Dataset:
+    """Read cars_annos.mat; its own field `test` belongs to the classification task and is not used."""
+    path = root / ANNOTATIONS_NAME
+    images: list[LabelledImage] = []
+    errors: list[RowError] = []
+    for number, (image_path, class_id, name) in enumerate(_annotations(path), start=1):
+        location = f"{path.name}:{number}"
+        if name is None:
+            errors.append(RowError(location, f"class {class_id} of {image_path} has no name in class_names"))
+            continue
+        # The form of the folders' names, so that both forms give the same labels.
+        label = f"{class_id:03d}-{re.sub(r'[ /]+', '-', name)}"
+        images.append(LabelledImage(location, root / image_path, label, "catalogue", _part_of(class_id)))
+    return Dataset("Cars196", tuple(images), tuple(errors), CARS_196.differences(images))
+
+
+def is_foldered_cars196(root: Path) -> bool:
+    """Tell whether the folders in `root` are the classes of Cars196, or those of one half."""
+    folders, _ = class_folders(root)
+    if len(folders) not in (_NUM_CLASSES, _NUM_TRAIN_CLASSES):
+        return False
+    matches = [_NUMBERED.fullmatch(folder.name) for folder in folders]
+    names = {int(match[1]): (match[2] or "").lower() for match in matches if match}
+    halves = [half for half in _HALVES if half <= names.keys()]
+    if not halves or len(names) != len(folders) or names.keys() != frozenset().union(*halves):
+        return False
+    if not any(names.values()):
+        # Numbers alone are told by how many pictures there are.
+        return len(_pictures_below(root)) in (CARS_196.num_images, *(images for images, _ in CARS_196.parts.values()))
+    return all(name.startswith(_MAKES.get(number, "")) for number, name in names.items())
+
+
+def read_foldered_cars196(root: Path) -> Dataset:
+    """Read the pictures in the folders of classes; a folder's name is the label."""
+    depth = 1 if class_folders(root)[1] else 0
+    images: list[LabelledImage] = []
+    errors: list[RowError] = []
+    for file in _pictures_below(root):
+        folders = file.relative_to(root).parts[:-1]
+        match = _NUMBERED.fullmatch(folders[depth]) if len(folders) == depth + 1 else None
+        location = location_below(file, root)
+        if match is None:
+            errors.append(RowError(location, "the picture lies in no class's folder; move it into one"))
+        else:
+            images.append(LabelledImage(location, file, folders[depth], "catalogue", _part_of(int(match[1]))))
+    return Dataset("Cars196 in folders", tuple(images), tuple(errors), CARS_196.differences(images))
+
+
+def _part_of(class_id: int) -> Part:
+    return "train" if class_id <= _NUM_TRAIN_CLASSES else "test"
+
+
+def _pictures_below(root: Path) -> list[Path]:
+    return [file for file in files_below(root) if file.suffix.lower() in IMAGE_ENDINGS]
+
+
+def _annotations(path: Path) -> list[tuple[str, int, str | None]]:
+    """Return (path of the image, class, name of the class) of each annotation."""
+    try:
+        contents = loadmat(path, squeeze_me=True, chars_as_strings=True)
+        names = [str(name) for name in contents["class_names"].reshape(-1)]
+        rows = contents["annotations"].reshape(-1)
+        found = [(str(row["relative_im_path"]), int(row["class"])) for row in rows]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, MatReadError) as error:
+        raise InvalidDataset(f"{path} cannot be read as the annotations of Cars196: {error}") from error
+    return [
+        (image_path, class_id, names[class_id - 1] if 1 <= class_id <= len(names) else None)
+        for image_path, class_id in found
+    ]

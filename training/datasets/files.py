@@ -1,0 +1,97 @@
+"""Files of a data set: what counts as a picture, folders walked in a stable order, text opened and shown.
+
+Nothing heavy is loaded here: importing a catalogue reads files through this module too.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from training.errors import InvalidDataset
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+# Pictures all the same, so that leaving them out is said and not silent.
+UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
+_EXAMPLE_FOLDERS = frozenset({"example", "examples"})
+# How many folders with nothing beside them an unpacked archive may put around a data set.
+_MAX_WRAPPINGS = 3
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return all files but hidden ones, in a stable order; links to folders are followed, each folder once."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for directory, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(directory)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            files += [Path(directory) / name for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)
+    return sorted(files)
+
+
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders directly in `path` but hidden ones, in a stable order."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise InvalidDataset(f"{path} cannot be read: {error}") from error
+
+
+def possible_roots(path: Path) -> list[Path]:
+    """Return the folders where a published data set may begin: `path`, and what lone folders in it wrap."""
+    roots = [path, path / "dataset"]
+    for _ in range(_MAX_WRAPPINGS):
+        folders = folders_in(path)
+        if len(folders) != 1:
+            break
+        path = folders[0]
+        roots += [path, path / "dataset"]
+    return list(dict.fromkeys(roots))
+
+
+def location_below(path: Path, root: Path) -> str:
+    """Name a file below `root` for messages."""
+    return printable(path.relative_to(root))
+
+
+def printable(path: Path) -> str:
+    """Show a path as text; names of old archives may be none, and are shown escaped."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def first_example_folder(parts: tuple[str, ...]) -> int | None:
+    """Return where in the folders of a picture one named "example" stands; the first folder is always a class."""
+    return next((i for i, name in enumerate(parts) if i > 0 and name.lower() in _EXAMPLE_FOLDERS), None)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a UTF-8 file; raises InvalidDataset when it is in another encoding or cannot be read."""
+    try:
+        # "utf-8-sig": spreadsheets put a byte order mark in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise InvalidDataset(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise InvalidDataset(f"{path} cannot be read: {error}") from error
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a text file without its blank lines."""
+    with open_text(path) as file:
+        lines = file.read().splitlines()
+    for line_number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield line_number, line
+
+
+def short(value: object) -> str:
+    """Show a value in at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,99 @@
+"""Folder per class: a picture's class is the path of its folder below the root.
+
+    CLASS/x.jpg                     a catalogue picture of CLASS
+    CLASS/example/x.jpg             an example of CLASS, and so is what lies in folders below `example`
+    Greek/character01/0001.png      a picture of the class "Greek/character01"
+    train/CLASS/x.jpg               where the root holds nothing but train, val and test: their names are parts
+
+The rule looks at one path only, so adding pictures or folders never renames a class that is there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.datasets.files import (
+    IMAGE_ENDINGS,
+    UNREAD_IMAGE_ENDINGS,
+    files_below,
+    first_example_folder,
+    folders_in,
+    location_below,
+)
+from training.datasets.manifests import PART_NAMES, checked_label
+from training.datasets.rows import Dataset, LabelledImage, Part, RowError
+from training.errors import InvalidDataset
+
+_MAX_NAMED = 3
+
+
+def read_folders(path: Path) -> Dataset:
+    """Read the pictures below `path`; raises InvalidDataset when none lies in a folder."""
+    has_parts = _states_parts(path)
+    images: list[LabelledImage] = []
+    errors: list[RowError] = []
+    for file in files_below(path):
+        ending = file.suffix.lower()
+        location = location_below(file, path)
+        if ending in UNREAD_IMAGE_ENDINGS:
+            errors.append(RowError(location, f"{ending} pictures are not read; save it as JPEG, PNG or WebP"))
+        elif ending in IMAGE_ENDINGS:
+            try:
+                images.append(_image_of(file, path, location, has_parts))
+            except ValueError as error:
+                errors.append(RowError(location, str(error)))
+    if not images:
+        why = f"; {errors[0].location}: {errors[0].message}" if errors else ""
+        raise InvalidDataset(
+            f"{path} has no pictures in folders{why}; expected a folder per class, a catalogue.csv, manifest.csv or "
+            "the same as .ndjson, or the files of CUB200-2011, Cars196, Stanford Online Products or GroceryStoreDataset"
+        )
+    return Dataset("folder per class", tuple(images), tuple(errors), _notes_of(images, has_parts))
+
+
+def class_folders(path: Path) -> tuple[list[Path], bool]:
+    """Return the folders at the first level of classes, and whether folders of parts lie around them."""
+    folders = folders_in(path)
+    if not _states_parts(path):
+        return folders, False
+    return [inner for folder in folders for inner in folders_in(folder)], True
+
+
+def _states_parts(path: Path) -> bool:
+    """Tell whether the root holds train and perhaps val and test, with folders in each, and nothing else."""
+    parts = [PART_NAMES.get(folder.name.lower()) for folder in folders_in(path)]
+    if "train" not in parts and "test" not in parts:
+        return False
+    return None not in parts and all(folders_in(folder) for folder in folders_in(path))
+
+
+def _image_of(file: Path, root: Path, location: str, has_parts: bool) -> LabelledImage:
+    folders = file.relative_to(root).parts[:-1]
+    part: Part = ""
+    if has_parts and folders:
+        part, folders = PART_NAMES[folders[0].lower()], folders[1:]
+    if not folders:
+        raise ValueError("the picture lies in no class's folder; move it into one")
+    example = first_example_folder(folders)
+    label = checked_label("/".join(folders[:example]), "folder's name")
+    return LabelledImage(location, file, label, "catalogue" if example is None else "example", part)
+
+
+def _notes_of(images: Sequence[LabelledImage], has_parts: bool) -> tuple[str, ...]:
+    labels = {image.label for image in images}
+    around = {label.rpartition("/")[0] for label in labels} & labels
+    tops = {label.partition("/")[0] for label in labels}
+    notes = []
+    if len(tops) == 1 and len(labels) > 1:
+        notes.append(
+            f"the folder {tops.pop()!r} lies around all classes and is part of their labels; give that folder itself "
+            "if no other will come beside it"
+        )
+    if has_parts:
+        notes.append("the folders train, val and test are taken as parts of the data set, not as classes")
+    if around:
+        named = ", ".join(repr(label) for label in sorted(around)[:_MAX_NAMED])
+        notes.append(
+            f"{len(around):,} folders hold pictures and folders with pictures, and each is taken as a class of its "
+            f"own: {named}; move pictures of one class into one folder if that is not meant"
+        )
+    return tuple(notes)

@@ -1,0 +1,125 @@
+"""Records of CSV and NDJSON files, under the names that their reader knows.
+
+An unknown name is an error, since a misspelt column would be lost without a word.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.datasets.files import open_text, short
+from training.errors import InvalidDataset
+
+ATTRIBUTE_PREFIX = "attributes."
+RECORD_ENDINGS = (".csv", ".ndjson", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names that a record may have, besides `attributes.NAME`."""
+
+    names: tuple[str, ...]
+    aliases: Mapping[str, str]
+    needed: tuple[tuple[str, ...], ...]  # one of each must be among the columns of a CSV file
+
+    def known(self, name: str) -> str:
+        """Bring a name to that of its column."""
+        return self.aliases.get(name, name)
+
+    def problem_of(self, names: list[str]) -> str | None:
+        """Say which of the names is unknown or double."""
+        for name in names:
+            if name not in self.names and not name.startswith(ATTRIBUTE_PREFIX):
+                kept = f"{ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
+                return f"an unknown column {name!r}; columns are {', '.join(self.names)}, and {kept}"
+            if names.count(name) > 1:
+                return f"two columns {name!r}"
+        return None
+
+
+def read_records(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, object] | ValueError]]:
+    """Yield (line number, record) of a .csv, .ndjson or .jsonl file; a line that is none as the error it gave.
+
+    Raises InvalidDataset when the file as a whole cannot be read.
+    """
+    ending = path.suffix.lower()
+    if ending not in RECORD_ENDINGS:
+        raise InvalidDataset(f"{path} is neither a folder nor a .csv, .ndjson or .jsonl file")
+    for line_number, record in (_csv_records if ending == ".csv" else _json_records)(path, columns):
+        try:
+            yield line_number, _checked(record)
+        except ValueError as error:
+            yield line_number, error
+
+
+def parse_json(text: str) -> object:
+    """Parse strict JSON; raises ValueError for anything that could not be written as JSON again."""
+
+    def refuse(constant: str) -> object:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("not JSON that is read here: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def _checked(record: object) -> Mapping[str, object]:
+    if isinstance(record, ValueError):
+        raise record
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is needed, got {short(record)}")
+    if None in record:
+        raise ValueError(f"the row has more fields than the first line has columns: {short(record[None])}")
+    return record
+
+
+def _csv_records(path: Path, columns: Columns) -> Iterator[tuple[int, object]]:
+    with open_text(path) as file:
+        reader = csv.DictReader(file, strict=True)
+        names = [columns.known(name) for name in reader.fieldnames or ()]
+        _check_first_line(path, names, columns)
+        reader.fieldnames = names
+        try:
+            for record in reader:
+                yield reader.line_num, record
+        except csv.Error as error:
+            raise InvalidDataset(
+                f"{path}, after line {reader.line_num}: {error}; nothing was read, a quote may not be closed"
+            ) from error
+
+
+def _check_first_line(path: Path, names: list[str], columns: Columns) -> None:
+    for alternatives in columns.needed:
+        if not set(alternatives) & set(names):
+            needed = " or ".join(repr(name) for name in alternatives)
+            found = ", ".join(repr(name) for name in names) or "nothing"
+            hint = "; columns are parted by commas, not semicolons" if any(";" in name for name in names) else ""
+            raise InvalidDataset(f"{path} has no column {needed}; its first line names {found}{hint}")
+    if problem := columns.problem_of(names):
+        raise InvalidDataset(f"{path} has {problem}")
+
+
+def _json_records(path: Path, columns: Columns) -> Iterator[tuple[int, object]]:
+    with open_text(path) as file:
+        for line_number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield line_number, _with_known_names(parse_json(line), columns)
+            except ValueError as error:
+                yield line_number, error
+
+
+def _with_known_names(record: object, columns: Columns) -> object:
+    """Bring the names of a row to those of the columns; raises ValueError for one that would be lost."""
+    if not isinstance(record, dict):
+        return record
+    renamed = [columns.known(str(name)) for name in record]
+    if problem := columns.problem_of(renamed):
+        raise ValueError(f"the row has {problem}")
+    return dict(zip(renamed, record.values(), strict=True))

@@ -1,0 +1,248 @@
+"""Snapshots: what one training run reads, named by its content, so that the run can be repeated.
+
+A snapshot is taken of a data set by hashing its files. It can be used where it lies, or be written as an artifact:
+
+    images/ab/<sha256>.jpg   each different picture once
+    rows.ndjson              sha256, file, label, role, part and location of each row
+    manifest.json            checksums, and the facts of the snapshot
+
+Rows are ordered by their content. Equal hashes therefore mean equal rows in the same order, wherever the files came
+from, and an index into `Snapshot.images` means the same picture in every run over the same content.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.artifact import MANIFEST_NAME, canonical_json, new_artifact, sha256_of_file, verify_artifact
+from embedding.errors import InvalidArtifact
+from training.datasets.files import IMAGE_ENDINGS, printable
+from training.datasets.manifests import checked_label
+from training.datasets.reading import read_dataset
+from training.datasets.rows import Dataset, LabelledImage, Part, Role, RowError
+from training.errors import InvalidDataset, InvalidSnapshot, TrainingError
+
+KIND = "akin-snapshot/1"
+ROWS_NAME = "rows.ndjson"
+# Reading waits for the disk, and hashing lets other threads run.
+_NUM_THREADS = 8
+_CHUNK = 1024
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotImage:
+    """One labelled picture, with the hash of its file's bytes."""
+
+    location: str  # for messages: where the row stood when the snapshot was taken
+    path: Path
+    label: str
+    role: Role
+    part: Part
+    sha256: str
+
+    @property
+    def content(self) -> tuple[str, str, str, str]:
+        """What a row is but for its place: the key of the snapshot's order and of its hash."""
+        return (self.label, self.role, self.part, self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Labelled pictures in the order of their content."""
+
+    layout: str
+    images: tuple[SnapshotImage, ...]
+    snapshot_hash: str
+    problems: tuple[RowError, ...] = ()  # rows that were left out, and why
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each picture."""
+        return [image.label for image in self.images]
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether there are catalogue pictures as well as examples."""
+        return len({image.role for image in self.images}) > 1
+
+
+def class_ids(labels: Sequence[str]) -> NDArray[np.int64]:
+    """Number the labels: int64 [N], the place of each label among the sorted distinct ones."""
+    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
+    return np.fromiter((numbers[label] for label in labels), np.int64, len(labels))
+
+
+def open_training_data(path: Path, on_progress: Progress | None = None) -> Snapshot:
+    """Open a written snapshot, or take one of a data set of any layout that is known.
+
+    `on_progress` is told (files hashed, all files). Raises InvalidDataset.
+    """
+    if is_snapshot(path):
+        return read_snapshot(path)
+    return take_snapshot(read_dataset(path), on_progress)
+
+
+def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snapshot:
+    """Hash the files of a data set; rows whose file cannot be read become problems.
+
+    `on_progress` is told (files hashed, all files), in the caller's thread. Raises InvalidDataset when no file can
+    be read.
+    """
+    images: list[SnapshotImage] = []
+    problems = list(dataset.errors)
+    paths = list(dict.fromkeys(image.path for image in dataset.images))
+    digests: dict[Path, str | OSError] = {}
+    for path, digest in _digests(paths):
+        digests[path] = digest
+        if on_progress is not None:
+            on_progress(len(digests), len(paths))
+    for row in dataset.images:
+        digest = digests[row.path]
+        if isinstance(digest, OSError):
+            problems.append(RowError(row.location, _unreadable(row, digest)))
+        else:
+            images.append(SnapshotImage(row.location, row.path, row.label, row.role, row.part, digest))
+    if not images:
+        why = f"; {problems[0].location}: {problems[0].message}" if problems else ""
+        raise InvalidDataset(f"none of the {len(dataset.images):,} pictures can be read{why}")
+    return _snapshot(dataset.layout, images, tuple(problems), dataset.notes)
+
+
+def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
+    """Copy the pictures and rows of a snapshot to the new folder `directory`, whole or not at all.
+
+    Raises InvalidSnapshot when the folder exists or a picture has changed, and TrainingError when the disk is full.
+    """
+    facts: dict[str, object] = {
+        "layout": snapshot.layout,
+        "snapshot_hash": snapshot.snapshot_hash,
+        "num_images": len(snapshot.images),
+        "num_classes": len(set(snapshot.labels)),
+        "problems": [[problem.location, problem.message] for problem in snapshot.problems],
+        "notes": list(snapshot.notes),
+    }
+    try:
+        with new_artifact(directory, KIND, facts) as draft:
+            names = _copy_images(snapshot.images, draft.path)
+            rows = (json.dumps(_row_json(image, names)) for image in snapshot.images)
+            (draft.path / ROWS_NAME).write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
+    except FileExistsError:
+        raise InvalidSnapshot(f"{directory} exists; a snapshot is never changed, so name a new folder") from None
+    except OSError as error:
+        remedy = "free some space or name another disk" if error.errno == errno.ENOSPC else "check the folder"
+        raise TrainingError(f"the snapshot {directory} cannot be written: {error}; {remedy}") from error
+
+
+def is_snapshot(path: Path) -> bool:
+    """Tell whether `path` is a folder that `write_snapshot` wrote, whole or damaged."""
+    manifest = path / MANIFEST_NAME
+    # Without this, a damaged one would be taken for a folder per class.
+    return manifest.is_file() and b'"akin-snapshot/' in manifest.read_bytes()
+
+
+def read_snapshot(directory: Path) -> Snapshot:
+    """Read a written snapshot after checking every byte of it; raises InvalidSnapshot."""
+    directory = directory.expanduser().absolute()
+    try:
+        facts = verify_artifact(directory, KIND)
+    except (InvalidArtifact, OSError) as error:
+        raise InvalidSnapshot(str(error)) from error
+    try:
+        lines = (directory / ROWS_NAME).read_text(encoding="ascii").splitlines()
+        images = [_image_of(json.loads(line), directory) for line in lines]
+        problems = tuple(RowError(*problem) for problem in _list(facts["problems"]))
+        notes = tuple(str(note) for note in _list(facts["notes"]))
+        snapshot = _snapshot(str(facts["layout"]), images, problems, notes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidSnapshot(f"the rows of {directory} cannot be read: {error!r}; take the snapshot again") from error
+    if snapshot.snapshot_hash != facts.get("snapshot_hash"):
+        raise InvalidSnapshot(f"the rows of {directory} are not those of its hash; take the snapshot again")
+    return snapshot
+
+
+def _snapshot(
+    layout: str, images: Iterable[SnapshotImage], problems: tuple[RowError, ...], notes: tuple[str, ...]
+) -> Snapshot:
+    ordered = tuple(sorted(images, key=lambda image: (*image.content, image.location)))
+    digest = hashlib.sha256(canonical_json([image.content for image in ordered])).hexdigest()
+    return Snapshot(layout, ordered, digest, problems, notes)
+
+
+def _digests(paths: Sequence[Path]) -> Iterator[tuple[Path, str | OSError]]:
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        # In chunks: a million waiting tasks would take more memory than their answers.
+        for start in range(0, len(paths), _CHUNK):
+            chunk = paths[start : start + _CHUNK]
+            yield from zip(chunk, pool.map(_digest_or_error, chunk), strict=True)
+
+
+def _digest_or_error(path: Path) -> str | OSError:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        return error
+
+
+def _unreadable(row: LabelledImage, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"the picture {printable(row.path)} is missing; correct the path or remove the row"
+    why = error.strerror or error
+    return f"the picture {printable(row.path)} cannot be read: {why}; make it readable or remove the row"
+
+
+def _copy_images(images: Iterable[SnapshotImage], folder: Path) -> dict[str, str]:
+    """Write each different picture once; return the name of its file by its hash."""
+    names: dict[str, str] = {}
+    for image in images:
+        if image.sha256 in names:
+            continue
+        ending = image.path.suffix.lower()
+        name = f"images/{image.sha256[:2]}/{image.sha256}{ending if ending in IMAGE_ENDINGS else ''}"
+        content = image.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != image.sha256:
+            raise InvalidSnapshot(f"{image.location}: the picture has changed since it was hashed; start again")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        names[image.sha256] = name
+    return names
+
+
+def _row_json(image: SnapshotImage, names: dict[str, str]) -> dict[str, str]:
+    return {
+        "sha256": image.sha256,
+        "file": names[image.sha256],
+        "label": image.label,
+        "role": image.role,
+        "part": image.part,
+        "location": image.location,
+    }
+
+
+def _image_of(row: dict[str, str], directory: Path) -> SnapshotImage:
+    if row["role"] not in get_args(Role) or row["part"] not in get_args(Part):
+        raise ValueError(f"unknown role or part in {row}")
+    return SnapshotImage(
+        location=row["location"],
+        path=directory / row["file"],
+        label=checked_label(row["label"]),
+        role=cast(Role, row["role"]),
+        part=cast(Part, row["part"]),
+        sha256=row["sha256"],
+    )
+
+
+def _list(value: object) -> list[list[str]]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list is needed, got {value!r}")
+    return value

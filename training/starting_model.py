@@ -1,0 +1,68 @@
+"""The model that a run starts from: a backbone or a checkpoint, with a head."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedding.checkpoint import load_model
+from embedding.model import Architecture, EmbeddingModel, LinearHead, create_model, with_linear_head
+from embedding.preprocessing import Preprocessing
+from training.config import NetworkConfig
+from training.errors import InvalidConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StartingModel:
+    """A model before training, and how much of it is new."""
+
+    model: EmbeddingModel
+    preprocessing: Preprocessing
+    has_new_head: bool  # still random: see `start_head`
+    is_pretrained: bool
+    source: str
+
+
+def create_starting_model(config: NetworkConfig, seed: int) -> StartingModel:
+    """Build the model of a configuration; every random weight depends on `seed` alone.
+
+    Raises InvalidConfig, and what loading a checkpoint or published weights raises (EmbeddingError).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.checkpoint:
+            model, facts = load_model(Path(config.checkpoint))
+            preprocessing, source, is_pretrained = facts.preprocessing, f"checkpoint {facts.space_id}", True
+        else:
+            is_pretrained = config.weights == "pretrained"
+            architecture = Architecture(config.backbone, config.pooling)
+            model, preprocessing = create_model(architecture, pretrained=is_pretrained)
+            source = f"{config.weights} {config.backbone}"
+        has_new_head = model.architecture.head == "none"
+        if has_new_head:
+            model = with_linear_head(model, config.embedding_dim)
+    if config.image_size:
+        preprocessing = dataclasses.replace(preprocessing, image_size=config.image_size)
+    if config.train == "head" and not is_pretrained:
+        raise InvalidConfig(
+            'network.train = "head" keeps the backbone as it is, and network.weights = "random" gives it nothing to '
+            'know; set network.weights = "pretrained" or network.train = "all"'
+        )
+    return StartingModel(model, preprocessing, has_new_head, is_pretrained, source)
+
+
+def start_head(model: EmbeddingModel, config: NetworkConfig, pooled_NC: NDArray[np.float32]) -> None:
+    """Give a new head its first weights: principal components of unit pooled features [N, C] of training pictures."""
+    if config.head_start == "random":
+        return
+    assert isinstance(model.head, LinearHead)
+    try:
+        model.head.set_principal_components(pooled_NC)
+    except ValueError as error:
+        raise InvalidConfig(
+            f"the head cannot start from {config.embedding_dim} principal components: {error}; "
+            'lower network.embedding_dim, or set network.head_start = "random"'
+        ) from error
