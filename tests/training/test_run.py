@@ -1,0 +1,285 @@
+"""Whole runs, on pictures of coloured shapes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from embedding.checkpoint import load_embedder, read_checkpoint_facts
+from embedding.decoding import decode_image
+from tests.training.shapes import write_shapes
+from training.config import config_from_tables, load_preset
+from training.checkpoint_evaluation import evaluate_checkpoint
+from training.errors import InvalidConfig, InvalidRun, UnfitData
+from training.metrics_log import read_metrics
+from training.progress import SilentProgress
+from training.run import RunHooks, RunOptions, train
+
+CONFIG = load_preset(
+    "tiny",
+    [
+        "steps=60",
+        "log_every=10",
+        "save_every=20",
+        "evaluation.every=20",
+        "network.embedding_dim=16",
+        "batches.classes_per_batch=4",
+        "batches.images_per_class=3",
+        "split.validation_share=0.2",
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "shop")
+
+
+def options(shapes, tmp_path, config=CONFIG, **changed):
+    made = RunOptions(shapes, tmp_path / "run", config, tmp_path / "cache", device="cpu", command="akin train …")
+    return replace(made, **changed)
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, tmp_path_factory):
+    """One complete run that several tests look at."""
+    return train(options(shapes, tmp_path_factory.mktemp("finished")))
+
+
+def test_a_run_leaves_checkpoint_metrics_curves_and_report(finished):
+    names = {path.name for path in finished.out.iterdir()}
+
+    assert {
+        "run_card.json", "metrics.jsonl", "evaluation.json", "neighbours.json", "report.html", "checkpoint", "curves",
+        "tensorboard",
+    } <= names  # fmt: skip
+    assert finished.status == "completed"
+    assert set(finished.after) == {"all", "unseen"}
+    assert finished.after["all"]["num_queries"] == finished.before["all"]["num_queries"] > 0
+
+
+def test_the_run_card_holds_every_knob_and_what_was_trained_on(finished):
+    card = json.loads((finished.out / "run_card.json").read_text())
+
+    assert card["status"] == "completed"
+    assert config_from_tables(card["config"]) == CONFIG
+    assert card["versions"]["torch"] == torch.__version__
+    assert len(card["snapshot"]["hash"]) == 64
+    assert card["split"]["train_classes"] + len(card["split"]["unseen_classes"]) <= 12
+    assert card["best"]["step"] in (20, 40, 60)
+
+
+def test_the_log_has_steps_evaluations_and_projections(finished):
+    records = read_metrics(finished.out)
+
+    kinds = {record["kind"] for record in records}
+    assert {"step", "evaluation", "projection"} <= kinds
+    step = next(record for record in records if record["kind"] == "step")
+    for name in (
+        "loss", "active_share", "positive_distance_q50", "negative_distance_q50", "embedding_spread", "drift",
+        "mined_share", "representative_age", "learning_rate", "gradient_norm",
+    ):  # fmt: skip
+        assert isinstance(step[name], float), name
+
+
+def test_the_checkpoint_gives_the_figures_of_the_report(finished, shapes):
+    measured = evaluate_checkpoint(
+        finished.out / "checkpoint", shapes, overrides=["split.validation_share=0.2"], device="cpu"
+    )
+
+    assert measured["metrics"]["all"] == pytest.approx(finished.after["all"], abs=1e-6)
+    facts = read_checkpoint_facts(finished.out / "checkpoint")
+    assert facts.provenance["snapshot_hash"] == measured["snapshot_hash"]
+    assert facts.metrics["all"] == pytest.approx(finished.after["all"])
+
+
+def test_training_again_gives_the_same_weights(finished, shapes, tmp_path):
+    again = train(options(shapes, tmp_path))
+
+    first, second = (read_checkpoint_facts(run.out / "checkpoint").space_id for run in (finished, again))
+    assert first == second
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(finished, shapes, tmp_path):
+    class StopAt(SilentProgress):
+        logged = 0
+
+        def step(self, record):
+            self.logged = record["step"]
+
+    progress = StopAt()
+    hooks = RunHooks(progress, should_stop=lambda: progress.logged >= 30)
+    first = train(options(shapes, tmp_path), hooks)
+    assert (first.status, first.checkpoint) == ("interrupted", None)
+    assert json.loads((first.out / "run_card.json").read_text())["status"] == "interrupted"
+
+    second = train(options(shapes, tmp_path, resume=True))
+
+    assert second.status == "completed"
+    facts = [read_checkpoint_facts(run.out / "checkpoint") for run in (finished, second)]
+    assert facts[0].space_id == facts[1].space_id
+    logs = [
+        [{key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(run.out)]
+        for run in (finished, second)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_sigterm_saves_a_state_and_ends_cleanly(shapes, tmp_path):
+    program = [sys.executable, "-m", "training", "train", "--data", str(shapes), "--out", str(tmp_path / "run")]
+    knobs = ["--preset", "tiny", "--steps", "100000", "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    process = subprocess.Popen([*program, *knobs], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while not (metrics.exists() and '"step": 25' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    shown, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert "go on with --resume" in shown
+    assert len(list((tmp_path / "run" / "state").iterdir())) == 1
+
+
+def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
+    """The checkpoint embeds pictures as the features said it would."""
+    backbone = train(options(shapes, tmp_path / "first", replace(CONFIG, steps=20)))
+    config = config_from_tables(
+        {
+            "steps": 40,
+            "network": {"train": "head", "embedding_dim": 8, "checkpoint": str(backbone.checkpoint)},
+            "augmentation": {"views": 2, "catalogue_views": 2},
+            "batches": {"classes_per_batch": 4, "images_per_class": 3},
+        }
+    )
+    outcome = train(options(shapes, tmp_path / "second", config))
+
+    measured = evaluate_checkpoint(outcome.checkpoint, shapes, device="cpu")
+    assert measured["metrics"]["all"]["map_at_r"] == pytest.approx(outcome.after["all"]["map_at_r"], abs=1e-6)
+    assert list((tmp_path / "second" / "cache" / "features").glob("*/part-*.safetensors"))
+
+
+def test_examples_are_searched_among_catalogue_pictures(tmp_path):
+    shop = write_shapes(tmp_path / "shop", with_examples=True)
+    config = replace(CONFIG, steps=20, batches=replace(CONFIG.batches, representatives="catalogue"))
+
+    outcome = train(options(shop, tmp_path, config))
+
+    assert set(outcome.after) == {"all", "seen", "unseen"}
+    assert "mean_of_parts_recall_at_1" in outcome.after["all"]
+    protocol = json.loads((outcome.out / "evaluation.json").read_text())["protocol"]
+    assert "among 12 catalogue pictures" in protocol
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_left_out(tmp_path):
+    shop = write_shapes(tmp_path / "shop")
+    (shop / "red-disc" / "0.png").write_bytes(b"no picture")
+
+    outcome = train(options(shop, tmp_path, replace(CONFIG, steps=20)))
+
+    assert any("red-disc/0.png" in warning for warning in outcome.warnings)
+    assert outcome.checkpoint is not None
+
+
+def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
+    """Retrieval of the finished checkpoint through the road that requests take."""
+    outcome = train(options(shapes, tmp_path, replace(CONFIG, steps=200, split=replace(CONFIG.split, test="none"))))
+    embedder = load_embedder(outcome.checkpoint, device="cpu")
+    folders = sorted(path for path in shapes.iterdir() if path.is_dir())
+    images = [decode_image((folder / f"{number}.png").read_bytes()) for folder in folders for number in range(4)]
+
+    embeddings = embedder.embed(images)
+
+    scores = embeddings @ embeddings.T - 2 * np.eye(len(images))
+    classes = np.arange(len(images)) // 4
+    assert (classes[scores.argmax(axis=1)] == classes).mean() > 0.5
+
+
+def test_a_folder_with_a_run_is_never_written_over(finished, shapes):
+    with pytest.raises(InvalidRun, match="--resume"):
+        train(RunOptions(shapes, finished.out, CONFIG, finished.out.parent / "cache", device="cpu"))
+
+
+def test_a_complete_run_does_not_go_on(finished, shapes):
+    with pytest.raises(InvalidRun, match="complete"):
+        train(RunOptions(shapes, finished.out, CONFIG, finished.out.parent / "cache", device="cpu", resume=True))
+
+
+@pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 60, now 70"), ("pictures", "other pictures")])
+def test_a_run_goes_on_only_with_its_own_knobs_and_pictures(shapes, tmp_path, change, message):
+    train(options(shapes, tmp_path), RunHooks(should_stop=lambda: True))
+    config = replace(CONFIG, steps=70) if change == "knobs" else CONFIG
+    data = shapes if change == "knobs" else write_shapes(tmp_path / "other", per_class=6)
+
+    with pytest.raises(InvalidRun, match=message):
+        train(options(data, tmp_path, config, resume=True))
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(shapes, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(InvalidRun, match="not empty"):
+        train(options(shapes, tmp_path))
+
+
+def test_two_classes_with_pictures_are_needed(tmp_path):
+    shop = write_shapes(tmp_path / "shop", per_class=1)
+
+    with pytest.raises(UnfitData):
+        train(options(shop, tmp_path))
+
+
+def test_too_few_pictures_for_the_head_name_the_knob(shapes, tmp_path):
+    config = replace(CONFIG, network=replace(CONFIG.network, embedding_dim=128, head_start="principal_components"))
+
+    with pytest.raises(InvalidConfig, match=r"lower network\.embedding_dim"):
+        train(options(shapes, tmp_path, config))
+
+
+def test_a_frozen_random_backbone_is_refused(shapes, tmp_path):
+    config = replace(CONFIG, network=replace(CONFIG.network, train="head"))
+
+    with pytest.raises(InvalidConfig, match="gives it nothing to know"):
+        train(options(shapes, tmp_path, config))
+
+
+def test_a_full_disk_keeps_the_last_state(shapes, tmp_path, monkeypatch):
+    """The second state cannot be written: the run ends with the reason, and goes on from the first one later."""
+    real = os.fsync
+    states = []
+
+    def fail_on_second_state(descriptor):
+        if "state" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            states.append(descriptor)
+            if len(states) == 2:
+                raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fail_on_second_state)
+    with pytest.raises(OSError, match="No space left"):
+        train(options(shapes, tmp_path))
+    monkeypatch.undo()
+
+    assert json.loads((tmp_path / "run" / "run_card.json").read_text())["status"] == "failed"
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["step-000000020.pt"]
+    assert train(options(shapes, tmp_path, resume=True)).status == "completed"
+
+
+def test_two_processes_never_train_into_one_folder(shapes, tmp_path):
+    def try_another():
+        with pytest.raises(InvalidRun, match="another process trains"):
+            train(options(shapes, tmp_path, resume=True))
+        return True
+
+    train(options(shapes, tmp_path), RunHooks(should_stop=try_another))
