@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,10 @@ with process_group(torch.device("cpu")) as group:
     gradients = [parameter.grad for parameter in [*parts.model.head.parameters(), *parts.loss.parameters()]]
     torch.save({{"gradients": gradients, "weights": weights(parts)}}, sys.argv[1] + f"/{{group.rank}}.pt")
 """
-KNOBS = {"optimiser": {"clip_norm": 0.0}, "projections": {"steps": 3, "pull": "coupled", "pull_weight": 0.1}}
+KNOBS: dict[str, Any] = {
+    "optimiser": {"clip_norm": 0.0},
+    "projections": {"steps": 3, "pull": "coupled", "pull_weight": 0.1},
+}
 
 
 def torchrun(script, *arguments, timeout=240):

@@ -31,7 +31,8 @@ def headed():
 
 
 def store(directory, headed, knobs=KNOBS):
-    return FeatureStore(directory, *headed, knobs, CPU)
+    model, preprocessing = headed
+    return FeatureStore(directory, model, preprocessing, knobs, CPU)
 
 
 def everything(images):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ import torch
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
 from tests.training.shapes import write_shapes
-from training.config import config_from_tables, load_preset
 from training.checkpoint_evaluation import evaluate_checkpoint
+from training.config import config_from_tables, load_preset
 from training.errors import InvalidConfig, InvalidRun, UnfitData
 from training.metrics_log import read_metrics
 from training.progress import SilentProgress
@@ -164,6 +165,7 @@ def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
     )
     outcome = train(options(shapes, tmp_path / "second", config))
 
+    assert outcome.checkpoint is not None
     measured = evaluate_checkpoint(outcome.checkpoint, shapes, device="cpu")
     assert measured["metrics"]["all"]["map_at_r"] == pytest.approx(outcome.after["all"]["map_at_r"], abs=1e-6)
     assert list((tmp_path / "second" / "cache" / "features").glob("*/part-*.safetensors"))
@@ -194,6 +196,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_left_out(tmp_path):
 def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
     """Retrieval of the finished checkpoint through the road that requests take."""
     outcome = train(options(shapes, tmp_path, replace(CONFIG, steps=200, split=replace(CONFIG.split, test="none"))))
+    assert outcome.checkpoint is not None
     embedder = load_embedder(outcome.checkpoint, device="cpu")
     folders = sorted(path for path in shapes.iterdir() if path.is_dir())
     images = [decode_image((folder / f"{number}.png").read_bytes()) for folder in folders for number in range(4)]
@@ -260,7 +263,7 @@ def test_a_full_disk_keeps_the_last_state(shapes, tmp_path, monkeypatch):
     states = []
 
     def fail_on_second_state(descriptor):
-        if "state" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if "state" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             states.append(descriptor)
             if len(states) == 2:
                 raise OSError(28, "No space left on device")

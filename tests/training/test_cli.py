@@ -1,0 +1,140 @@
+"""The commands as a user types them; `akin` and `python -m training` are the same functions."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from service.cli.main import main
+from tests.training.shapes import write_shapes
+
+QUICK = ["--preset", "tiny", "--steps", "20", "--set", "batches.classes_per_batch=4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("cli") / "shop", per_class=5)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    """Run a command; returns its exit status."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return stopped.code or 0
+    return 0
+
+
+def test_train_and_evaluate(shapes, capsys):
+    assert run("train", "--data", shapes, "--out", "run", *QUICK, "--json") == 0
+    trained = json.loads(capsys.readouterr().out)
+
+    assert run("evaluate", "--checkpoint", "run/checkpoint", "--data", shapes, "--json", "--clustering") == 0
+    measured = json.loads(capsys.readouterr().out)
+
+    assert trained["status"] == "completed"
+    assert measured["metrics"]["all"]["map_at_r"] == pytest.approx(trained["after"]["all"]["map_at_r"], abs=1e-6)
+    assert 0 <= measured["clustering"]["nmi"] <= 1
+
+
+def test_people_get_tables_and_the_next_command(shapes, capsys):
+    assert run("train", "--data", shapes, "--out", "run", *QUICK) == 0
+    shown = capsys.readouterr()
+
+    assert "recall@1" in shown.out
+    assert "next: akin index build --checkpoint run/checkpoint" in shown.out
+    assert run("evaluate", "--checkpoint", "run/checkpoint", "--data", shapes, "--part", "all", "--per-class") == 0
+    assert "red-disc: recall@1" in capsys.readouterr().out
+
+
+def test_a_snapshot_trains_like_the_folder_it_was_taken_of(shapes, capsys):
+    assert run("snapshot", "--data", shapes, "--out", "sealed") == 0
+    capsys.readouterr()
+
+    cards = []
+    for data, out in ((shapes, "one"), ("sealed", "two")):
+        assert run("train", "--data", data, "--out", out, *QUICK, "--json") == 0
+        cards.append(json.loads(capsys.readouterr().out)["after"])
+
+    assert cards[0] == cards[1]
+
+
+def test_presets_are_listed_and_printed(capsys):
+    assert run("presets") == 0
+    assert "paper-cub" in capsys.readouterr().out
+
+    assert run("presets", "tiny") == 0
+    assert 'backbone = "conv4"' in capsys.readouterr().out
+
+
+def test_a_printed_preset_is_a_configuration_file(shapes, capsys, tmp_path):
+    run("presets", "tiny")
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
+
+    knobs = ["--steps", "5", "--set", "batches.classes_per_batch=4", "--device", "cpu"]
+    assert run("train", "--data", shapes, "--out", "run", "--config", "mine.toml", *knobs) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "huge"], "there is no preset 'huge'"),
+        (["--preset", "tiny", "--set", "stepz=3"], "unknown knob 'stepz'"),
+        (["--preset", "tiny", "--set", "optimiser.head_learning_rate=0"], "must be above 0"),
+        (["--preset", "tiny", "--config", "mine.toml"], "not both"),
+        (["--config", "missing.toml"], "missing.toml: No such file"),
+        (["--preset", "tiny", "--data", "nowhere"], "nowhere does not exist"),
+        (["--preset", "tiny", "--resume"], "holds no run to go on with"),
+        (["--preset", "tiny", "--device", "cuda:7"], "cuda:7"),
+        (["--preset", "tiny", "--set", "network.checkpoint=nowhere"], "nowhere is no akin-checkpoint/1 directory"),
+        (["--preset", "tiny", "--set", "split.unseen_share=0.99"], "unseen_share"),
+    ],
+)
+def test_what_cannot_work_is_one_line_with_the_remedy(shapes, capsys, arguments, message):
+    defaults = [] if "--data" in arguments else ["--data", shapes]
+
+    assert run("train", *defaults, "--out", "run", *arguments) == 1
+
+    shown = capsys.readouterr().err.strip()
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--part", "some"], "must be one of test, validation, all"),
+        (["--ks", "0"], "--ks takes numbers above 0"),
+        (["--set", "steps=3"], "only knobs of the split"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(shapes, capsys, arguments, message, zero_shot_checkpoint):
+    assert run("evaluate", "--checkpoint", zero_shot_checkpoint, "--data", shapes, *arguments) == 1
+
+    assert message in capsys.readouterr().err
+
+
+def test_the_commands_need_nothing_of_the_service(shapes):
+    """A bare GPU machine has no FastAPI, SQLAlchemy or faiss."""
+    program = (
+        "import sys\n"
+        "class Absent:\n"
+        "    names = {'fastapi', 'starlette', 'sqlalchemy', 'faiss', 'pydantic_settings', 'structlog', 'uvicorn', 'httpx'}\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in self.names or name.partition('.')[0] in ('service', 'index'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"sys.argv = ['training', 'train', '--data', {str(shapes)!r}, '--out', 'run', *{QUICK!r}]\n"
+        "import runpy; runpy.run_module('training', run_name='__main__')\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+
+    assert done.returncode == 0, done.stderr
+    assert "recall@1" in done.stdout
