@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 
 class Groups:
@@ -23,10 +24,11 @@ class Groups:
     def of_labels(cls, labels_N: NDArray[np.int64], num_classes: int | None = None) -> "Groups":
         """Group the positions 0..N-1 by label; labels are 0..C-1."""
         num_classes = int(labels_N.max(initial=-1)) + 1 if num_classes is None else num_classes
-        counts = np.bincount(labels_N, minlength=num_classes)
-        offsets = np.zeros(num_classes + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        return cls(offsets, np.argsort(labels_N, kind="stable").astype(np.int64, copy=False))
+        positions = np.arange(len(labels_N), dtype=np.int64)
+        # A counting sort, several times as fast as argsort where there are millions of labels.
+        ones = np.ones(len(labels_N), np.int8)
+        rows = sparse.coo_array((ones, (labels_N, positions)), shape=(num_classes, len(labels_N))).tocsr()
+        return cls(rows.indptr.astype(np.int64), rows.indices.astype(np.int64))
 
     @classmethod
     def of_one(cls, num_members: int) -> "Groups":

@@ -125,7 +125,7 @@ def test_the_commands_need_nothing_of_the_service(shapes):
     program = (
         "import sys\n"
         "class Absent:\n"
-        "    names = {'fastapi', 'starlette', 'sqlalchemy', 'faiss', 'pydantic_settings', 'structlog', 'uvicorn', 'httpx'}\n"
+        "    names = {'fastapi', 'starlette', 'sqlalchemy', 'faiss', 'pydantic_settings', 'structlog', 'uvicorn'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in self.names or name.partition('.')[0] in ('service', 'index'):\n"
         "            raise ModuleNotFoundError(name)\n"

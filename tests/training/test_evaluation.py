@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity  # type: ignore[import-untyped]  # it ships no types
-from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # type: ignore[import-untyped]  # it ships no types
-from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN  # type: ignore[import-untyped]  # it ships no types
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
 
 from training.errors import InvalidEmbeddings
 from training.evaluation import evaluate_retrieval, summarise

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]  # no types there
+from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 

@@ -7,8 +7,8 @@ of the class ("001-AM-General-Hummer-SUV-2000"), for all classes or for one half
 import re
 from pathlib import Path
 
-from scipy.io import loadmat  # type: ignore[import-untyped]  # SciPy ships no type information
-from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from training.datasets.files import IMAGE_ENDINGS, files_below, location_below
 from training.datasets.folders import class_folders

@@ -8,7 +8,7 @@ logarithm (LiftedStructureLoss is the same as ours).
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning import losses, miners  # type: ignore[import-untyped]  # it ships no types
+from pytorch_metric_learning import losses, miners
 
 from tests.training.losses.batches import EMBEDDING_DIM, NUM_CLASSES, create, draw_batch
 from training.losses.factory import LossConfig
