@@ -61,6 +61,8 @@ class Augmentation:
         """
         config = self._config
         uniform = torch.rand(num_images, 10, generator=generator)
+        is_left = uniform[:, 9] < config.plain
+        is_left = is_left if is_plain is None else is_left | is_plain
         area = config.crop_area_min + uniform[:, 0] * (config.crop_area_max - config.crop_area_min)
         ratio = torch.exp((2 * uniform[:, 1] - 1) * math.log(config.crop_ratio))
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -72,9 +74,8 @@ class Augmentation:
         strengths = torch.tensor([config.brightness, config.contrast, config.saturation])
         colour = 1 + (2 * uniform[:, 5:8] - 1) * strengths
         colour[:, 2] = torch.where(uniform[:, 8] < config.grey, 0.0, colour[:, 2])
-        if is_plain is not None:
-            crop = torch.where(is_plain[:, None], torch.tensor([0.0, 0.0, 1.0, 1.0]), crop)
-            colour = torch.where(is_plain[:, None], 1.0, colour)
+        crop = torch.where(is_left[:, None], torch.tensor([0.0, 0.0, 1.0, 1.0]), crop)
+        colour = torch.where(is_left[:, None], 1.0, colour)
         return Draws(crop, colour)
 
     def apply(self, pixels_BHWC: Tensor, draws: Draws) -> Tensor:

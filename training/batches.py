@@ -99,8 +99,10 @@ class BatchSampler:
             self._drawn_at[class_id] = self._num_batches
         return image
 
-    def mean_age_of_representatives(self, classes: NDArray[np.int64]) -> float:
-        """Return for how many steps the representatives of these classes have been held, on average."""
+    def mean_age_of_representatives(self, classes: NDArray[np.int64]) -> float | None:
+        """Return for how many steps the representatives of these classes have been held; None where there are none."""
+        if self._config.representatives == "none":
+            return None
         return float((self._num_batches - self._drawn_at[classes]).mean())
 
     def prepare(self) -> None:

@@ -34,7 +34,8 @@ class NetworkConfig:
     checkpoint: str = ""  # start from this checkpoint: its architecture and preprocessing replace those named here
     pooling: Literal["average", "gem"] = "average"
     embedding_dim: int = 256
-    head_start: Literal["principal_components", "random"] = "principal_components"
+    head_start: Literal["principal_components", "whitening", "random"] = "principal_components"
+    head_shrinkage: float = 1.0  # of whitening: how much is kept of directions that no class varies in
     train: Literal["all", "head"] = "all"
     image_size: int = 0  # pixels; 0: what the backbone's weights were trained with
     freeze_batch_norm: bool = True  # statistics only
@@ -42,6 +43,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         _check(self.embedding_dim >= 1, "network.embedding_dim", self.embedding_dim, "at least 1")
+        _check(self.head_shrinkage > 0, "network.head_shrinkage", self.head_shrinkage, "above 0")
         _check(self.image_size >= 0, "network.image_size", self.image_size, "at least 0 (0: the backbone's own)")
 
 
@@ -57,22 +59,22 @@ class AugmentationConfig:
     contrast: float = 0.0
     saturation: float = 0.0
     grey: float = 0.0
-    # Of pictures on a plain white ground: how often one is set on a ground of another training picture, turned and
-    # scaled, as a shopper's photo would show it (our choice).
-    background: float = 0.0
-    # Of frozen features: how many augmented views of each picture are computed.
+    plain: float = 0.0  # how often a picture is taken as it is
+    # Of frozen features: how many augmented views of each picture are computed, and of catalogue pictures how many
+    # made-up scenes (training/scenes.py).
     views: int = 4
     catalogue_views: int = 4
+    catalogue_scenes: int = 0
 
     def __post_init__(self) -> None:
         is_range = 0 < self.crop_area_min <= self.crop_area_max <= 1
         areas = (self.crop_area_min, self.crop_area_max)
         _check(is_range, "augmentation.crop_area_min and crop_area_max", areas, "0 < min <= max <= 1")
         _check(self.crop_ratio >= 1, "augmentation.crop_ratio", self.crop_ratio, "at least 1")
-        for name in ("flip", "brightness", "contrast", "saturation", "grey", "background"):
+        for name in ("flip", "brightness", "contrast", "saturation", "grey", "plain"):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"augmentation.{name}", value, "within 0..1")
-        for name in ("views", "catalogue_views"):
+        for name in ("views", "catalogue_views", "catalogue_scenes"):
             value = getattr(self, name)
             _check(0 <= value <= 64, f"augmentation.{name}", value, "within 0..64")
 

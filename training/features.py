@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,10 +33,15 @@ from embedding.model import EmbeddingModel, without_head
 from embedding.preprocessing import Preprocessing
 from training.augmentation import Augmentation, Draws, uncropped
 from training.config import AugmentationConfig
+from training.scenes import cut_out, draw_scene
 from training.snapshot import SnapshotImage
 
 log = logging.getLogger(__name__)
 
+# What decides how many views there are, or which is taken, and not what a view is.
+_NO_MATTER_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
+# Scenes are numbered behind all possible views, so that more views leave them as they are.
+_FIRST_SCENE = 100
 _IMAGES_PER_PART = 256
 _VERSION = 1
 # As in the Embedder: larger batches leave a CPU's cache.
@@ -73,7 +79,7 @@ class FeatureStore:
         self._config = augmentation
         self._augmentation = Augmentation(augmentation, preprocessing)
         self._device = device
-        knobs = {k: v for k, v in dataclasses.asdict(augmentation).items() if k not in ("views", "catalogue_views")}
+        knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
         digest = hashlib.sha256(canonical_json([_VERSION, knobs])).hexdigest()[:8]
         self.directory = directory / f"{self._embedder.space_id}-{digest}"
 
@@ -85,20 +91,24 @@ class FeatureStore:
         Only those marked in `is_varied` [N] have augmented views. Raises OSError when features cannot be written;
         what was written before stays.
         """
-        num_views = [self._num_views_of(image, is_it) for image, is_it in zip(images, is_varied, strict=True)]
+        views_of = [self._views_of(image, is_it) for image, is_it in zip(images, is_varied, strict=True)]
         stored = self._stored()
         missing: dict[str, tuple[SnapshotImage, set[int]]] = {}
-        for image, count in zip(images, num_views, strict=True):
-            lacking = {view for view in range(count) if _key(image.sha256, view) not in stored}
+        for image, views in zip(images, views_of, strict=True):
+            lacking = {view for view in views if _key(image.sha256, view) not in stored}
             if lacking:
                 missing.setdefault(image.sha256, (image, set()))[1].update(lacking)
         failed = self._compute(list(missing.values()), on_progress)
-        return self._gather(images, np.array(num_views, np.int64), self._stored() if missing else stored, failed)
+        return self._gather(images, views_of, self._stored() if missing else stored, failed)
 
-    def _num_views_of(self, image: SnapshotImage, is_varied: bool) -> int:
+    def _views_of(self, image: SnapshotImage, is_varied: bool) -> list[int]:
+        """Return the numbers of an image's views: the picture itself, crops of it, scenes made of it."""
         if not is_varied:
-            return 1
-        return 1 + (self._config.catalogue_views if image.role == "catalogue" else self._config.views)
+            return [0]
+        if image.role != "catalogue":
+            return list(range(1 + self._config.views))
+        scenes = range(_FIRST_SCENE, _FIRST_SCENE + self._config.catalogue_scenes)
+        return [*range(1 + self._config.catalogue_views), *scenes]
 
     def _compute(self, missing: list[tuple[SnapshotImage, set[int]]], on_progress: OnProgress | None) -> dict[str, str]:
         """Compute and keep views; returns why pictures could not be read, by their hash."""
@@ -111,10 +121,14 @@ class FeatureStore:
                 if 0 in views:
                     rows.append(torch.from_numpy(self._embedder.embed_pixels(pixels[None])))
                     keys.append(_key(image.sha256, 0))
-                varied = sorted(views - {0})
-                if varied:
-                    rows.append(self._embed_views(image, source, varied))
-                    keys += [_key(image.sha256, view) for view in varied]
+                crops = sorted(view for view in views if 0 < view < _FIRST_SCENE)
+                if crops:
+                    rows.append(self._embed_crops(image, source, crops))
+                    keys += [_key(image.sha256, view) for view in crops]
+                scenes = sorted(view for view in views if view >= _FIRST_SCENE)
+                if scenes:
+                    rows.append(self._embed_scenes(image, source, scenes))
+                    keys += [_key(image.sha256, view) for view in scenes]
                 if on_progress:
                     on_progress(start + number, len(missing))
             if rows:
@@ -144,7 +158,7 @@ class FeatureStore:
                     yield image, views, *result
 
     @torch.inference_mode()
-    def _embed_views(self, image: SnapshotImage, source: NDArray[np.uint8], views: list[int]) -> Tensor:
+    def _embed_crops(self, image: SnapshotImage, source: NDArray[np.uint8], views: list[int]) -> Tensor:
         draws = [self._draw(image.sha256, view) for view in views]
         together = Draws(*(torch.cat([getattr(d, f.name) for d in draws]) for f in dataclasses.fields(Draws)))
         pixels = torch.from_numpy(np.array(source)).to(self._device)
@@ -156,9 +170,14 @@ class FeatureStore:
             rows.append(self._pool(batch).float().cpu())
         return torch.cat(rows)
 
+    def _embed_scenes(self, image: SnapshotImage, source: NDArray[np.uint8], views: list[int]) -> Tensor:
+        cut = cut_out(Image.fromarray(source))
+        size = self._preprocessing.image_size
+        scenes = [draw_scene(cut, size, np.random.default_rng(_seed(image.sha256, view))) for view in views]
+        return torch.from_numpy(self._embedder.embed_pixels(np.stack([np.asarray(scene) for scene in scenes])))
+
     def _draw(self, sha256: str, view: int) -> Draws:
-        generator = torch.Generator().manual_seed(int(sha256[:12], 16) * 64 + view)
-        return self._augmentation.draw(1, generator)
+        return self._augmentation.draw(1, torch.Generator().manual_seed(_seed(sha256, view)))
 
     def _write_part(self, keys: list[str], features_NC: Tensor) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -190,26 +209,31 @@ class FeatureStore:
     def _gather(
         self,
         images: Sequence[SnapshotImage],
-        num_views: NDArray[np.int64],
+        views_of: Sequence[list[int]],
         stored: dict[str, tuple[Path, int]],
         failed: dict[str, str],
     ) -> Features:
+        num_views = np.array([len(views) for views in views_of], np.int64)
         features = torch.zeros(len(images), int(num_views.max(initial=1)), self._embedder.embedding_dim)
         failures = {position: failed[image.sha256] for position, image in enumerate(images) if image.sha256 in failed}
         of_part: dict[Path, tuple[list[int], list[int], list[int]]] = {}
         for position, image in enumerate(images):
             if position in failures:
                 continue
-            for view in range(num_views[position]):
+            for place, view in enumerate(views_of[position]):
                 path, row = stored[_key(image.sha256, view)]
-                positions, views, rows = of_part.setdefault(path, ([], [], []))
+                positions, places, rows = of_part.setdefault(path, ([], [], []))
                 positions.append(position)
-                views.append(view)
+                places.append(place)
                 rows.append(row)
-        for path, (positions, views, rows) in of_part.items():
+        for path, (positions, places, rows) in of_part.items():
             with safe_open(path, "pt") as file:
-                features[positions, views] = file.get_tensor("features")[rows]
+                features[positions, places] = file.get_tensor("features")[rows]
         return Features(features, num_views, failures)
+
+
+def _seed(sha256: str, view: int) -> int:
+    return int(sha256[:12], 16) * 1000 + view
 
 
 def _key(sha256: str, view: int) -> str:

@@ -108,7 +108,10 @@ class FeatureInputs:
         features_NVC: Tensor,
         num_views: NDArray[np.int64],
         device: torch.device,
+        *,
+        plain: float = 0.0,
     ) -> None:
+        self._plain = plain
         self._network = HeadNetwork(model.head)
         self._num_views = torch.from_numpy(num_views)
         self._features = features_NVC.to(device)
@@ -122,11 +125,16 @@ class FeatureInputs:
     def batch(
         self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
     ) -> Tensor:
-        """Return features [B, C], each of a view drawn at random; plain images give view 0."""
+        """Return features [B, C], each of a view drawn at random; plain images give view 0.
+
+        Augmented views are drawn alike; with the probability `plain` it is view 0, the picture as it is.
+        """
         positions = torch.from_numpy(images)
-        # Any view, the picture itself among them.
-        views = (torch.rand(len(images), generator=generator) * self._num_views[positions]).long()
-        views = torch.where(torch.from_numpy(is_plain), 0, views)
+        uniform = torch.rand(2, len(images), generator=generator)
+        num_augmented = self._num_views[positions] - 1
+        views = 1 + (uniform[0] * num_augmented).long()
+        is_plain_B = torch.from_numpy(is_plain) | (uniform[1] < self._plain) | (num_augmented == 0)
+        views = torch.where(is_plain_B, 0, views)
         return self._features[positions[rows].to(self._device), views[rows].to(self._device)]
 
     @torch.inference_mode()

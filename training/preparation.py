@@ -15,17 +15,18 @@ from training.augmentation import uncropped
 from training.checks import check_training_data
 from training.config import TrainingConfig
 from training.features import Features, FeatureStore
+from training.head_start import start_head
 from training.held_out import Embed
 from training.image_cache import ImageCache
 from training.inputs import FeatureInputs, PictureInputs, TrainingInputs, embed_cached
 from training.snapshot import Snapshot, class_ids, open_training_data
 from training.splits import Split, leave_out, split_snapshot
-from training.starting_model import StartingModel, start_head
+from training.starting_model import StartingModel
 
 # Enough to tell nearly equal pictures.
 _THUMBNAILS = Preprocessing(image_size=64, interpolation="bilinear")
-# As many pictures as principal components are computed from at most; more change nothing.
-_MOST_FOR_COMPONENTS = 5000
+# As many pictures as a head's start is computed from at most; more change little.
+_MOST_FOR_HEAD = 5000
 
 # Told what is being done, how much of it is done, and how much there is.
 OnProgress = Callable[[str, int, int], None]
@@ -130,6 +131,23 @@ def gather_materials(
     return Materials(pictures=pictures, squares=squares)
 
 
+def _start_head(
+    data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, embed_pooled: Embed
+) -> None:
+    """Start the head from features of training pictures: of all their views where these are there."""
+    chosen = np.random.default_rng(config.seed).permutation(len(data.train))[:_MOST_FOR_HEAD]
+    positions = data.train[chosen]
+    labels, groups = data.labels[chosen], data.is_catalogue[chosen].astype(np.int64)
+    if materials.features is None or config.network.head_start == "principal_components":
+        start_head(start.model, config.network, embed_pooled(positions), labels, groups)
+        return
+    counts = materials.features.num_views[positions]
+    rows = positions.repeat(counts)
+    views = np.concatenate([np.arange(count) for count in counts])
+    pooled_MC = materials.features.features_NVC[rows, views].numpy()
+    start_head(start.model, config.network, pooled_MC, labels.repeat(counts), groups.repeat(counts))
+
+
 def prepare_inputs(
     data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, device: torch.device
 ) -> PreparedInputs:
@@ -145,7 +163,8 @@ def prepare_inputs(
             rows: NDArray[np.float32] = pooled_NC[torch.from_numpy(images)].numpy()
             return rows
 
-        inputs = FeatureInputs(start.model, features.features_NVC, features.num_views, device)
+        plain = config.augmentation.plain
+        inputs = FeatureInputs(start.model, features.features_NVC, features.num_views, device, plain=plain)
     else:
         assert materials.pictures is not None
         assert materials.squares is not None
@@ -158,8 +177,7 @@ def prepare_inputs(
         inputs = PictureInputs(
             start.model, start.preprocessing, materials.squares, pictures, config.augmentation, device
         )
-    if start.has_new_head and config.network.head_start == "principal_components":
-        few = np.random.default_rng(config.seed).permutation(data.train)[:_MOST_FOR_COMPONENTS]
-        start_head(start.model, config.network, embed_pooled(few))
+    if start.has_new_head and config.network.head_start != "random":
+        _start_head(data, start, materials, config, embed_pooled)
     # A pretrained backbone is measured by its own features, which is what a shop serves before it trains.
     return PreparedInputs(inputs, embed_pooled if start.has_new_head and start.is_pretrained else inputs.embed)

@@ -4,12 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from embedding.checkpoint import load_model
-from embedding.model import Architecture, EmbeddingModel, LinearHead, create_model, with_linear_head
+from embedding.model import Architecture, EmbeddingModel, create_model, with_linear_head
 from embedding.preprocessing import Preprocessing
 from training.config import NetworkConfig
 from training.errors import InvalidConfig
@@ -21,7 +19,7 @@ class StartingModel:
 
     model: EmbeddingModel
     preprocessing: Preprocessing
-    has_new_head: bool  # still random: see `start_head`
+    has_new_head: bool  # still random: see `head_start`
     is_pretrained: bool
     source: str
 
@@ -52,17 +50,3 @@ def create_starting_model(config: NetworkConfig, seed: int) -> StartingModel:
             'know; set network.weights = "pretrained" or network.train = "all"'
         )
     return StartingModel(model, preprocessing, has_new_head, is_pretrained, source)
-
-
-def start_head(model: EmbeddingModel, config: NetworkConfig, pooled_NC: NDArray[np.float32]) -> None:
-    """Give a new head its first weights: principal components of unit pooled features [N, C] of training pictures."""
-    if config.head_start == "random":
-        return
-    assert isinstance(model.head, LinearHead)
-    try:
-        model.head.set_principal_components(pooled_NC)
-    except ValueError as error:
-        raise InvalidConfig(
-            f"the head cannot start from {config.embedding_dim} principal components: {error}; "
-            'lower network.embedding_dim, or set network.head_start = "random"'
-        ) from error

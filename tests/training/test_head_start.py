@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from embedding.model import Architecture, create_model, with_linear_head
+from training.config import NetworkConfig
+from training.errors import InvalidConfig
+from training.head_start import start_head, whitened_components
+
+
+def problem(num_classes=30, per_class=8, channels=24, seed=0):
+    """Classes differ in the last eight channels a little, pictures of a class in the first four a lot."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(num_classes).repeat(per_class)
+    features = np.zeros((len(labels), channels))
+    features[:, -8:] = generator.normal(0, 0.3, (num_classes, 8))[labels]
+    features[:, :4] = generator.normal(0, 3.0, (len(labels), 4))
+    features += generator.normal(0, 0.02, features.shape)
+    return features.astype(np.float32), labels
+
+
+def recall(embeddings, labels):
+    embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    scores = embeddings @ embeddings.T - 2 * np.eye(len(labels))
+    return (labels[scores.argmax(axis=1)] == labels).mean()
+
+
+def embed(features, weight, bias):
+    return features @ weight.numpy().T + bias.numpy()
+
+
+def test_whitening_finds_classes_that_hide_behind_what_varies_within_them():
+    features, labels = problem()
+    groups = np.zeros(len(labels), np.int64)
+
+    weight, bias = whitened_components(features, labels, groups, 8, shrinkage=0.01)
+
+    assert recall(features, labels) < 0.3
+    assert recall(embed(features, weight, bias), labels) > 0.95
+
+
+def test_it_serves_classes_that_it_has_not_seen():
+    features, labels = problem(60)
+    seen = labels < 30
+    groups = np.zeros(int(seen.sum()), np.int64)
+
+    weight, bias = whitened_components(features[seen], labels[seen], groups, 8, shrinkage=0.01)
+
+    assert recall(embed(features[~seen], weight, bias), labels[~seen]) > 0.9
+
+
+def test_within_classes_the_whitened_scatter_is_the_identity():
+    features, labels = problem(channels=10, per_class=40)
+    groups = np.zeros(len(labels), np.int64)
+
+    weight, bias = whitened_components(features, labels, groups, 10, shrinkage=1e-9)
+
+    embedded = embed(features, weight, bias)
+    means = np.stack([embedded[labels == label].mean(axis=0) for label in range(30)])
+    residuals = embedded - means[labels]
+    np.testing.assert_allclose(residuals.T @ residuals / len(labels), np.eye(10), atol=0.02)
+
+
+def test_components_come_in_the_order_of_their_variance():
+    features, labels = problem()
+
+    weight, bias = whitened_components(features, labels, np.zeros(len(labels), np.int64), 8, shrinkage=0.1)
+
+    variances = embed(features, weight, bias).var(axis=0)
+    assert (np.diff(variances) < 1e-3).all()
+
+
+def test_few_catalogue_pictures_weigh_as_much_as_many_photos():
+    """The step from studio to photo is scatter within the class, however few the studio pictures are."""
+    features, labels = problem()
+    is_catalogue = np.zeros(len(labels), bool)
+    is_catalogue[::8] = True
+    features[is_catalogue, 12] += 2.0
+
+    weight, bias = whitened_components(features, labels, is_catalogue.astype(np.int64), 8, shrinkage=0.01)
+
+    step = np.zeros((1, 24), np.float32)
+    step[0, 12] = 2.0
+    moved = np.linalg.norm(embed(step, weight, bias * 0))
+    assert moved < 3 * np.linalg.norm(embed(features, weight, bias), axis=1).mean()
+    assert recall(embed(features, weight, bias), labels) > 0.9
+
+
+def test_more_shrinkage_is_nearer_to_principal_components():
+    features, labels = problem()
+    groups = np.zeros(len(labels), np.int64)
+
+    weight, _ = whitened_components(features, labels, groups, 4, shrinkage=1e6)
+
+    # The first channels have the largest variance, which whitening would have taken away.
+    energy = (weight[:, :4] ** 2).sum() / (weight**2).sum()
+    assert float(energy) > 0.95
+
+
+@pytest.mark.parametrize("start", ["principal_components", "whitening"])
+def test_a_head_starts_as_it_is_told(start):
+    model, _ = create_model(Architecture("conv4"), pretrained=False)
+    model = with_linear_head(model, 6)
+    features, labels = problem(channels=128)
+    before = [parameter.clone() for parameter in model.head.parameters()]
+
+    start_head(model, NetworkConfig(head_start=start), features, labels, np.zeros(len(labels), np.int64))
+
+    assert not any(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
+
+
+def test_a_random_start_leaves_the_head_alone():
+    model, _ = create_model(Architecture("conv4"), pretrained=False)
+    model = with_linear_head(model, 6)
+    features, labels = problem(channels=128)
+    before = [parameter.clone() for parameter in model.head.parameters()]
+
+    start_head(model, NetworkConfig(head_start="random"), features, labels, np.zeros(len(labels), np.int64))
+
+    assert all(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("start", ["principal_components", "whitening"])
+def test_fewer_pictures_than_dimensions_name_the_knob(start):
+    model, _ = create_model(Architecture("conv4"), pretrained=False)
+    model = with_linear_head(model, 100)
+    features, labels = problem(num_classes=5, channels=128)
+
+    with pytest.raises(InvalidConfig, match=r"100 dimensions cannot start from 40 training pictures.*lower network\."):
+        start_head(model, NetworkConfig(head_start=start), features, labels, np.zeros(len(labels), np.int64))

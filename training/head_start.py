@@ -1,0 +1,96 @@
+"""How a new linear head starts: principal components, or within-class whitening.
+
+Shape legend: M feature vectors, C channels, D embedding dimension, K classes.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedding.model import EmbeddingModel, LinearHead
+from training.config import NetworkConfig
+from training.errors import InvalidConfig
+
+
+def start_head(
+    model: EmbeddingModel,
+    config: NetworkConfig,
+    pooled_MC: NDArray[np.float32],
+    labels_M: NDArray[np.int64],
+    groups_M: NDArray[np.int64],
+) -> None:
+    """Give a new head its first weights, from unit pooled features of training pictures.
+
+    `groups_M` tells the kinds of pictures of a class apart, catalogue pictures and photos, which weigh the same
+    whatever their numbers. Raises InvalidConfig where there are fewer vectors than dimensions.
+    """
+    if config.head_start == "random":
+        return
+    assert isinstance(model.head, LinearHead)
+    num_vectors, num_channels = pooled_MC.shape
+    if model.embedding_dim > min(num_vectors, num_channels):
+        raise InvalidConfig(
+            f"a head of {model.embedding_dim} dimensions cannot start from {num_vectors} training pictures of "
+            f'{num_channels} channels; lower network.embedding_dim, or set network.head_start = "random"'
+        )
+    if config.head_start == "principal_components":
+        model.head.set_principal_components(pooled_MC)
+        return
+    weight_DC, bias_D = whitened_components(
+        pooled_MC, labels_M, groups_M, model.embedding_dim, shrinkage=config.head_shrinkage
+    )
+    with torch.no_grad():
+        model.head.weight.copy_(weight_DC)
+        model.head.bias.copy_(bias_D)
+
+
+def whitened_components(
+    pooled_MC: NDArray[np.float32],
+    labels_M: NDArray[np.int64],
+    groups_M: NDArray[np.int64],
+    embedding_dim: int,
+    *,
+    shrinkage: float,
+) -> tuple[Tensor, Tensor]:
+    """Return weight [D, C] and bias [D]: within-class whitening, then principal components of what it gives.
+
+    Directions in which pictures of one class differ, as light, ground and the step from studio to photo make them,
+    are scaled down, so that what is left tells classes apart: (S + s·tr(S)/C·I)^(-1/2), S the scatter within classes
+    and s the shrinkage, which keeps a little of directions that no training class varies in. The closed form of what
+    metric learning does to a linear map (relevant component analysis, Shental et al., ECCV 2002); that the kinds of
+    pictures weigh the same is our choice.
+    """
+    features_MC = pooled_MC.astype(np.float64)
+    # Some classes may have no vector here.
+    labels_M = np.unique(labels_M, return_inverse=True)[1]
+    weights_M = _weights(labels_M, groups_M)
+    num_classes, num_channels = int(labels_M.max()) + 1, features_MC.shape[1]
+    means_KC = np.zeros((num_classes, num_channels))
+    np.add.at(means_KC, labels_M, features_MC * weights_M[:, None] * num_classes)
+    within_CC = _scatter(features_MC - means_KC[labels_M], weights_M)
+    centre_C = means_KC.mean(axis=0)
+    total_CC = _scatter(features_MC - centre_C, weights_M)
+    eigenvalues, vectors = np.linalg.eigh(within_CC)
+    ridge = shrinkage * np.trace(within_CC) / num_channels
+    whitening_CC = (vectors / np.sqrt(eigenvalues.clip(min=0) + ridge)) @ vectors.T
+    _, components = np.linalg.eigh(whitening_CC @ total_CC @ whitening_CC)
+    # eigh orders upwards; the largest variance comes first.
+    weight_DC = components[:, ::-1][:, :embedding_dim].T @ whitening_CC
+    return torch.from_numpy(weight_DC).float(), torch.from_numpy(-weight_DC @ centre_C).float()
+
+
+def _weights(labels_M: NDArray[np.int64], groups_M: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weigh vectors so that classes weigh the same, the groups of a class, and the vectors of a group; the sum is 1."""
+    cells = labels_M * (int(groups_M.max()) + 1) + groups_M
+    _, cell_of, sizes = np.unique(cells, return_inverse=True, return_counts=True)
+    first_of_cell = np.unique(cells, return_index=True)[1]
+    cells_of_class = np.bincount(labels_M[first_of_cell])
+    num_classes = len(np.unique(labels_M))
+    weights: NDArray[np.float64] = 1 / (sizes[cell_of] * cells_of_class[labels_M] * num_classes)
+    return weights
+
+
+def _scatter(residuals_MC: NDArray[np.float64], weights_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    scatter_CC: NDArray[np.float64] = (residuals_MC * weights_M[:, None]).T @ residuals_MC
+    return scatter_CC
