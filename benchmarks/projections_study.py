@@ -152,6 +152,8 @@ def methods_of(task: Task) -> dict[str, Tables]:
         "T = 1 control": CONTROL,
         "projections": projections,
         "projections + mining": merged(projections, MINED),
+        # Beyond the five, so that what the pull does is known by itself.
+        "projections + mining, no pull": merged(projections, MINED, {"projections": _NO_PULL}),
         **{name: merged(projections, knobs) for name, knobs in task.more_methods.items()},
     }
 
