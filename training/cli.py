@@ -27,6 +27,10 @@ notes = Console(stderr=True, soft_wrap=True)
 DEFAULT_CACHE = Path("akin-data/cache")
 DEFAULT_RUNS = Path("akin-data/runs")
 
+_PART_TITLES = {"all": "all queries", "seen": "classes trained on", "unseen": "classes never trained on"}
+
+Parts = dict[str, dict[str, float]]
+
 DataOption = Annotated[
     Path,
     typer.Option(
@@ -119,7 +123,7 @@ def evaluate(
         _print_json(measured)
         return
     output.print(f"{measured['protocol']}", highlight=False)
-    _print_parts({"": measured["metrics"]})
+    _print_parts({}, measured["metrics"])
     if clustering:
         figures = ", ".join(f"{name} {value}" for name, value in measured["clustering"].items())
         output.print(f"clustering: {figures}", highlight=False)
@@ -199,36 +203,41 @@ def _print_outcome(outcome: "RunOutcome") -> None:
     if outcome.checkpoint is None:
         output.print(f"stopped after step {outcome.steps}; go on with --resume", highlight=False)
         return
-    _print_parts({"before": outcome.before, "after": outcome.after})
+    _print_parts(outcome.before, outcome.after)
     output.print(f"checkpoint: {outcome.checkpoint}", highlight=False)
     output.print(f"report:     {outcome.report}", highlight=False)
     output.print(f"next: akin index build --checkpoint {outcome.checkpoint}", highlight=False)
 
 
-def _print_parts(columns: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Show metrics a line, the parts of the queries and the times of measuring as columns."""
+def _print_parts(before: Parts, after: Parts) -> None:
+    """Show metrics a line and the parts of the queries as columns, before → after where both are known."""
     from rich.table import Table
 
-    parts = next(iter(columns.values()))
-    if not parts:
+    from training.run_folder import metric_title
+
+    if not after:
         output.print("nothing was held out, so nothing was measured (split.test)", highlight=False)
         return
-    titles = {"all": "all queries", "seen": "classes seen in training", "unseen": "classes never trained on"}
+    # One part alone is all there is, and says more than "all".
+    parts = [name for name in after if name != "all" or len(after) != 2]
     table = Table()
     table.add_column("")
     for part in parts:
-        for when in columns:
-            table.add_column(f"{titles[part]}{', ' + when if when else ''}", justify="right")
-    for name in parts["all"]:
-        cells = [_cell(metrics[part].get(name)) for part in parts for metrics in columns.values()]
-        table.add_row(name.replace("_at_", "@"), *cells)
+        table.add_column(_PART_TITLES[part], justify="right")
+    for name in after["all"]:
+        if name == "num_left_out" and not after["all"][name]:
+            continue
+        cells = [_change(before.get(part, {}).get(name), after[part].get(name)) for part in parts]
+        table.add_row(metric_title(name), *cells)
     output.print(table)
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
+def _change(before: float | None, after: float | None) -> str:
+    if after is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    if before is None or isinstance(after, int):
+        return f"{after:,}" if isinstance(after, int) else f"{after:.3f}"
+    return f"{before:.3f} → {after:.3f}"
 
 
 def _outcome_json(outcome: "RunOutcome") -> dict[str, Any]:
