@@ -27,7 +27,8 @@ import torch
 from training.config import TrainingConfig, config_from_tables
 from training.distributed import ProcessGroup
 from training.held_out import measure
-from training.loop import LoopHooks, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_parts import LoopHooks
 from training.preparation import Materials, TrainingData, gather_materials, prepare_inputs, read_training_data
 from training.run import loop_parts
 from training.starting_model import StartingModel, create_starting_model
@@ -69,7 +70,7 @@ _GROCERY_VIEWS = {
     "brightness": 0.3,
     "contrast": 0.3,
     "saturation": 0.3,
-    "plain": 0.25,
+    "plain": 0.4,
     "views": 4,
     "catalogue_views": 8,
     "catalogue_scenes": 16,

@@ -26,8 +26,10 @@ from embedding.model import Architecture, EmbeddingModel, create_model, with_lin
 from embedding.preprocessing import Preprocessing
 from training.batches import BatchSampler
 from training.config import TrainingConfig, config_from_tables
+from training.features import Features
 from training.inputs import FeatureInputs, PictureInputs, TrainingInputs
-from training.loop import LoopHooks, LoopParts, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_parts import LoopHooks, LoopParts
 from training.losses.factory import create_loss
 from training.mining import RepresentativeTable
 from training.optimisation import set_training_mode
@@ -51,9 +53,10 @@ class MemoryPixels:
         generator = torch.Generator().manual_seed(0)
         self._pixels = torch.randint(0, 256, (len(LABELS), size, size, 3), generator=generator, dtype=torch.uint8)
 
-    def pixels(self, indices: NDArray[np.int64]) -> torch.Tensor:
+    def pixels(self, indices: NDArray[np.int64], *, pin_memory: bool = False) -> torch.Tensor:
         """Return uint8 pixels [B, H, W, 3]."""
-        return self._pixels[torch.from_numpy(indices)]
+        pixels = self._pixels[torch.from_numpy(indices)]
+        return pixels.pin_memory() if pin_memory else pixels
 
 
 def config_of(name: str, network: str) -> TrainingConfig:
@@ -85,8 +88,8 @@ def inputs_of(
 ) -> TrainingInputs:
     if network == "head":
         features = torch.randn(len(LABELS), 3, model.num_channels, generator=torch.Generator().manual_seed(0))
-        features = torch.nn.functional.normalize(features, dim=2)
-        return FeatureInputs(model, features, np.full(len(LABELS), 3), device)
+        rows = torch.nn.functional.normalize(features, dim=2).flatten(0, 1)
+        return FeatureInputs(model, Features(rows, np.arange(len(LABELS) + 1) * 3, {}), device)
     pixels = MemoryPixels(preprocessing.image_size)
     config = config_of("plain", network)
     return PictureInputs(model, preprocessing, pixels, pixels, config.augmentation, device)

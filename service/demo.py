@@ -49,6 +49,7 @@ class Demo:
     pictures: DemoPictures
     release_id: str
     queries: list[tuple[str, Path]]  # product id, picture
+    rows: list[SourceRow]  # what was imported
 
 
 def prepare_demo(installation: Installation, *, announce: Announce, on_progress: OnProgress) -> Demo:
@@ -58,9 +59,9 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
     """
     pictures = _choose_pictures(installation.settings)
     _check_home(installation, pictures)
-    with _step(announce, f"pictures: {_describe(pictures)}"):
+    with step(announce, f"pictures: {_describe(pictures)}"):
         source, queries = _read_pictures(pictures, on_progress)
-    with _step(announce, f"catalogue: {len(source.rows)} pictures"):
+    with step(announce, f"catalogue: {len(source.rows)} pictures"):
         # Repeating an import is cheap and goes on where one was cut off.
         report = import_catalogue(
             source,
@@ -74,11 +75,11 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
     release_id = _release_of_catalogue(installation)
     if release_id is not None:
         announce(f"release {release_id} holds this catalogue already")
-        return Demo(pictures, release_id, queries)
-    with _step(announce, "release: embedded, indexed, published"):
+        return Demo(pictures, release_id, queries, source.rows)
+    with step(announce, "release: embedded, indexed, published"):
         built = build_release(installation, on_progress=on_progress)
     announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} pictures")
-    return Demo(pictures, built.release_id, queries)
+    return Demo(pictures, built.release_id, queries, source.rows)
 
 
 def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
@@ -86,11 +87,11 @@ def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
     if not demo.queries:
         raise DemoError(f"{demo.pictures.path} leaves no picture to search with; give products two pictures or more")
     # Evenly spread, so that few queries still cover all products.
-    step = max(1, -(-len(demo.queries) // _MAX_QUERIES))
-    queries = demo.queries[::step]
+    stride = max(1, -(-len(demo.queries) // _MAX_QUERIES))
+    queries = demo.queries[::stride]
     num_first = num_in_ten = 0
     title = f"search: {len(queries)} held-out pictures over HTTP"
-    with _step(announce, title), httpx.Client(base_url=address) as client:
+    with step(announce, title), httpx.Client(base_url=address) as client:
         _wait_until_ready(client)
         for product_id, path in queries:
             found = _search(client, path)
@@ -239,7 +240,8 @@ def _search(client: httpx.Client, path: Path) -> list[str]:
 
 
 @contextmanager
-def _step(announce: Announce, title: str) -> Iterator[None]:
+def step(announce: Announce, title: str) -> Iterator[None]:
+    """Say what was done and how long it took."""
     start = time.perf_counter()
     yield
     announce(f"[{time.perf_counter() - start:5.1f} s] {title}")

@@ -51,18 +51,23 @@ class Augmentation:
     def __init__(self, config: AugmentationConfig, preprocessing: Preprocessing) -> None:
         self._config = config
         self._preprocessing = preprocessing
+        # Of the whole square, what evaluation crops: see `uncropped`.
+        share = preprocessing.crop_fraction
+        self._plain_crop = torch.tensor([0.0, 0.0, share, share])
+        self._mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self._has_colour = max(config.brightness, config.contrast, config.saturation, config.grey) > 0
 
     def draw(self, num_images: int, generator: torch.Generator, is_plain: Tensor | None = None) -> Draws:
-        """Draw variations for a batch; pictures marked in `is_plain` [B] stay as they are.
+        """Draw variations for a batch; pictures marked in `is_plain` [B] are taken as evaluation takes them.
 
         Area and shape of a crop are drawn like torchvision's RandomResizedCrop: area uniform, logarithm of the
         ratio uniform, a crop that does not fit is cut to the picture.
         """
         config = self._config
         uniform = torch.rand(num_images, 10, generator=generator)
-        is_left = uniform[:, 9] < config.plain
-        is_left = is_left if is_plain is None else is_left | is_plain
+        is_kept = uniform[:, 9] < config.plain
+        is_kept = is_kept if is_plain is None else is_kept | is_plain
         area = config.crop_area_min + uniform[:, 0] * (config.crop_area_max - config.crop_area_min)
         ratio = torch.exp((2 * uniform[:, 1] - 1) * math.log(config.crop_ratio))
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -74,8 +79,8 @@ class Augmentation:
         strengths = torch.tensor([config.brightness, config.contrast, config.saturation])
         colour = 1 + (2 * uniform[:, 5:8] - 1) * strengths
         colour[:, 2] = torch.where(uniform[:, 8] < config.grey, 0.0, colour[:, 2])
-        crop = torch.where(is_left[:, None], torch.tensor([0.0, 0.0, 1.0, 1.0]), crop)
-        colour = torch.where(is_left[:, None], 1.0, colour)
+        crop = torch.where(is_kept[:, None], self._plain_crop, crop)
+        colour = torch.where(is_kept[:, None], 1.0, colour)
         return Draws(crop, colour)
 
     def apply(self, pixels_BHWC: Tensor, draws: Draws) -> Tensor:
@@ -85,15 +90,15 @@ class Augmentation:
         centre_x, centre_y, width, height = draws.crop.to(device, non_blocking=True).unbind(1)
         zero = torch.zeros_like(width)
         matrix = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(-1, 2, 3)
-        # A crop is never larger than the picture, so it is only ever enlarged and needs no antialiasing.
+        # A crop is hardly ever shrunk (by crop_fraction at most), so it needs no antialiasing.
         size = self._preprocessing.image_size
         grid = F.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if self._has_colour:
             images = _recolour(images, draws.colour.to(device, non_blocking=True))
-        mean = torch.tensor(self._preprocessing.mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(self._preprocessing.std, device=device).view(1, 3, 1, 1)
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        if self._mean.device != device:
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
 
 def _recolour(images: Tensor, factors: Tensor) -> Tensor:

@@ -84,6 +84,8 @@ def train(
     options = RunOptions(data, out, chosen, cache, device, resume, command)
     with _stop_request() as should_stop, stage_bar() as on_progress:
         outcome = run_training(options, RunHooks(choose_progress(notes), on_progress, should_stop))
+    if not outcome.is_first:
+        return
     if json:
         _print_json(_outcome_json(outcome))
     else:
@@ -201,7 +203,8 @@ def _print_outcome(outcome: "RunOutcome") -> None:
     for warning in outcome.warnings:
         notes.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
     if outcome.checkpoint is None:
-        output.print(f"stopped after step {outcome.steps}; go on with --resume", highlight=False)
+        remedy = "go on with --resume" if outcome.steps else "start it again, what was computed is kept"
+        output.print(f"stopped after step {outcome.steps}; {remedy}", highlight=False)
         return
     _print_parts(outcome.before, outcome.after)
     output.print(f"checkpoint: {outcome.checkpoint}", highlight=False)

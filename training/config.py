@@ -1,6 +1,6 @@
 """Every knob of a training run, as frozen values with a TOML form.
 
-A configuration is read from a preset or a TOML file, changed by overrides such as `projections.pull=0.01`, checked as a
+A configuration is read from a preset or a TOML file, changed by overrides such as `projections.passes=4`, checked as a
 whole, and stored in the run card. A knob that does not exist is an error that names those that do.
 """
 
@@ -183,6 +183,15 @@ class EvaluationConfig:
         _check(self.every >= 1, "evaluation.every", self.every, "at least 1")
         _check(self.patience >= 0, "evaluation.patience", self.patience, "at least 0")
         _check(bool(self.ks) and min(self.ks) >= 1, "evaluation.ks", self.ks, "one or more numbers above 0")
+        names = ["auto", "mean_of_parts_recall_at_1"]
+        measured = [*(f"recall_at_{k}" for k in self.all_ks), "r_precision", "map_at_r"]
+        names += [f"{part}{name}" for part in ("", "seen_", "unseen_") for name in measured]
+        _check(self.metric in names, "evaluation.metric", self.metric, f"one of {', '.join(names)}")
+
+    @property
+    def all_ks(self) -> tuple[int, ...]:
+        """Where recall is measured: at `ks`, and always at 1, which reports show."""
+        return tuple(sorted({1, *self.ks}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,15 @@ the number of processes, since DistributedDataParallel averages over them.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class ProcessGroup:
         """Average the gradients of `network` over the processes; alone, return it as it is."""
         if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
-        # Buffers are equal already: batch norm is frozen, or each process has its own statistics as is usual.
+        # Buffers are equal already: batch norm is frozen, or counts over all processes.
         return DistributedDataParallel(network, broadcast_buffers=False)
 
     def gather(self, embeddings_ND: Tensor) -> Tensor:
@@ -54,6 +57,14 @@ class ProcessGroup:
         value = torch.tensor([int(flag)], device=device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value.item())
+
+    def broadcast(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return the first process's value in all of them."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
@@ -86,7 +97,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if not dist.is_torchelastic_launched():
         yield ProcessGroup()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the first one decodes pictures or computes features.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     finally:

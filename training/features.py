@@ -4,7 +4,7 @@ A folder belongs to one backbone with its preprocessing and one way of augmentin
 added. So a run that was cut off goes on where it stopped, and a retraining embeds only pictures that are new. A view
 depends on its picture and its number alone: the same file is the same features, wherever and whenever.
 
-Shape legend: N images, V views, C channels.
+Shape legend: N images, R views of all of them, C channels.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from embedding.model import EmbeddingModel, without_head
 from embedding.preprocessing import Preprocessing
 from training.augmentation import Augmentation, Draws, uncropped
 from training.config import AugmentationConfig
+from training.errors import InvalidDataset
 from training.scenes import cut_out, draw_scene
 from training.snapshot import SnapshotImage
 
@@ -43,7 +44,7 @@ _NO_MATTER_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogu
 # Scenes are numbered behind all possible views, so that more views leave them as they are.
 _FIRST_SCENE = 100
 _IMAGES_PER_PART = 256
-_VERSION = 1
+_VERSION = 2
 # As in the Embedder: larger batches leave a CPU's cache.
 _BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
@@ -52,14 +53,24 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Unit-length pooled features [N, V, C] in the order of the images; view 0 is the picture as it is.
+    """Unit-length pooled features of the images' views [R, C], image after image; the first is the picture as it is.
 
-    `num_views` [N] counts the views that are filled; `failures` names pictures that cannot be read, by position.
+    The views of image i stand in rows `offsets[i]` to `offsets[i + 1]`; `failures` names pictures that cannot be
+    read, by position, whose rows are zeros.
     """
 
-    features_NVC: Tensor
-    num_views: NDArray[np.int64]
+    rows_RC: Tensor
+    offsets: NDArray[np.int64]  # [N + 1]
     failures: dict[int, str]
+
+    @property
+    def num_views(self) -> NDArray[np.int64]:
+        """How many views each image has [N]."""
+        return np.diff(self.offsets)
+
+    def plain(self, images: NDArray[np.int64]) -> Tensor:
+        """Return the features of pictures as they are [n, C]."""
+        return self.rows_RC[torch.from_numpy(self.offsets[images])]
 
 
 class FeatureStore:
@@ -77,7 +88,8 @@ class FeatureStore:
         self._pool = without_head(model).eval().pool
         self._preprocessing = preprocessing
         self._config = augmentation
-        self._augmentation = Augmentation(augmentation, preprocessing)
+        # Which share of pictures stays plain is decided when a view is chosen, not when it is made.
+        self._augmentation = Augmentation(dataclasses.replace(augmentation, plain=0.0), preprocessing)
         self._device = device
         knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
         digest = hashlib.sha256(canonical_json([_VERSION, knobs])).hexdigest()[:8]
@@ -143,8 +155,14 @@ class FeatureStore:
 
         def decode(image: SnapshotImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | str:
             try:
-                decoded = decode_image(image.path.read_bytes())
-            except (InvalidImage, OSError) as error:
+                image_bytes = image.path.read_bytes()
+            except OSError as error:
+                raise InvalidDataset(f"{image.location} cannot be read any more: {error}; put it back") from error
+            if hashlib.sha256(image_bytes).hexdigest() != image.sha256:
+                raise InvalidDataset(f"{image.location} has changed since the run began; start it again")
+            try:
+                decoded = decode_image(image_bytes)
+            except InvalidImage as error:
                 return str(error)
             pixels = self._preprocessing.to_pixels(decoded)
             return pixels, (pixels if square == self._preprocessing else square.to_pixels(decoded))
@@ -213,23 +231,23 @@ class FeatureStore:
         stored: dict[str, tuple[Path, int]],
         failed: dict[str, str],
     ) -> Features:
-        num_views = np.array([len(views) for views in views_of], np.int64)
-        features = torch.zeros(len(images), int(num_views.max(initial=1)), self._embedder.embedding_dim)
+        offsets = np.zeros(len(images) + 1, np.int64)
+        np.cumsum([len(views) for views in views_of], out=offsets[1:])
+        features = torch.zeros(int(offsets[-1]), self._embedder.embedding_dim)
         failures = {position: failed[image.sha256] for position, image in enumerate(images) if image.sha256 in failed}
-        of_part: dict[Path, tuple[list[int], list[int], list[int]]] = {}
+        of_part: dict[Path, tuple[list[int], list[int]]] = {}
         for position, image in enumerate(images):
             if position in failures:
                 continue
             for place, view in enumerate(views_of[position]):
                 path, row = stored[_key(image.sha256, view)]
-                positions, places, rows = of_part.setdefault(path, ([], [], []))
-                positions.append(position)
-                places.append(place)
+                targets, rows = of_part.setdefault(path, ([], []))
+                targets.append(int(offsets[position]) + place)
                 rows.append(row)
-        for path, (positions, places, rows) in of_part.items():
+        for path, (targets, rows) in of_part.items():
             with safe_open(path, "pt") as file:
-                features[positions, places] = file.get_tensor("features")[rows]
-        return Features(features, num_views, failures)
+                features[targets] = file.get_tensor("features")[rows]
+        return Features(features, offsets, failures)
 
 
 def _seed(sha256: str, view: int) -> int:

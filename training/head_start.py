@@ -19,26 +19,28 @@ def start_head(
     pooled_MC: NDArray[np.float32],
     labels_M: NDArray[np.int64],
     groups_M: NDArray[np.int64],
+    is_plain_M: NDArray[np.bool_],
 ) -> None:
-    """Give a new head its first weights, from unit pooled features of training pictures.
+    """Give a new head its first weights, from unit pooled features of training pictures and augmented views of them.
 
     `groups_M` tells the kinds of pictures of a class apart, catalogue pictures and photos, which weigh the same
-    whatever their numbers. Raises InvalidConfig where there are fewer vectors than dimensions.
+    whatever their numbers; `is_plain_M` the pictures themselves from their views. Raises InvalidConfig where there
+    are fewer pictures than dimensions.
     """
     if config.head_start == "random":
         return
     assert isinstance(model.head, LinearHead)
-    num_vectors, num_channels = pooled_MC.shape
-    if model.embedding_dim > min(num_vectors, num_channels):
+    num_pictures, num_channels = int(is_plain_M.sum()), pooled_MC.shape[1]
+    if model.embedding_dim > min(num_pictures, num_channels):
         raise InvalidConfig(
-            f"a head of {model.embedding_dim} dimensions cannot start from {num_vectors} training pictures of "
+            f"a head of {model.embedding_dim} dimensions cannot start from {num_pictures} training pictures of "
             f'{num_channels} channels; lower network.embedding_dim, or set network.head_start = "random"'
         )
     if config.head_start == "principal_components":
-        model.head.set_principal_components(pooled_MC)
+        model.head.set_principal_components(pooled_MC[is_plain_M])
         return
     weight_DC, bias_D = whitened_components(
-        pooled_MC, labels_M, groups_M, model.embedding_dim, shrinkage=config.head_shrinkage
+        pooled_MC, labels_M, groups_M, is_plain_M, model.embedding_dim, shrinkage=config.head_shrinkage
     )
     with torch.no_grad():
         model.head.weight.copy_(weight_DC)
@@ -49,6 +51,7 @@ def whitened_components(
     pooled_MC: NDArray[np.float32],
     labels_M: NDArray[np.int64],
     groups_M: NDArray[np.int64],
+    is_plain_M: NDArray[np.bool_],
     embedding_dim: int,
     *,
     shrinkage: float,
@@ -59,7 +62,8 @@ def whitened_components(
     are scaled down, so that what is left tells classes apart: (S + s·tr(S)/C·I)^(-1/2), S the scatter within classes
     and s the shrinkage, which keeps a little of directions that no training class varies in. The closed form of what
     metric learning does to a linear map (relevant component analysis, Shental et al., ECCV 2002); that the kinds of
-    pictures weigh the same is our choice.
+    pictures weigh the same is our choice. Components are those of the pictures themselves: with augmented views among
+    them, classes that were never trained on were found less often (docs/study.md).
     """
     features_MC = pooled_MC.astype(np.float64)
     # Some classes may have no vector here.
@@ -69,8 +73,10 @@ def whitened_components(
     means_KC = np.zeros((num_classes, num_channels))
     np.add.at(means_KC, labels_M, features_MC * weights_M[:, None] * num_classes)
     within_CC = _scatter(features_MC - means_KC[labels_M], weights_M)
-    centre_C = means_KC.mean(axis=0)
-    total_CC = _scatter(features_MC - centre_C, weights_M)
+    plain_MC = features_MC[is_plain_M]
+    plain_weights_M = _weights(np.unique(labels_M[is_plain_M], return_inverse=True)[1], groups_M[is_plain_M])
+    centre_C = plain_weights_M @ plain_MC
+    total_CC = _scatter(plain_MC - centre_C, plain_weights_M)
     eigenvalues, vectors = np.linalg.eigh(within_CC)
     ridge = shrinkage * np.trace(within_CC) / num_channels
     whitening_CC = (vectors / np.sqrt(eigenvalues.clip(min=0) + ridge)) @ vectors.T

@@ -2,7 +2,7 @@
 
 Both kinds serve the same loop: training inputs for a batch, and embeddings as the finished model would give them.
 
-Shape legend: B images of a batch, N images, V views, C channels, D embedding dimension.
+Shape legend: B images of a batch, N images, C channels, D embedding dimension.
 """
 
 from typing import Protocol
@@ -17,6 +17,7 @@ from embedding.model import EmbeddingModel, HeadNetwork
 from embedding.preprocessing import Preprocessing
 from training.augmentation import Augmentation
 from training.config import AugmentationConfig
+from training.features import Features
 
 _FEATURES_PER_BLOCK = 4096
 _PICTURES_PER_BLOCK = 256
@@ -44,7 +45,7 @@ class TrainingInputs(Protocol):
 class Pixels(Protocol):
     """Decoded pictures by position: an image cache."""
 
-    def pixels(self, indices: NDArray[np.int64]) -> Tensor:
+    def pixels(self, indices: NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
         """Return uint8 pixels [B, H, W, 3]."""
 
 
@@ -77,7 +78,8 @@ class PictureInputs:
     ) -> Tensor:
         """Return augmented, normalised pictures [B, 3, H, W]."""
         draws = self._augmentation.draw(len(images), generator, torch.from_numpy(is_plain))
-        pixels = self._cache.pixels(images[rows]).to(self._device, non_blocking=True)
+        pixels = self._cache.pixels(images[rows], pin_memory=self._device.type == "cuda")
+        pixels = pixels.to(self._device, non_blocking=True)
         return self._augmentation.apply(pixels, draws[rows])
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -97,24 +99,21 @@ def embed_cached(embedder: Embedder, cache: Pixels, images: NDArray[np.int64]) -
 
 
 class FeatureInputs:
-    """Features of a frozen backbone, computed once: view 0 is the picture itself, the others are augmented.
-
-    `features_NVC` holds unit-length pooled features; `num_views` [N] how many views of each image are filled.
-    """
+    """Features of a frozen backbone, computed once: view 0 is the picture itself, the others are augmented."""
 
     def __init__(
         self,
         model: EmbeddingModel,
-        features_NVC: Tensor,
-        num_views: NDArray[np.int64],
+        features: Features,
         device: torch.device,
         *,
         plain: float = 0.0,
     ) -> None:
         self._plain = plain
         self._network = HeadNetwork(model.head)
-        self._num_views = torch.from_numpy(num_views)
-        self._features = features_NVC.to(device)
+        self._num_views = torch.from_numpy(features.num_views)
+        self._offsets = torch.from_numpy(features.offsets)
+        self._rows = features.rows_RC.to(device)
         self._device = device
 
     @property
@@ -135,14 +134,14 @@ class FeatureInputs:
         views = 1 + (uniform[0] * num_augmented).long()
         is_plain_B = torch.from_numpy(is_plain) | (uniform[1] < self._plain) | (num_augmented == 0)
         views = torch.where(is_plain_B, 0, views)
-        return self._features[positions[rows].to(self._device), views[rows].to(self._device)]
+        return self._rows[(self._offsets[positions] + views)[rows].to(self._device)]
 
     @torch.inference_mode()
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed from view 0: what the whole network gives, since the backbone does not change."""
         parts = []
         for start in range(0, len(images), _FEATURES_PER_BLOCK):
-            rows = torch.from_numpy(images[start : start + _FEATURES_PER_BLOCK]).to(self._device)
-            parts.append(self._network(self._features[rows, 0]).float().cpu())
+            block = torch.from_numpy(images[start : start + _FEATURES_PER_BLOCK])
+            parts.append(self._network(self._rows[self._offsets[block].to(self._device)]).float().cpu())
         embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
         return embeddings

@@ -6,24 +6,18 @@ Shape legend: B images of a batch, P classes, D embedding dimension.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embedding.model import EmbeddingModel
-from training.batches import Batch, BatchSampler
-from training.config import TrainingConfig
+from training.batches import Batch
 from training.diagnostics import CollapseWatch, PullWatch, diagnose
-from training.distributed import ProcessGroup
-from training.errors import DeviceLost, TrainingDiverged
-from training.inputs import TrainingInputs
+from training.errors import TrainingDiverged
+from training.loop_parts import LoopHooks, LoopParts, LoopResult, Record, Status
 from training.losses.factory import pairs_for
-from training.losses.pairs import LossOutput, MetricLoss
-from training.mining import RepresentativeTable
+from training.losses.pairs import LossOutput
 from training.optimisation import (
     clip_gradients,
     create_optimiser,
@@ -37,48 +31,6 @@ from training.projections import Projections, norm_of, relax
 
 # Shares of the way from the first weights to the last that are tried where the final relaxation is chosen.
 RELAXATION_GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
-Record = dict[str, Any]
-Status = Literal["completed", "stopped_early", "interrupted"]
-
-
-@dataclass(frozen=True, slots=True)
-class LoopParts:
-    """What the loop works on; every part is made before, so that the loop itself only trains."""
-
-    config: TrainingConfig
-    model: EmbeddingModel
-    loss: MetricLoss
-    inputs: TrainingInputs
-    positions: NDArray[np.int64]  # of the training images among those of `inputs`
-    batches: BatchSampler
-    table: RepresentativeTable
-    device: torch.device
-    # Returns the validation metrics of the model as it stands, by name, and under "metric" the name of the one that
-    # decides; None where nothing is validated.
-    validate: Callable[[], Record] | None = None
-    group: ProcessGroup = field(default_factory=ProcessGroup)
-
-
-@dataclass(frozen=True, slots=True)
-class LoopHooks:
-    """What the loop tells, and asks, the outside."""
-
-    record: Callable[[Record], None] = lambda _record: None
-    save: Callable[[int, dict[str, Any]], None] = lambda _step, _state: None
-    should_stop: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True, slots=True)
-class LoopResult:
-    """How the loop ended; the kept weights are in the model."""
-
-    status: Status
-    steps: int
-    best_step: int
-    best_metric: float | None
-    final_relaxation: float
-    warnings: tuple[str, ...]
 
 
 class TrainingLoop:
@@ -97,7 +49,8 @@ class TrainingLoop:
         self._projections = Projections(config.projections, self._parameters, steps_per_projection, is_active=is_active)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._step = 0
-        self._first = [parameter.detach().clone() for parameter in self._parameters]
+        relaxes = config.projections.final_relaxation < 1 or config.projections.choose_final_relaxation
+        self._first = self._copy_of_weights() if relaxes else []
         self._best: list[Tensor] = []
         self._best_step, self._best_metric, self._num_stale = 0, -math.inf, 0
         self._warnings: list[str] = []
@@ -111,42 +64,49 @@ class TrainingLoop:
     def run(self) -> LoopResult:
         """Train to the last step, until the metric stops improving, or until asked to stop.
 
-        Raises TrainingDiverged when the loss is no number, DeviceLost when the accelerator fails.
+        Raises TrainingDiverged when loss or weights are no numbers; the states saved before stay as they are.
         """
-        try:
-            return self._run()
-        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-            raise DeviceLost(
-                f"the device failed at step {self._step}: {str(error).splitlines()[0]}; the last saved state is kept: "
-                "go on with --resume, or start anew with smaller batches.classes_per_batch if memory ran out"
-            ) from error
-
-    def _run(self) -> LoopResult:
         config = self._config
         if not self._is_resumed:
             self._begin_projection()
             self._parts.batches.prepare()
         set_training_mode(self._parts.model, config.network)
-        while self._step < config.steps:
-            if self._step == config.optimiser.head_warm_up_steps:
+        while not self._is_over():
+            if 0 < self._step == config.optimiser.head_warm_up_steps:
                 self._network = self._wrapped()
             self._train_step()
-            is_last = self._step == config.steps
-            if self._step % config.evaluation.every == 0 or is_last:
+            if self._step % config.evaluation.every == 0 or self._step == config.steps:
                 self._evaluate()
-            if 0 < config.evaluation.patience <= self._num_stale:
-                return self._finish("stopped_early")
-            if is_last:
+            if self._is_over():
                 break
             if self._projections.has_ended:
                 self._projections.end()
                 self._begin_projection()
-            must_stop = self._parts.group.any(self._hooks.should_stop(), self._parts.device)
+            must_stop = self._must_stop()
             if must_stop or self._step % config.save_every == 0:
-                self._hooks.save(self._step, self.state())
+                self._save()
             if must_stop:
                 return self._result("interrupted", 1.0)
-        return self._finish("completed")
+        # So that what follows the loop can be repeated without it.
+        self._save()
+        return self._finish("completed" if self._step == config.steps else "stopped_early")
+
+    def _is_over(self) -> bool:
+        return self._step >= self._config.steps or 0 < self._config.evaluation.patience <= self._num_stale
+
+    def _must_stop(self) -> bool:
+        """Ask whether to stop; several processes agree on it now and then, since asking all of them takes time."""
+        group = self._parts.group
+        if group.size > 1 and self._step % self._config.log_every:
+            return False
+        return group.any(self._hooks.should_stop(), self._parts.device)
+
+    def _save(self) -> None:
+        """Save the state, unless it is worthless: then the one before is worth keeping."""
+        if not torch.isfinite(norm_of(self._copy_of_weights())):
+            self._diverge("weights")
+        if self._parts.group.is_first:
+            self._hooks.save(self._step, self.state())
 
     def _begin_projection(self) -> None:
         """Choose new representatives, and make the weights as they are the anchor."""
@@ -179,7 +139,7 @@ class TrainingLoop:
         self._optimiser.zero_grad(set_to_none=True)
         output.value.backward()
         is_logged = (self._step + 1) % config.log_every == 0
-        pull_ratio = self._add_pull()
+        pull_ratio = self._add_pull(is_measured=is_logged)
         gradient_norm = clip_gradients(self._all_parameters, config.optimiser.clip_norm)
         before = self._copy_of_weights() if is_logged and self._projections.is_decoupled else None
         self._optimiser.step()
@@ -198,13 +158,15 @@ class TrainingLoop:
     def _uses_bf16(self) -> bool:
         return self._config.evaluation.bf16 and self._parts.device.type == "cuda"
 
-    def _add_pull(self) -> Tensor | None:
-        """Add the coupled pull to the gradients; returns ‖λ(θ − θ_k)‖ / ‖∇L‖, on the device."""
-        if self._config.projections.pull != "coupled" or self._projections.weight == 0:
+    def _add_pull(self, *, is_measured: bool) -> Tensor | None:
+        """Add the coupled pull to the gradients; returns ‖λ(θ − θ_k)‖ / ‖∇L‖ where it is measured."""
+        if not is_measured or not self._projections.is_coupled:
+            self._projections.add_pull()
             return None
         gradient_norm = norm_of([parameter.grad for parameter in self._parameters if parameter.grad is not None])
-        pull_norm = self._projections.add_pull()
-        return None if pull_norm is None else pull_norm / gradient_norm.clamp(min=1e-12)
+        pull_length = self._projections.pull_length()
+        self._projections.add_pull()
+        return pull_length / gradient_norm.clamp(min=1e-12)
 
     @torch.no_grad()
     def _ratio_of_decoupled_pull(self, before: list[Tensor]) -> Tensor:
@@ -225,7 +187,8 @@ class TrainingLoop:
         pull_ratio: Tensor | None,
     ) -> None:
         loss = float(output.value.detach())
-        self._require_finite(loss)
+        if not math.isfinite(loss):
+            self._diverge("loss")
         parts, config = self._parts, self._config
         drift = self._projections.drift()
         record: Record = {
@@ -251,18 +214,18 @@ class TrainingLoop:
                 self._warnings.append(warning)
                 self._tell({"kind": "warning", "message": warning})
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss is {loss} at step {self._step}; the last saved state and checkpoint are kept: lower "
-                "optimiser.head_learning_rate and optimiser.backbone_learning_rate, or set optimiser.clip_norm"
-            )
+    def _diverge(self, what: str) -> NoReturn:
+        best = f", and holds the best weights, of step {self._best_step}" if self._best else ""
+        raise TrainingDiverged(
+            f"the {what} are no numbers any more at step {self._step}; the last state that was saved is kept{best}: "
+            "lower optimiser.head_learning_rate and optimiser.backbone_learning_rate, or set optimiser.clip_norm"
+        )
 
     def _evaluate(self) -> None:
         """Measure the model on the validation part; remember the best weights."""
         if self._parts.validate is None:
             return
-        metrics = self._parts.validate()
+        metrics = self._validated(self._parts.validate)
         set_training_mode(self._parts.model, self._config.network)
         metric = _metric_of(metrics)
         self._projections.observe(metric)
@@ -273,6 +236,11 @@ class TrainingLoop:
         else:
             self._num_stale += 1
         self._tell({"kind": "evaluation", **metrics, "is_best": self._num_stale == 0})
+
+    def _validated(self, validate: Callable[[], Record]) -> Record:
+        """Validate in the first process and tell the others, so that all of them decide alike."""
+        group = self._parts.group
+        return group.broadcast(validate() if group.is_first else {})
 
     def _finish(self, status: Status) -> LoopResult:
         """Put the weights that are kept into the model: the best or last, relaxed towards the run's first."""
@@ -285,13 +253,26 @@ class TrainingLoop:
         if share < 1:
             relax(self._parameters, self._first, share)
             if self._parts.validate is not None:
-                self._tell({"kind": "evaluation", **self._parts.validate(), "final_relaxation": share})
+                metrics = self._validated(self._parts.validate)
+                self._tell({"kind": "evaluation", **metrics, "final_relaxation": share})
         model.eval()
         return self._result(status, share)
 
     def _result(self, status: Status, final_relaxation: float) -> LoopResult:
         best_metric = self._best_metric if math.isfinite(self._best_metric) else None
-        return LoopResult(status, self._step, self._best_step, best_metric, final_relaxation, tuple(self._warnings))
+        return LoopResult(
+            status=status,
+            steps=self._step,
+            best_step=self._best_step,
+            best_metric=best_metric,
+            final_relaxation=final_relaxation,
+            warnings=tuple(self._warnings),
+            seconds=self._seconds,
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
 
     def _best_relaxation(self, validate: Callable[[], Record]) -> float:
         """Return the share with the best validation metric; of equal ones the smallest step back."""
@@ -299,7 +280,7 @@ class TrainingLoop:
         metrics = {}
         for share in reversed(RELAXATION_GRID):
             relax(self._parameters, self._first, share)
-            metrics[share] = _metric_of(validate())
+            metrics[share] = _metric_of(self._validated(validate))
             relax(self._parameters, end, 0.0)
         self._tell({"kind": "relaxation", "metrics": {str(share): metric for share, metric in metrics.items()}})
         return max(metrics, key=lambda share: (metrics[share], share))
@@ -320,8 +301,7 @@ class TrainingLoop:
         return self._parts.group.wrap(self._parts.inputs.network)
 
     def _tell(self, record: Record) -> None:
-        seconds = self._seconds_before + time.monotonic() - self._started
-        self._hooks.record({"step": self._step, "seconds": round(seconds, 3), **record})
+        self._hooks.record({"step": self._step, "seconds": round(self._seconds, 3), **record})
 
     def state(self) -> dict[str, Any]:
         """Return everything that influences the next step, on the CPU (method.md §6)."""
@@ -335,7 +315,7 @@ class TrainingLoop:
             "table": parts.table.state(),
             "generator": self._generator.get_state(),
             "torch_random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if parts.device.type == "cuda" else [],
+            "cuda_random": torch.cuda.get_rng_state(parts.device) if parts.device.type == "cuda" else None,
             "loop_step": self._step,
             "first": [tensor.cpu() for tensor in self._first],
             "best": [tensor.cpu() for tensor in self._best],
@@ -346,7 +326,7 @@ class TrainingLoop:
             "warnings": list(self._warnings),
             "collapse_watch": self._collapse_watch.state_dict(),
             "pull_watch": self._pull_watch.state_dict(),
-            "seconds": self._seconds_before + time.monotonic() - self._started,
+            "seconds": self._seconds,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -360,8 +340,8 @@ class TrainingLoop:
         parts.table.restore(state["table"])
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_random"])
-        if state["cuda_random"]:
-            torch.cuda.set_rng_state_all(state["cuda_random"])
+        if state["cuda_random"] is not None and parts.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], parts.device)
         self._step = state["loop_step"]
         self._first = [tensor.to(parts.device) for tensor in state["first"]]
         self._best = [tensor.to(parts.device) for tensor in state["best"]]

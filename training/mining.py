@@ -49,12 +49,6 @@ class RepresentativeTable:
         """Say whether a class has a row."""
         return bool(self._written_at_C[class_id] >= 0)
 
-    def mean_age(self, classes: NDArray[np.int64], step: int) -> float:
-        """Return how many steps ago the rows of these classes were written, on average; empty rows are left out."""
-        written_at = self._written_at_C[classes]
-        filled = written_at[written_at >= 0]
-        return float(step - filled.mean()) if len(filled) else 0.0
-
     def refresh(self, classes: NDArray[np.int64], embeddings_PD: Tensor, step: int) -> None:
         """Write the rows of `classes`, each of which appears once."""
         rows_P = torch.from_numpy(classes).to(self.embeddings_CD.device, non_blocking=True)
@@ -75,7 +69,7 @@ class RepresentativeTable:
         on_host = torch.empty(nearest_SK.shape, dtype=torch.int64, pin_memory=True)
         on_host.copy_(nearest_SK, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(device))
         return NearestClasses(on_host, arrived)
 
     def state(self) -> dict[str, Any]:

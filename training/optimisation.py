@@ -104,5 +104,10 @@ def clip_gradients(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
     return norm
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Say whether a model has statistics of batches."""
+    return bool(_batch_norms(model))
+
+
 def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]

@@ -25,8 +25,8 @@ from training.starting_model import StartingModel
 
 # Enough to tell nearly equal pictures.
 _THUMBNAILS = Preprocessing(image_size=64, interpolation="bilinear")
-# As many pictures as a head's start is computed from at most; more change little.
-_MOST_FOR_HEAD = 5000
+# As many features as a head's start is computed from at most; more change little, and take memory in float64.
+_MOST_FOR_HEAD = 20_000
 
 # Told what is being done, how much of it is done, and how much there is.
 OnProgress = Callable[[str, int, int], None]
@@ -66,7 +66,11 @@ def read_training_data(
     split = leave_out(snapshot, split, from_training=near_held_out, everywhere=checked.unreadable)
     labels = [snapshot.images[position].label for position in split.train]
     is_catalogue = np.array([snapshot.images[position].role == "catalogue" for position in split.train])
-    notes = dict.fromkeys([*snapshot.notes, *(finding.message for finding in checked.findings), *split.notes])
+    num_without = len(set(labels)) - len({label for label, it in zip(labels, is_catalogue, strict=True) if it})
+    without = []
+    if config.batches.representatives in ("catalogue", "alternate") and num_without:
+        without = [f"classes without a catalogue picture, represented by their photos in turn: {num_without}"]
+    notes = dict.fromkeys([*snapshot.notes, *(finding.message for finding in checked.findings), *split.notes, *without])
     return TrainingData(
         snapshot, split, split.train, class_ids(labels), sorted(set(labels)), is_catalogue, tuple(notes)
     )
@@ -135,17 +139,22 @@ def _start_head(
     data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, embed_pooled: Embed
 ) -> None:
     """Start the head from features of training pictures: of all their views where these are there."""
-    chosen = np.random.default_rng(config.seed).permutation(len(data.train))[:_MOST_FOR_HEAD]
+    chosen = np.random.default_rng(config.seed).permutation(len(data.train))
+    num_rows = 1 if materials.features is None else materials.features.num_views[data.train[chosen]]
+    chosen = chosen[np.cumsum(np.broadcast_to(num_rows, chosen.shape)) <= _MOST_FOR_HEAD]
     positions = data.train[chosen]
     labels, groups = data.labels[chosen], data.is_catalogue[chosen].astype(np.int64)
     if materials.features is None or config.network.head_start == "principal_components":
-        start_head(start.model, config.network, embed_pooled(positions), labels, groups)
+        all_plain = np.ones(len(positions), np.bool_)
+        start_head(start.model, config.network, embed_pooled(positions), labels, groups, all_plain)
         return
-    counts = materials.features.num_views[positions]
-    rows = positions.repeat(counts)
-    views = np.concatenate([np.arange(count) for count in counts])
-    pooled_MC = materials.features.features_NVC[rows, views].numpy()
-    start_head(start.model, config.network, pooled_MC, labels.repeat(counts), groups.repeat(counts))
+    features = materials.features
+    counts = features.num_views[positions]
+    # The rows of each picture's views, and which of them is the picture itself.
+    rows = np.concatenate([np.arange(features.offsets[p], features.offsets[p + 1]) for p in positions])
+    is_plain = rows == features.offsets[positions].repeat(counts)
+    pooled_MC = features.rows_RC[torch.from_numpy(rows)].numpy()
+    start_head(start.model, config.network, pooled_MC, labels.repeat(counts), groups.repeat(counts), is_plain)
 
 
 def prepare_inputs(
@@ -157,14 +166,13 @@ def prepare_inputs(
     inputs: TrainingInputs
     if materials.features is not None:
         features = materials.features
-        pooled_NC = features.features_NVC[:, 0]
 
         def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
-            rows: NDArray[np.float32] = pooled_NC[torch.from_numpy(images)].numpy()
+            rows: NDArray[np.float32] = features.plain(images).numpy()
             return rows
 
         plain = config.augmentation.plain
-        inputs = FeatureInputs(start.model, features.features_NVC, features.num_views, device, plain=plain)
+        inputs = FeatureInputs(start.model, features, device, plain=plain)
     else:
         assert materials.pictures is not None
         assert materials.squares is not None

@@ -41,7 +41,7 @@ class Projections:
         self.number = -1  # of the current projection, from 0
         self.weight = 0.0  # λ_k or ρ_k
         self._step = 0  # within the projection
-        self._anchor: list[Tensor] = []
+        self._anchor_weights: list[Tensor] = []
         self._best: list[Tensor] = []
         self._best_metric = -math.inf
         self._num_stale = 0
@@ -54,7 +54,7 @@ class Projections:
         self.weight = 0.0 if self.number == 0 or config.pull == "none" else self._weight_of(self.number)
         self._best, self._best_metric, self._num_stale = [], -math.inf, 0
         if self.is_active:
-            self._anchor = _copy_into(self._anchor, self._parameters)
+            self._anchor_weights = _copy_into(self._anchor_weights, self._parameters)
 
     def _weight_of(self, number: int) -> float:
         return self._config.pull_weight * self._config.pull_decay**number
@@ -86,28 +86,33 @@ class Projections:
         """Leave the weights where the projection ends: its last or best, taken the share `relaxation` of the way."""
         if self._best:
             _copy_into(self._parameters, self._best)
-        if self._anchor and self._config.relaxation < 1:
+        if self._anchor_weights and self._config.relaxation < 1:
             # anchor + a (θ* − anchor), written as a step back so that a = 1 changes no bit.
-            torch._foreach_lerp_(self._parameters, self._anchor, 1 - self._config.relaxation)
+            torch._foreach_lerp_(self._parameters, self._anchor_weights, 1 - self._config.relaxation)
 
     @torch.no_grad()
-    def add_pull(self) -> Tensor | None:
-        """Coupled: add λ(θ − θ_k) to the gradients, before clipping; returns its norm, None where there is no pull."""
-        if self._config.pull != "coupled" or self.weight == 0:
-            return None
+    def add_pull(self) -> None:
+        """Coupled: add λ(θ − θ_k) to the gradients, before clipping."""
+        if not self.is_coupled:
+            return
         gradients = [parameter.grad for parameter in self._parameters]
-        drift = torch._foreach_sub(self._parameters, self._anchor)
+        drift = torch._foreach_sub(self._parameters, self._anchor_weights)
+        # A backbone has no gradient while the head warms up.
         pulled = [(gradient, change) for gradient, change in zip(gradients, drift, strict=True) if gradient is not None]
-        if not pulled:
-            return None
-        torch._foreach_add_([gradient for gradient, _ in pulled], [change for _, change in pulled], alpha=self.weight)
-        return norm_of([change for _, change in pulled]) * self.weight
+        if pulled:
+            changes = [change for _, change in pulled]
+            torch._foreach_add_([gradient for gradient, _ in pulled], changes, alpha=self.weight)
 
     @torch.no_grad()
     def pull_back(self) -> None:
         """Decoupled: θ ← θ − ρ(θ − θ_k), after the optimiser's step."""
         if self._config.pull == "decoupled" and self.weight > 0:
-            torch._foreach_lerp_(self._parameters, self._anchor, self.weight)
+            torch._foreach_lerp_(self._parameters, self._anchor_weights, self.weight)
+
+    @property
+    def is_coupled(self) -> bool:
+        """True where `add_pull` changes the gradients in this projection."""
+        return self._config.pull == "coupled" and self.weight > 0
 
     @property
     def is_decoupled(self) -> bool:
@@ -116,15 +121,15 @@ class Projections:
 
     @torch.no_grad()
     def pull_length(self) -> Tensor:
-        """Return the length of the decoupled pull from the weights as they are, ρ‖θ − θ_k‖."""
-        return norm_of(torch._foreach_sub(self._parameters, self._anchor)) * self.weight
+        """Return the length of the pull from the weights as they are, λ‖θ − θ_k‖ or ρ‖θ − θ_k‖."""
+        return norm_of(torch._foreach_sub(self._parameters, self._anchor_weights)) * self.weight
 
     @torch.no_grad()
     def drift(self) -> Tensor | None:
         """Return ‖θ − θ_k‖ / ‖θ_k‖, or None where no anchor is kept."""
-        if not self._anchor:
+        if not self._anchor_weights:
             return None
-        return norm_of(torch._foreach_sub(self._parameters, self._anchor)) / norm_of(self._anchor)
+        return norm_of(torch._foreach_sub(self._parameters, self._anchor_weights)) / norm_of(self._anchor_weights)
 
     def state(self) -> dict[str, Any]:
         """Return everything that decides how this projection goes on."""
@@ -132,7 +137,7 @@ class Projections:
             "number": self.number,
             "weight": self.weight,
             "step": self._step,
-            "anchor": [tensor.cpu().clone() for tensor in self._anchor],
+            "anchor": [tensor.cpu().clone() for tensor in self._anchor_weights],
             "best": [tensor.cpu().clone() for tensor in self._best],
             "best_metric": self._best_metric,
             "num_stale": self._num_stale,
@@ -142,7 +147,7 @@ class Projections:
         """Go on in a stored projection."""
         self.number, self.weight, self._step = state["number"], state["weight"], state["step"]
         self._best_metric, self._num_stale = state["best_metric"], state["num_stale"]
-        self._anchor = self._on_device(state["anchor"])
+        self._anchor_weights = self._on_device(state["anchor"])
         self._best = self._on_device(state["best"])
 
     def _on_device(self, tensors: list[Tensor]) -> list[Tensor]:

@@ -1,10 +1,12 @@
 """One training run from a path of labelled pictures to a folder with checkpoint and report: what `akin train` calls."""
 
+import errno
 import fcntl
-import time
+import re
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from embedding.embedder import choose_device
 from training.batches import BatchSampler
 from training.config import TrainingConfig
 from training.distributed import ProcessGroup, local_device, process_group
-from training.errors import InvalidConfig, InvalidRun
-from training.held_out import Measurement, cluster, deciding_metric, describe_protocol, measure, per_class
-from training.loop import LoopHooks, LoopParts, LoopResult, TrainingLoop
+from training.errors import DeviceLost, InvalidRun
+from training.held_out import Embed, Measurement, cluster, deciding_metric, describe_protocol, measure, per_class
+from training.loop import TrainingLoop
+from training.loop_parts import LoopHooks, LoopParts, LoopResult
 from training.losses.factory import create_loss
 from training.metrics_log import MetricsLog
 from training.mining import RepresentativeTable
@@ -33,13 +36,16 @@ from training.preparation import (
 from training.progress import SilentProgress, TrainingProgress
 from training.report import write_report
 from training.resume import latest_state, load_state, save_state
-from training.run_card import Card, check_same_run, new_card, write_json
+from training.run_card import Card, continued_card, finished_card, new_card, write_json
+from training.run_checks import check_run, share_batch_norm
 from training.run_folder import EVALUATION, METRICS, RUN_CARD
 from training.starting_model import StartingModel, create_starting_model
 
 CHECKPOINT, STATE = "checkpoint", "state"
 
 _NUM_NEIGHBOURS = 6
+# How errors of an accelerator begin that have no class of their own.
+_DEVICE_WORDS = re.compile(r"\b(CUDA|cuDNN|CUBLAS|NCCL|DefaultCPUAllocator)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class RunOutcome:
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
+    is_first: bool = True  # of several processes the one that wrote
 
 
 def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
@@ -87,59 +94,87 @@ def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
     """
     hooks = hooks or RunHooks()
     device = local_device(choose_device(options.device, "float32"))
-    with process_group(device) as group, _only_run_in(options.out, group):
-        return _train(options, hooks, device, group)
+    if device.type == "cuda":
+        # What asks for "the current device" must not find another process's.
+        torch.cuda.set_device(device)
+    try:
+        with process_group(device) as group, _only_run_in(options.out, group):
+            return _train(options, hooks, device, group)
+    except _Stopped:
+        # In the preparation: there is nothing to save but what the cache has already.
+        return RunOutcome(options.out, "interrupted", 0, None, None, {}, {}, ())
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(f"{error}; free some disk for {options.out}, then go on with --resume") from error
+        raise
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _DEVICE_WORDS.search(str(error)):
+            raise DeviceLost(
+                f"the device {device} failed: {str(error).splitlines()[0]}; the last saved state is kept: go on with "
+                "--resume, or start anew with smaller batches.classes_per_batch if memory ran out"
+            ) from error
+        raise
+
+
+class _Stopped(Exception):
+    """The run was asked to stop before it trained."""
 
 
 def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: ProcessGroup) -> RunOutcome:
     config = options.config
-    if config.batches.classes_per_batch % group.size:
-        raise InvalidConfig(
-            f"batches.classes_per_batch = {config.batches.classes_per_batch} cannot be shared evenly by {group.size} "
-            "processes; choose a multiple"
-        )
     _check_folder(options)
     start = create_starting_model(config.network, config.seed)
+    on_progress = _stoppable(hooks)
     with group.first_goes_first():
         data = read_training_data(
-            options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=hooks.on_progress
+            options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=on_progress
         )
+        check_run(config, data, start.model, group, device)
         card = new_card(options.data, data, config, device, options.command)
         if options.resume:
-            card = {**check_same_run(options.out, card), "status": "running"}
+            card = continued_card(options.out, card)
         materials = gather_materials(
-            data, start, config, device=device, cache_dir=options.cache_dir, on_progress=hooks.on_progress
+            data, start, config, device=device, cache_dir=options.cache_dir, on_progress=on_progress
         )
+    start = share_batch_norm(start, config, group)
     prepared = prepare_inputs(data, start, materials, config, device)
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
-    started = time.monotonic()
+    torch.manual_seed(config.seed + group.rank)
     result = _run_loop(options, hooks, data, start, prepared, device, group, card)
-    card |= {"steps": result.steps, "seconds": round(time.monotonic() - started, 1)}
-    card["status"] = "interrupted" if result.status == "interrupted" else "completed"
-    card["stopped_early"] = result.status == "stopped_early"
-    card["final_relaxation"] = result.final_relaxation
-    card["warnings"] = [*data.notes, *result.warnings]
-    if result.best_metric is not None:
-        card["best"] = {"step": result.best_step, "value": result.best_metric}
-    metrics_before = before.metrics if before else {}
-    if result.status == "interrupted" or not group.is_first:
-        if group.is_first:
-            write_json(options.out / RUN_CARD, card)
-        return RunOutcome(options.out, card["status"], result.steps, None, None, metrics_before, {}, result.warnings)
-    after = _measure_test(data, config, prepared.inputs.embed, device)
-    report = _write_results(options, data, start, prepared, before, after, card, result)
-    return RunOutcome(
+    card = finished_card(card, data, config, result)
+    outcome = RunOutcome(
         out=options.out,
         status=result.status,
         steps=result.steps,
-        checkpoint=options.out / CHECKPOINT,
-        report=report,
-        before=metrics_before,
-        after=after.metrics if after else {},
+        checkpoint=None,
+        report=None,
+        before=before.metrics if before else {},
+        after={},
         warnings=tuple(card["warnings"]),
+        is_first=group.is_first,
     )
+    if not group.is_first:
+        return outcome
+    if result.status == "interrupted":
+        write_json(options.out / RUN_CARD, card)
+        return outcome
+    after = _measure_test(data, config, prepared.inputs.embed, device)
+    report = _write_results(options, data, start, prepared, before, after, card, result)
+    metrics = after.metrics if after else {}
+    return replace(outcome, checkpoint=options.out / CHECKPOINT, report=report, after=metrics)
+
+
+def _stoppable(hooks: RunHooks) -> OnProgress:
+    """Let a request to stop end the preparation too; decoded pictures and features are kept."""
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        hooks.on_progress(stage, done, total)
+        if hooks.should_stop():
+            raise _Stopped
+
+    return on_progress
 
 
 def _run_loop(
@@ -178,7 +213,9 @@ def _run_loop(
             return loop.run()
         except BaseException as error:
             if group.is_first:
-                write_json(options.out / RUN_CARD, {**card, "status": "failed", "error": str(error)})
+                # A full disk may be the very reason, and must not hide it.
+                with suppress(OSError):
+                    write_json(options.out / RUN_CARD, {**card, "status": "failed", "error": str(error)})
             raise
         finally:
             hooks.progress.finished()
@@ -202,8 +239,9 @@ def loop_parts(
 
     def validate() -> dict[str, Any]:
         assert validation is not None
-        ks = config.evaluation.ks
-        measured = measure(prepared.inputs.embed, data.snapshot, validation, ks=ks, device=str(device))
+        measured = measure(
+            prepared.inputs.embed, data.snapshot, validation, ks=config.evaluation.all_ks, device=str(device)
+        )
         metrics = measured.flat()
         return {**metrics, "metric": deciding_metric(config.evaluation.metric, metrics)}
 
@@ -221,14 +259,14 @@ def loop_parts(
     )
 
 
-def _measure_test(data: TrainingData, config: TrainingConfig, embed: Any, device: torch.device) -> Measurement | None:
+def _measure_test(data: TrainingData, config: TrainingConfig, embed: Embed, device: torch.device) -> Measurement | None:
     if data.split.test is None:
         return None
     return measure(
         embed,
         data.snapshot,
         data.split.test,
-        ks=config.evaluation.ks,
+        ks=config.evaluation.all_ks,
         num_neighbours=_NUM_NEIGHBOURS,
         device=str(device),
     )
@@ -244,12 +282,13 @@ def _write_results(
     card: Card,
     result: LoopResult,
 ) -> Path:
-    """Write evaluation, neighbours, checkpoint and report; the run card last, since it says that all is there."""
+    """Write checkpoint, evaluation, neighbours, report; the run card before the report says that all is there."""
+    facts = _save_checkpoint(options, data, start, after, result)
     test = data.split.test
     if test is not None and before is not None and after is not None:
         evaluation: dict[str, Any] = {
             "protocol": describe_protocol(test),
-            "ks": list(options.config.evaluation.ks),
+            "ks": list(options.config.evaluation.all_ks),
             "before": before.metrics,
             "after": after.metrics,
             "per_class": per_class(data.snapshot, test, before, after),
@@ -263,7 +302,6 @@ def _write_results(
         gallery = queries if test.gallery is None else [images[position] for position in test.gallery]
         rows = choose_rows(queries, gallery, after.result.neighbour_ids, after.result.neighbour_scores)
         write_neighbours(options.out, rows)
-    facts = _save_checkpoint(options, data, start, after, result)
     card["space_id"] = facts.space_id
     write_json(options.out / RUN_CARD, card)
     return write_report(options.out)
@@ -281,6 +319,9 @@ def _save_checkpoint(
         "config": options.config.to_json(),
     }
     metrics = after.metrics if after else {}
+    # Left by a run that was cut off before its card said that it is complete.
+    if (options.out / CHECKPOINT).exists():
+        shutil.rmtree(options.out / CHECKPOINT)
     return save_checkpoint(
         options.out / CHECKPOINT, start.model, start.preprocessing, metrics=metrics, provenance=provenance
     )

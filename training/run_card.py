@@ -14,6 +14,7 @@ import torch
 
 from training.config import TrainingConfig
 from training.errors import InvalidRun
+from training.loop_parts import LoopResult
 from training.preparation import TrainingData
 from training.run_folder import RUN_CARD, read_run_table, table
 
@@ -59,8 +60,25 @@ def write_json(path: Path, value: object) -> None:
     aside.replace(path)
 
 
-def check_same_run(run_dir: Path, card: Card) -> Card:
-    """Return the stored card of a run that is to go on; raises InvalidRun when it has other data or other knobs."""
+def finished_card(card: Card, data: TrainingData, config: TrainingConfig, result: LoopResult) -> Card:
+    """Add to a card how its run ended."""
+    finished = {
+        **card,
+        "status": "interrupted" if result.status == "interrupted" else "completed",
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "stopped_early": result.status == "stopped_early",
+        "final_relaxation": result.final_relaxation,
+        "warnings": [*data.notes, *result.warnings],
+    }
+    if result.best_metric is not None:
+        metric = config.evaluation.metric
+        finished["best"] = {"step": result.best_step, "metric": metric, "value": result.best_metric}
+    return finished
+
+
+def continued_card(run_dir: Path, card: Card) -> Card:
+    """Return the card of a run that goes on; raises InvalidRun when it was begun on other data or with other knobs."""
     stored = dict(read_run_table(run_dir, RUN_CARD))
     if stored.get("status") == "completed":
         raise InvalidRun(f"the run in {run_dir} is complete; train into another folder, or read {run_dir}/report.html")
@@ -75,7 +93,14 @@ def check_same_run(run_dir: Path, card: Card) -> Card:
         raise InvalidRun(
             f"{run_dir} was begun with another configuration ({names}); give the same one, or train into another folder"
         )
-    return stored
+    stored.pop("error", None)
+    earlier = {name: stored.get(name) for name in ("created_at", "device", "git_sha", "versions", "command")}
+    return {**card, "created_at": stored.get("created_at"), "earlier_parts": [*_list(stored), earlier]}
+
+
+def _list(stored: Card) -> list[Any]:
+    parts = stored.get("earlier_parts")
+    return parts if isinstance(parts, list) else []
 
 
 def _differences(first: Any, second: Any, prefix: str = "") -> list[str]:

@@ -130,6 +130,9 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 def demo(
     port: PortOption = None,
     check: Annotated[bool, typer.Option("--check", help="Search held-out pictures, print recall@1, stop.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Learn from the labelled pictures first: some minutes.")
+    ] = False,
 ) -> None:
     """Fill a small catalogue, build a release and serve it: Akin in one command.
 
@@ -156,6 +159,13 @@ def demo(
         with open_installation(settings) as installation, progress_bar("Working") as move:
             # Not in this thread, which goes on to serve.
             prepared = run_in_own_thread(lambda: prepare_demo(installation, announce=announce, on_progress=move))
+            if train:
+                from service.demo_training import train_demo
+
+                untrained = prepared
+                prepared = run_in_own_thread(
+                    lambda: train_demo(installation, untrained, announce=announce, on_progress=move)
+                )
         application = create_app(settings)
         if check:
             with running(application, listener) as address:

@@ -10,8 +10,9 @@ from embedding.model import Architecture, create_model, with_linear_head
 from training.batches import BatchSampler
 from training.config import BatchConfig, EvaluationConfig, OptimiserConfig, TrainingConfig
 from training.evaluation import evaluate_retrieval, summarise
+from training.features import Features
 from training.inputs import FeatureInputs
-from training.loop import LoopParts
+from training.loop_parts import LoopParts
 from training.losses.factory import LossConfig, create_loss
 from training.mining import RepresentativeTable
 
@@ -64,7 +65,8 @@ def loop_parts(config: TrainingConfig = CONFIG, *, validated: bool = True) -> Lo
     config = with_knobs(config, network={"train": "head"})
     labels = np.arange(NUM_CLASSES).repeat(IMAGES_PER_CLASS)
     device = torch.device("cpu")
-    inputs = FeatureInputs(model, features(), np.full(len(labels), NUM_VIEWS), device)
+    offsets = np.arange(len(labels) + 1) * NUM_VIEWS
+    inputs = FeatureInputs(model, Features(features().flatten(0, 1), offsets, {}), device)
     trained = np.flatnonzero(labels < NUM_TRAINED)
     is_catalogue = np.arange(len(trained)) % IMAGES_PER_CLASS == 0
     table = RepresentativeTable(NUM_TRAINED, DIM, device)

@@ -76,6 +76,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path, loss, steps):
 def test_the_command_trains_in_two_processes(tmp_path):
     shop = write_shapes(tmp_path / "shop")
     knobs = ["--preset", "tiny", "--steps", "20", "--set", "batches.classes_per_batch=4", "--device", "cpu"]
+    knobs += ["--set", "network.freeze_batch_norm=true"]
     paths = ["--data", str(shop), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
 
     torchrun("-m", "training", "train", *paths, *knobs)
@@ -96,7 +97,7 @@ def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path, monkeypatch)
             return None
 
     monkeypatch.setattr("training.run.process_group", lambda _device: Two())
-    with pytest.raises(InvalidConfig, match="shared evenly by 2"):
+    with pytest.raises(InvalidConfig, match="shared evenly by 2 processes"):
         train(RunOptions(shop, tmp_path / "run", config, tmp_path / "cache", device="cpu"))
 
 

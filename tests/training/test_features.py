@@ -45,7 +45,7 @@ def test_view_0_is_what_the_backbone_gives_for_the_picture(images, headed, tmp_p
     model, preprocessing = headed
     pictures = [decode_image(image.path.read_bytes()) for image in images]
     expected = Embedder(without_head(model), preprocessing, device="cpu").embed(pictures)
-    torch.testing.assert_close(features.features_NVC[:, 0], torch.from_numpy(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(features.plain(np.arange(len(images))), torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
 def test_head_and_features_give_what_the_whole_model_gives(images, headed, tmp_path):
@@ -55,14 +55,14 @@ def test_head_and_features_give_what_the_whole_model_gives(images, headed, tmp_p
     pictures = [decode_image(image.path.read_bytes()) for image in images]
     whole = Embedder(model, preprocessing, device="cpu").embed(pictures)
     with torch.no_grad():
-        parts = torch.nn.functional.normalize(model.head(features.features_NVC[:, 0]), dim=1)
+        parts = torch.nn.functional.normalize(model.head(features.plain(np.arange(len(images)))), dim=1)
     torch.testing.assert_close(parts, torch.from_numpy(whole), atol=1e-5, rtol=0)
 
 
 def test_views_differ_from_the_picture_and_from_each_other(images, headed, tmp_path):
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
-    views = features.features_NVC[0, : features.num_views[0]]
+    views = features.rows_RC[: features.num_views[0]]
     assert (views @ views.T - torch.eye(len(views))).max() < 1 - 1e-4
     torch.testing.assert_close(views.norm(dim=1), torch.ones(len(views)))
 
@@ -83,7 +83,7 @@ def test_a_second_time_nothing_is_computed(images, headed, tmp_path):
     second = store(tmp_path, headed).read_or_compute(images, everything(images), lambda *done: calls.append(done))
 
     assert calls == []
-    assert torch.equal(first.features_NVC, second.features_NVC)
+    assert torch.equal(first.rows_RC, second.rows_RC)
 
 
 def test_only_new_pictures_are_computed(images, headed, tmp_path):
@@ -94,7 +94,7 @@ def test_only_new_pictures_are_computed(images, headed, tmp_path):
 
     assert calls[-1] == (len(images) - 10, len(images) - 10)
     whole = store(tmp_path / "other", headed).read_or_compute(images, everything(images))
-    torch.testing.assert_close(later.features_NVC, whole.features_NVC, atol=1e-6, rtol=0)
+    torch.testing.assert_close(later.rows_RC, whole.rows_RC, atol=1e-6, rtol=0)
 
 
 def test_another_augmentation_or_backbone_has_features_of_its_own(images, headed, tmp_path):
@@ -120,7 +120,7 @@ def test_a_damaged_part_is_computed_anew_and_said(images, headed, tmp_path, capl
         second = made.read_or_compute(images, everything(images))
 
     assert "damaged" in caplog.text
-    assert torch.equal(first.features_NVC, second.features_NVC)
+    assert torch.equal(first.rows_RC, second.rows_RC)
 
 
 def test_a_picture_that_cannot_be_read_is_a_failure(headed, tmp_path):

@@ -19,6 +19,10 @@ def problem(num_classes=30, per_class=8, channels=24, seed=0):
     return features.astype(np.float32), labels
 
 
+def plain(labels):
+    return np.ones(len(labels), bool)
+
+
 def recall(embeddings, labels):
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     scores = embeddings @ embeddings.T - 2 * np.eye(len(labels))
@@ -33,7 +37,7 @@ def test_whitening_finds_classes_that_hide_behind_what_varies_within_them():
     features, labels = problem()
     groups = np.zeros(len(labels), np.int64)
 
-    weight, bias = whitened_components(features, labels, groups, 8, shrinkage=0.01)
+    weight, bias = whitened_components(features, labels, groups, plain(labels), 8, shrinkage=0.01)
 
     assert recall(features, labels) < 0.3
     assert recall(embed(features, weight, bias), labels) > 0.95
@@ -44,7 +48,7 @@ def test_it_serves_classes_that_it_has_not_seen():
     seen = labels < 30
     groups = np.zeros(int(seen.sum()), np.int64)
 
-    weight, bias = whitened_components(features[seen], labels[seen], groups, 8, shrinkage=0.01)
+    weight, bias = whitened_components(features[seen], labels[seen], groups, plain(groups), 8, shrinkage=0.01)
 
     assert recall(embed(features[~seen], weight, bias), labels[~seen]) > 0.9
 
@@ -53,7 +57,7 @@ def test_within_classes_the_whitened_scatter_is_the_identity():
     features, labels = problem(channels=10, per_class=40)
     groups = np.zeros(len(labels), np.int64)
 
-    weight, bias = whitened_components(features, labels, groups, 10, shrinkage=1e-9)
+    weight, bias = whitened_components(features, labels, groups, plain(labels), 10, shrinkage=1e-9)
 
     embedded = embed(features, weight, bias)
     means = np.stack([embedded[labels == label].mean(axis=0) for label in range(30)])
@@ -64,7 +68,9 @@ def test_within_classes_the_whitened_scatter_is_the_identity():
 def test_components_come_in_the_order_of_their_variance():
     features, labels = problem()
 
-    weight, bias = whitened_components(features, labels, np.zeros(len(labels), np.int64), 8, shrinkage=0.1)
+    weight, bias = whitened_components(
+        features, labels, np.zeros(len(labels), np.int64), plain(labels), 8, shrinkage=0.1
+    )
 
     variances = embed(features, weight, bias).var(axis=0)
     assert (np.diff(variances) < 1e-3).all()
@@ -77,7 +83,9 @@ def test_few_catalogue_pictures_weigh_as_much_as_many_photos():
     is_catalogue[::8] = True
     features[is_catalogue, 12] += 2.0
 
-    weight, bias = whitened_components(features, labels, is_catalogue.astype(np.int64), 8, shrinkage=0.01)
+    weight, bias = whitened_components(
+        features, labels, is_catalogue.astype(np.int64), plain(labels), 8, shrinkage=0.01
+    )
 
     step = np.zeros((1, 24), np.float32)
     step[0, 12] = 2.0
@@ -90,7 +98,7 @@ def test_more_shrinkage_is_nearer_to_principal_components():
     features, labels = problem()
     groups = np.zeros(len(labels), np.int64)
 
-    weight, _ = whitened_components(features, labels, groups, 4, shrinkage=1e6)
+    weight, _ = whitened_components(features, labels, groups, plain(labels), 4, shrinkage=1e6)
 
     # The first channels have the largest variance, which whitening would have taken away.
     energy = (weight[:, :4] ** 2).sum() / (weight**2).sum()
@@ -104,7 +112,14 @@ def test_a_head_starts_as_it_is_told(start):
     features, labels = problem(channels=128)
     before = [parameter.clone() for parameter in model.head.parameters()]
 
-    start_head(model, NetworkConfig(head_start=start), features, labels, np.zeros(len(labels), np.int64))
+    start_head(
+        model,
+        NetworkConfig(head_start=start),
+        features,
+        labels,
+        np.zeros(len(labels), np.int64),
+        np.ones(len(labels), bool),
+    )
 
     assert not any(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
@@ -115,7 +130,14 @@ def test_a_random_start_leaves_the_head_alone():
     features, labels = problem(channels=128)
     before = [parameter.clone() for parameter in model.head.parameters()]
 
-    start_head(model, NetworkConfig(head_start="random"), features, labels, np.zeros(len(labels), np.int64))
+    start_head(
+        model,
+        NetworkConfig(head_start="random"),
+        features,
+        labels,
+        np.zeros(len(labels), np.int64),
+        np.ones(len(labels), bool),
+    )
 
     assert all(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
@@ -127,4 +149,11 @@ def test_fewer_pictures_than_dimensions_name_the_knob(start):
     features, labels = problem(num_classes=5, channels=128)
 
     with pytest.raises(InvalidConfig, match=r"100 dimensions cannot start from 40 training pictures.*lower network\."):
-        start_head(model, NetworkConfig(head_start=start), features, labels, np.zeros(len(labels), np.int64))
+        start_head(
+            model,
+            NetworkConfig(head_start=start),
+            features,
+            labels,
+            np.zeros(len(labels), np.int64),
+            np.ones(len(labels), bool),
+        )

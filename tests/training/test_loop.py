@@ -11,7 +11,8 @@ import torch
 from embedding.model import Architecture, create_model, with_linear_head
 from tests.training.clouds import CONFIG, loop_parts, weights, with_knobs
 from training.errors import DeviceLost, TrainingDiverged
-from training.loop import LoopHooks, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_parts import LoopHooks
 from training.optimisation import set_training_mode
 
 

@@ -60,14 +60,6 @@ def test_the_share_of_filled_rows_counts_each_class_once():
     assert not table.is_filled(1)
 
 
-def test_rows_know_their_age():
-    table = RepresentativeTable(3, 2, CPU)
-    table.refresh(np.array([0]), torch.eye(2)[:1], step=2)
-    table.refresh(np.array([1]), torch.eye(2)[:1], step=6)
-
-    assert table.mean_age(np.array([0, 1, 2]), step=10) == 6
-
-
 def test_refreshing_keeps_no_gradient():
     table = RepresentativeTable(2, 2, CPU)
     embeddings = torch.eye(2, requires_grad=True)

@@ -1,0 +1,83 @@
+"""The demo learns: a head is trained on the demo's labelled pictures, and a release is built with it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from service.demo import Announce, Demo, OnProgress, step
+from service.errors import DemoError
+from service.installation import Installation
+from service.release_build import build_release
+from service.release_files import read_release_facts
+from training.config import load_preset
+from training.errors import TrainingError
+from training.run import CHECKPOINT, RunHooks, RunOptions, train
+from training.run_folder import REPORT, RUN_CARD, read_run_table
+
+_PRESET = "head"
+
+
+def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnProgress) -> Demo:
+    """Train on the pictures that the demo has imported, and serve the result; what was done before is not repeated.
+
+    The pictures that `--check` searches with were never imported, and so are never trained on. Raises DemoError when
+    there are too few labelled pictures to learn from.
+    """
+    run_dir = installation.settings.home / "runs" / "demo"
+    checkpoint = run_dir / CHECKPOINT
+    if checkpoint.exists():
+        announce(f"training: {run_dir} holds a trained checkpoint already")
+    else:
+        with step(announce, "training: a head on the features of the labelled pictures"):
+            _train(installation, demo, run_dir, on_progress)
+    for line in _figures(run_dir):
+        announce(f"  {line}")
+    announce(f"  report: {run_dir / REPORT}")
+    facts = read_release_facts(installation.settings.releases_dir, demo.release_id)
+    if facts["space_id"] == read_run_table(run_dir, RUN_CARD).get("space_id"):
+        announce(f"release {demo.release_id} is built with it already")
+        return demo
+    with step(announce, "release: embedded anew, indexed, published"):
+        built = build_release(installation, checkpoint=checkpoint, on_progress=on_progress)
+    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} pictures")
+    return replace(demo, release_id=built.release_id)
+
+
+def _train(installation: Installation, demo: Demo, run_dir: Path, on_progress: OnProgress) -> None:
+    settings = installation.settings
+    options = RunOptions(
+        data=_write_manifest(installation, demo),
+        out=run_dir,
+        config=load_preset(_PRESET),
+        cache_dir=settings.home / "cache",
+        device=settings.device,
+        resume=(run_dir / RUN_CARD).exists(),
+        command="akin demo --train",
+    )
+    try:
+        train(options, RunHooks(on_progress=lambda _stage, done, total: on_progress(done, total)))
+    except TrainingError as error:
+        raise DemoError(f"the demo's pictures cannot be learnt from: {error}") from error
+
+
+def _write_manifest(installation: Installation, demo: Demo) -> Path:
+    """Name the imported pictures in a file; a folder itself may hold pictures that are kept for `--check`."""
+    path = installation.settings.home / "demo-training.ndjson"
+    rows = [
+        {"product_id": row.product_id, "label": row.label, "image": str(row.image.absolute()), "role": row.role}
+        for row in demo.rows
+    ]
+    lines = [json.dumps({name: value for name, value in row.items() if value is not None}) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _figures(run_dir: Path) -> list[str]:
+    evaluation = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
+    titles = {"seen": "new photos of products trained on", "unseen": "products never trained on"}
+    return [
+        f"recall@1, {title}: {evaluation['before'][part]['recall_at_1']:.2f} before, "
+        f"{evaluation['after'][part]['recall_at_1']:.2f} after"
+        for part, title in titles.items()
+        if part in evaluation["after"]
+    ]

@@ -1,0 +1,60 @@
+"""What the training loop works on, whom it tells, and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedding.model import EmbeddingModel
+from training.batches import BatchSampler
+from training.config import TrainingConfig
+from training.distributed import ProcessGroup
+from training.inputs import TrainingInputs
+from training.losses.pairs import MetricLoss
+from training.mining import RepresentativeTable
+
+Record = dict[str, Any]
+Status = Literal["completed", "stopped_early", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What the loop works on; every part is made before, so that the loop itself only trains."""
+
+    config: TrainingConfig
+    model: EmbeddingModel
+    loss: MetricLoss
+    inputs: TrainingInputs
+    positions: NDArray[np.int64]  # of the training images among those of `inputs`
+    batches: BatchSampler
+    table: RepresentativeTable
+    device: torch.device
+    # Returns the validation metrics of the model as it stands, by name, and under "metric" the name of the one that
+    # decides; None where nothing is validated.
+    validate: Callable[[], Record] | None = None
+    group: ProcessGroup = field(default_factory=ProcessGroup)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHooks:
+    """What the loop tells, and asks, the outside."""
+
+    record: Callable[[Record], None] = lambda _record: None
+    save: Callable[[int, dict[str, Any]], None] = lambda _step, _state: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """How the loop ended; the kept weights are in the model."""
+
+    status: Status
+    steps: int
+    best_step: int
+    best_metric: float | None
+    final_relaxation: float
+    warnings: tuple[str, ...]
+    seconds: float = field(default=0.0, compare=False)  # of training, the parts before an interruption included
