@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from embedding.preprocessing import Preprocessing
 from training.augmentation import Augmentation, uncropped
@@ -129,3 +131,25 @@ def test_larger_squares_come_out_at_the_size_of_the_network():
 
     assert varied.shape == (2, 3, SIZE, SIZE)
     assert not math.isnan(float(varied.sum()))
+
+
+def test_plain_pictures_are_what_evaluation_crops():
+    """Of a square that shows more than evaluation does."""
+    preprocessing = Preprocessing(image_size=56, crop_fraction=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 128, dtype=np.uint8)[None, :, None], (128, 1, 3)))
+    square = torch.from_numpy(np.array(uncropped(preprocessing).to_pixels(ramp)))[None]
+    expected = preprocessing.normalise(torch.from_numpy(np.array(preprocessing.to_pixels(ramp)))[None])
+    made = Augmentation(AugmentationConfig(), preprocessing)
+
+    plain = made.apply(square, made.draw(1, generator(), torch.ones(1, dtype=torch.bool)))
+
+    torch.testing.assert_close(plain, expected, atol=0.02, rtol=0)
+
+
+def test_a_share_of_pictures_stays_plain():
+    made = augmentation(crop_area_min=0.2, plain=0.3)
+
+    crop = made.draw(4000, generator()).crop
+
+    share = (crop == torch.tensor([0.0, 0.0, 1.0, 1.0])).all(dim=1).float().mean()
+    assert share == pytest.approx(0.3, abs=0.03)

@@ -79,6 +79,7 @@ def test_overrides_change_one_knob(override, section, knob, value):
         ("projections.pull_weight=-1", "projections.pull_weight must be at least 0"),
         ("evaluation.ks=[]", "evaluation.ks must be one or more numbers"),
         ("evaluation.ks=3", "evaluation.ks takes a list"),
+        ("evaluation.metric=recall_at_3", "evaluation.metric must be one of auto"),
         ("steps", "not of the form"),
         ("steps.a=1", "'steps', which is no section"),
         ("projections=1", "projections is a section of knobs"),

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from embedding.model import Architecture, create_model, with_linear_head, withou
 from tests.training.shapes import write_shapes
 from training.config import AugmentationConfig
 from training.datasets.reading import read_dataset
+from training.errors import InvalidDataset
 from training.features import FeatureStore
 from training.snapshot import take_snapshot
 
@@ -145,3 +147,33 @@ def test_a_full_disk_names_the_folder_and_leaves_no_half_part(images, headed, tm
         made.read_or_compute(images, everything(images))
 
     assert list(made.directory.iterdir()) == []
+
+
+def test_how_often_a_picture_stays_plain_changes_no_view(images, headed, tmp_path):
+    first = store(tmp_path / "one", headed, replace(KNOBS, plain=0.0))
+    second = store(tmp_path / "two", headed, replace(KNOBS, plain=0.9))
+
+    rows = [made.read_or_compute(images[:4], everything(images[:4])).rows_RC for made in (first, second)]
+
+    assert torch.equal(*rows)
+    assert first.directory.name == second.directory.name
+
+
+def test_catalogue_pictures_have_scenes_as_well(images, headed, tmp_path):
+    with_scenes = replace(KNOBS, catalogue_scenes=2)
+
+    features = store(tmp_path, headed, with_scenes).read_or_compute(images, everything(images))
+
+    counts = {image.role: count for image, count in zip(images, features.num_views.tolist(), strict=True)}
+    assert counts == {"catalogue": 6, "example": 3}
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_a_picture_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
+    shop = write_shapes(tmp_path / "shop", per_class=2)
+    images = take_snapshot(read_dataset(shop)).images
+    path = shop / "red-disc" / "0.png"
+    path.write_bytes((shop / "red-disc" / "1.png").read_bytes()) if change == "edited" else path.unlink()
+
+    with pytest.raises(InvalidDataset, match=r"red-disc/0\.png"):
+        store(tmp_path / "cache", headed).read_or_compute(images, everything(images))

@@ -10,7 +10,7 @@ import torch
 
 from embedding.model import Architecture, create_model, with_linear_head
 from tests.training.clouds import CONFIG, loop_parts, weights, with_knobs
-from training.errors import DeviceLost, TrainingDiverged
+from training.errors import TrainingDiverged
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks
 from training.optimisation import set_training_mode
@@ -220,18 +220,33 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy():
         TrainingLoop(parts).run()
 
 
-def test_a_lost_device_is_named_with_the_remedy():
-    class Failing:
-        network = loop_parts().inputs.network
+def test_a_diverged_state_never_replaces_a_good_one():
+    """Nothing is logged when the weights break, and the next state would be worthless."""
+    parts = loop_parts(with_knobs(steps=20, log_every=100, save_every=4, evaluation={"every": 100}))
+    saved: dict[int, bool] = {}
 
-        def embed(self, *_):
-            raise AssertionError
+    def save(step, state):
+        saved[step] = all(bool(tensor.isfinite().all()) for tensor in state["network"].values())
+        if step == 4:
+            with torch.no_grad():
+                next(parts.model.head.parameters()).fill_(torch.nan)
 
-        def batch(self, *_):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+    with pytest.raises(TrainingDiverged, match="last state that was saved is kept"):
+        TrainingLoop(parts, LoopHooks(save=save)).run()
 
-    with pytest.raises(DeviceLost, match=r"failed at step 0: CUDA out of memory.*--resume"):
-        TrainingLoop(replace(loop_parts(), inputs=Failing())).run()
+    assert saved == {4: True}
+
+
+def test_weights_that_break_after_the_last_log_end_the_run_too():
+    parts = loop_parts(with_knobs(steps=8, log_every=5), validated=False)
+
+    def should_stop():
+        with torch.no_grad():
+            next(parts.model.head.parameters()).fill_(torch.nan)
+        return False
+
+    with pytest.raises(TrainingDiverged):
+        TrainingLoop(parts, LoopHooks(should_stop=should_stop)).run()
 
 
 def test_frozen_batch_norm_keeps_its_statistics_in_training():

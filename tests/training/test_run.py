@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+import training.run
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
 from tests.training.shapes import write_shapes
 from training.checkpoint_evaluation import evaluate_checkpoint
 from training.config import config_from_tables, load_preset
-from training.errors import InvalidConfig, InvalidRun, UnfitData
+from training.errors import DeviceLost, InvalidConfig, InvalidRun, UnfitData
 from training.metrics_log import read_metrics
 from training.progress import SilentProgress
 from training.run import RunHooks, RunOptions, train
@@ -99,6 +100,20 @@ def test_the_checkpoint_gives_the_figures_of_the_report(finished, shapes):
     facts = read_checkpoint_facts(finished.out / "checkpoint")
     assert facts.provenance["snapshot_hash"] == measured["snapshot_hash"]
     assert facts.metrics["all"] == pytest.approx(finished.after["all"])
+
+
+class Begun(SilentProgress):
+    """Knows when training has begun, so that a run can be stopped in it and not before."""
+
+    has_begun = False
+
+    def started(self, total_steps, start_step):
+        self.has_begun = True
+
+
+def stopped_in_training():
+    begun = Begun()
+    return RunHooks(begun, should_stop=lambda: begun.has_begun)
 
 
 def test_training_again_gives_the_same_weights(finished, shapes, tmp_path):
@@ -220,7 +235,7 @@ def test_a_complete_run_does_not_go_on(finished, shapes):
 
 @pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 60, now 70"), ("pictures", "other pictures")])
 def test_a_run_goes_on_only_with_its_own_knobs_and_pictures(shapes, tmp_path, change, message):
-    train(options(shapes, tmp_path), RunHooks(should_stop=lambda: True))
+    train(options(shapes, tmp_path), stopped_in_training())
     config = replace(CONFIG, steps=70) if change == "knobs" else CONFIG
     data = shapes if change == "knobs" else write_shapes(tmp_path / "other", per_class=6)
 
@@ -270,19 +285,103 @@ def test_a_full_disk_keeps_the_last_state(shapes, tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr("os.fsync", fail_on_second_state)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left.*free some disk.*--resume"):
         train(options(shapes, tmp_path))
     monkeypatch.undo()
 
     assert json.loads((tmp_path / "run" / "run_card.json").read_text())["status"] == "failed"
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["step-000000020.pt"]
     assert train(options(shapes, tmp_path, resume=True)).status == "completed"
+    assert "error" not in json.loads((tmp_path / "run" / "run_card.json").read_text())
 
 
 def test_two_processes_never_train_into_one_folder(shapes, tmp_path):
+    tried: list[bool] = []
+
     def try_another():
+        if tried:
+            return False
+        tried.append(True)
         with pytest.raises(InvalidRun, match="another process trains"):
             train(options(shapes, tmp_path, resume=True))
         return True
 
     train(options(shapes, tmp_path), RunHooks(should_stop=try_another))
+
+
+def test_asked_to_stop_before_training_a_run_ends_at_once(shapes, tmp_path):
+    outcome = train(options(shapes, tmp_path), RunHooks(should_stop=lambda: True))
+
+    assert (outcome.status, outcome.steps) == ("interrupted", 0)
+    assert train(options(shapes, tmp_path)).status == "completed"
+
+
+def test_recall_is_always_measured_at_1_which_reports_show(shapes, tmp_path):
+    config = replace(CONFIG, steps=20, evaluation=replace(CONFIG.evaluation, ks=(2, 4)))
+
+    outcome = train(options(shapes, tmp_path, config))
+
+    assert {"recall_at_1", "recall_at_2", "recall_at_4"} <= outcome.after["all"].keys()
+
+
+@pytest.mark.parametrize("place", ["write_neighbours", "write_report", "save_checkpoint"])
+def test_a_run_cut_off_among_its_results_goes_on_to_the_same_checkpoint(finished, shapes, tmp_path, monkeypatch, place):
+    real = getattr(training.run, place)
+
+    def cut_off(*arguments, **named):
+        if place == "save_checkpoint":
+            real(*arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.run, place, cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train(options(shapes, tmp_path))
+    monkeypatch.undo()
+    if place == "write_report":
+        # All that matters is there; the page can be written again.
+        assert (tmp_path / "run" / "checkpoint" / "model.json").exists()
+        return
+
+    outcome = train(options(shapes, tmp_path, resume=True))
+
+    assert outcome.checkpoint is not None
+    assert finished.checkpoint is not None
+    facts = [read_checkpoint_facts(checkpoint) for checkpoint in (finished.checkpoint, outcome.checkpoint)]
+    assert facts[0].space_id == facts[1].space_id
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), RuntimeError("cuDNN error: X")],
+)
+def test_a_lost_device_is_named_with_the_remedy(shapes, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("training.run._train", fail)
+    with pytest.raises(DeviceLost, match=r"the device cpu failed: .*--resume"):
+        train(options(shapes, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        ("projections.until=metric", "needs a validation part"),
+        ("projections.anchor=best", "needs a validation part"),
+        ("evaluation.patience=3", "needs a validation part"),
+        ("projections.choose_final_relaxation=true", "batch-norm statistics|needs a validation part"),
+        ("projections.final_relaxation=0.5", "batch-norm statistics"),
+    ],
+)
+def test_knobs_that_would_be_ignored_are_refused(shapes, tmp_path, knob, message):
+    tables = {**CONFIG.to_json(), "split": {"validation_share": 0.0, "validation_example_share": 0.0}}
+
+    with pytest.raises(InvalidConfig, match=message):
+        train(options(shapes, tmp_path, config_from_tables(tables, [knob])))
+
+
+def test_a_metric_that_cannot_be_measured_is_refused_before_training(shapes, tmp_path):
+    config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, metric="seen_recall_at_1"))
+
+    with pytest.raises(InvalidConfig, match="needs photos of classes that are trained on"):
+        train(options(shapes, tmp_path, config))
