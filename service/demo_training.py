@@ -15,6 +15,7 @@ from training.run import CHECKPOINT, RunHooks, RunOptions, train
 from training.run_folder import REPORT, RUN_CARD, read_run_table
 
 _PRESET = "head"
+_OVERRIDES: tuple[str, ...] = ()
 
 
 def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnProgress) -> Demo:
@@ -48,7 +49,7 @@ def _train(installation: Installation, demo: Demo, run_dir: Path, on_progress: O
     options = RunOptions(
         data=_write_manifest(installation, demo),
         out=run_dir,
-        config=load_preset(_PRESET),
+        config=load_preset(_PRESET, _OVERRIDES),
         cache_dir=settings.home / "cache",
         device=settings.device,
         resume=(run_dir / RUN_CARD).exists(),

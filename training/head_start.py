@@ -24,14 +24,16 @@ def start_head(
     """Give a new head its first weights, from unit pooled features of training pictures and augmented views of them.
 
     `groups_M` tells the kinds of pictures of a class apart, catalogue pictures and photos, which weigh the same
-    whatever their numbers; `is_plain_M` the pictures themselves from their views. Raises InvalidConfig where there
-    are fewer pictures than dimensions.
+    whatever their numbers; `is_plain_M` the pictures themselves from their views. Raises InvalidConfig for more
+    dimensions than channels, and for principal components than pictures.
     """
     if config.head_start == "random":
         return
     assert isinstance(model.head, LinearHead)
     num_pictures, num_channels = int(is_plain_M.sum()), pooled_MC.shape[1]
-    if model.embedding_dim > min(num_pictures, num_channels):
+    # Whitening has a direction for every channel, with few pictures too.
+    most = num_channels if config.head_start == "whitening" else min(num_pictures, num_channels)
+    if model.embedding_dim > most:
         raise InvalidConfig(
             f"a head of {model.embedding_dim} dimensions cannot start from {num_pictures} training pictures of "
             f'{num_channels} channels; lower network.embedding_dim, or set network.head_start = "random"'

@@ -142,18 +142,33 @@ def test_a_random_start_leaves_the_head_alone():
     assert all(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("start", ["principal_components", "whitening"])
-def test_fewer_pictures_than_dimensions_name_the_knob(start):
+def test_fewer_pictures_than_components_name_the_knob():
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 100)
     features, labels = problem(num_classes=5, channels=128)
+    groups = np.zeros(len(labels), np.int64)
 
     with pytest.raises(InvalidConfig, match=r"100 dimensions cannot start from 40 training pictures.*lower network\."):
-        start_head(
-            model,
-            NetworkConfig(head_start=start),
-            features,
-            labels,
-            np.zeros(len(labels), np.int64),
-            np.ones(len(labels), bool),
-        )
+        start_head(model, NetworkConfig(head_start="principal_components"), features, labels, groups, plain(labels))
+
+
+def test_whitening_needs_few_pictures():
+    """A small shop trains with the default preset."""
+    model, _ = create_model(Architecture("conv4"), pretrained=False)
+    model = with_linear_head(model, 100)
+    features, labels = problem(num_classes=5, channels=128)
+    groups = np.zeros(len(labels), np.int64)
+
+    start_head(model, NetworkConfig(head_start="whitening"), features, labels, groups, plain(labels))
+
+    assert all(bool(parameter.isfinite().all()) for parameter in model.head.parameters())
+
+
+def test_more_dimensions_than_channels_are_refused():
+    model, _ = create_model(Architecture("conv4"), pretrained=False)
+    model = with_linear_head(model, 200)
+    features, labels = problem(num_classes=50, channels=128)
+    groups = np.zeros(len(labels), np.int64)
+
+    with pytest.raises(InvalidConfig, match="200 dimensions"):
+        start_head(model, NetworkConfig(head_start="whitening"), features, labels, groups, plain(labels))
