@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.evaluation import evaluate_retrieval
+from training.evaluation.retrieval import evaluate_retrieval
 
 KS = (1, 10, 100, 1000)
 BLOCK_BYTES = 2**28

@@ -26,7 +26,7 @@ import torch
 
 from training.config import TrainingConfig, config_from_tables
 from training.distributed import ProcessGroup
-from training.held_out import measure
+from training.evaluation.held_out import measure
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks
 from training.preparation import Materials, TrainingData, gather_materials, prepare_inputs, read_training_data

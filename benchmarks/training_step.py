@@ -26,7 +26,7 @@ from embedding.model import Architecture, EmbeddingModel, create_model, with_lin
 from embedding.preprocessing import Preprocessing
 from training.batches import BatchSampler
 from training.config import TrainingConfig, config_from_tables
-from training.features import Features
+from training.data.features import Features
 from training.inputs import FeatureInputs, PictureInputs, TrainingInputs
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks, LoopParts

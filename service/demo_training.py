@@ -11,8 +11,8 @@ from service.release_build import build_release
 from service.release_files import read_release_facts
 from training.config import load_preset
 from training.errors import TrainingError
+from training.report.run_folder import REPORT, RUN_CARD, read_run_table
 from training.run import CHECKPOINT, RunHooks, RunOptions, train
-from training.run_folder import REPORT, RUN_CARD, read_run_table
 
 _PRESET = "head"
 _OVERRIDES: tuple[str, ...] = ()

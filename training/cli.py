@@ -72,7 +72,7 @@ def train(
     Without --preset or --config, `head` where there is no GPU and `small` where there is one. On SIGTERM or Ctrl+C the
     run saves its state and ends; --resume goes on with it.
     """
-    from training.progress import choose_progress
+    from training.report.progress import choose_progress
     from training.run import RunHooks, RunOptions
     from training.run import train as run_training
 
@@ -108,7 +108,7 @@ def evaluate(
     Where the pictures have roles, examples are searched among the catalogue's pictures; otherwise each picture among
     all others. The split is that of `akin train` with the same --set split.… knobs.
     """
-    from training.checkpoint_evaluation import evaluate_checkpoint
+    from training.evaluation.checkpoints import evaluate_checkpoint
 
     with stage_bar() as on_progress:
         measured = evaluate_checkpoint(
@@ -143,7 +143,7 @@ def snapshot(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
 ) -> None:
     """Copy labelled pictures into a snapshot: what a run reads, sealed with a hash, so that it can be repeated."""
-    from training.snapshot import open_training_data, write_snapshot
+    from training.data.snapshot import open_training_data, write_snapshot
 
     with stage_bar() as on_progress:
         taken = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
@@ -216,7 +216,7 @@ def _print_parts(before: Parts, after: Parts) -> None:
     """Show metrics a line and the parts of the queries as columns, before → after where both are known."""
     from rich.table import Table
 
-    from training.run_folder import metric_title
+    from training.report.run_folder import metric_title
 
     if not after:
         output.print("nothing was held out, so nothing was measured (split.test)", highlight=False)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from embedding.backbones import DEFAULT_BACKBONE
+from training.data.splits import SplitConfig
 from training.errors import InvalidConfig
 from training.losses.factory import LossConfig
-from training.splits import SplitConfig
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
@@ -61,7 +61,7 @@ class AugmentationConfig:
     grey: float = 0.0
     plain: float = 0.0  # how often a picture is taken as it is
     # Of frozen features: how many augmented views of each picture are computed, and of catalogue pictures how many
-    # made-up scenes (training/scenes.py).
+    # made-up scenes (training/data/scenes.py).
     views: int = 4
     catalogue_views: int = 4
     catalogue_scenes: int = 0

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from embedding.embedder import Embedder
 from embedding.model import EmbeddingModel, HeadNetwork
 from embedding.preprocessing import Preprocessing
-from training.augmentation import Augmentation
 from training.config import AugmentationConfig
-from training.features import Features
+from training.data.augmentation import Augmentation
+from training.data.features import Features
 
 _FEATURES_PER_BLOCK = 4096
 _PICTURES_PER_BLOCK = 256

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import Batch
-from training.diagnostics import CollapseWatch, PullWatch, diagnose
 from training.errors import TrainingDiverged
 from training.loop_parts import LoopHooks, LoopParts, LoopResult, Record, Status
 from training.losses.factory import pairs_for
@@ -28,6 +27,7 @@ from training.optimisation import (
     trainable_parameters,
 )
 from training.projections import Projections, norm_of, relax
+from training.report.diagnostics import CollapseWatch, PullWatch, diagnose
 
 # Shares of the way from the first weights to the last that are tried where the final relaxation is chosen.
 RELAXATION_GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from embedding.embedder import Embedder
 from embedding.model import without_head
 from embedding.preprocessing import Preprocessing
-from training.augmentation import uncropped
-from training.checks import check_training_data
 from training.config import TrainingConfig
-from training.features import Features, FeatureStore
+from training.data.augmentation import uncropped
+from training.data.checks import check_training_data
+from training.data.features import Features, FeatureStore
+from training.data.image_cache import ImageCache
+from training.data.snapshot import Snapshot, class_ids, open_training_data
+from training.data.splits import Split, leave_out, split_snapshot
+from training.evaluation.held_out import Embed
 from training.head_start import start_head
-from training.held_out import Embed
-from training.image_cache import ImageCache
 from training.inputs import FeatureInputs, PictureInputs, TrainingInputs, embed_cached
-from training.snapshot import Snapshot, class_ids, open_training_data
-from training.splits import Split, leave_out, split_snapshot
 from training.starting_model import StartingModel
 
 # Enough to tell nearly equal pictures.

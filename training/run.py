@@ -18,13 +18,19 @@ from training.batches import BatchSampler
 from training.config import TrainingConfig
 from training.distributed import ProcessGroup, local_device, process_group
 from training.errors import DeviceLost, InvalidRun
-from training.held_out import Embed, Measurement, cluster, deciding_metric, describe_protocol, measure, per_class
+from training.evaluation.held_out import (
+    Embed,
+    Measurement,
+    cluster,
+    deciding_metric,
+    describe_protocol,
+    measure,
+    per_class,
+)
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks, LoopParts, LoopResult
 from training.losses.factory import create_loss
-from training.metrics_log import MetricsLog
 from training.mining import RepresentativeTable
-from training.neighbours import choose_rows, write_neighbours
 from training.preparation import (
     OnProgress,
     PreparedInputs,
@@ -33,12 +39,14 @@ from training.preparation import (
     prepare_inputs,
     read_training_data,
 )
-from training.progress import SilentProgress, TrainingProgress
-from training.report import write_report
+from training.report.metrics_log import MetricsLog
+from training.report.neighbours import choose_rows, write_neighbours
+from training.report.page import write_report
+from training.report.progress import SilentProgress, TrainingProgress
+from training.report.run_folder import EVALUATION, METRICS, RUN_CARD
 from training.resume import latest_state, load_state, save_state
 from training.run_card import Card, continued_card, finished_card, new_card, write_json
 from training.run_checks import check_run, share_batch_norm
-from training.run_folder import EVALUATION, METRICS, RUN_CARD
 from training.starting_model import StartingModel, create_starting_model
 
 CHECKPOINT, STATE = "checkpoint", "state"

@@ -16,7 +16,7 @@ from training.config import TrainingConfig
 from training.errors import InvalidRun
 from training.loop_parts import LoopResult
 from training.preparation import TrainingData
-from training.run_folder import RUN_CARD, read_run_table, table
+from training.report.run_folder import RUN_CARD, read_run_table, table
 
 _PACKAGES = ("akin", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "timm")
 _GIT_SECONDS = 5

@@ -9,8 +9,8 @@ import torch
 from embedding.model import Architecture, create_model, with_linear_head
 from training.batches import BatchSampler
 from training.config import BatchConfig, EvaluationConfig, OptimiserConfig, TrainingConfig
-from training.evaluation import evaluate_retrieval, summarise
-from training.features import Features
+from training.data.features import Features
+from training.evaluation.retrieval import evaluate_retrieval, summarise
 from training.inputs import FeatureInputs
 from training.loop_parts import LoopParts
 from training.losses.factory import LossConfig, create_loss

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from tests.pictures import png
-from training.neighbours import Neighbour, NeighbourRow, write_neighbours
+from training.report.neighbours import Neighbour, NeighbourRow, write_neighbours
 
 STEPS = 1000
 PROJECTION_STEPS = 100

@@ -17,11 +17,11 @@ import training.run
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
 from tests.training.shapes import write_shapes
-from training.checkpoint_evaluation import evaluate_checkpoint
 from training.config import config_from_tables, load_preset
 from training.errors import DeviceLost, InvalidConfig, InvalidRun, UnfitData
-from training.metrics_log import read_metrics
-from training.progress import SilentProgress
+from training.evaluation.checkpoints import evaluate_checkpoint
+from training.report.metrics_log import read_metrics
+from training.report.progress import SilentProgress
 from training.run import RunHooks, RunOptions, train
 
 CONFIG = load_preset(

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tests.pictures import encode, scene
+from training.data.snapshot import Snapshot, take_snapshot
 from training.datasets.rows import Dataset, LabelledImage
-from training.snapshot import Snapshot, take_snapshot
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -1,0 +1,179 @@
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from embedding.decoding import decode_image
+from embedding.embedder import Embedder
+from embedding.model import Architecture, create_model, with_linear_head, without_head
+from tests.training.shapes import write_shapes
+from training.config import AugmentationConfig
+from training.data.features import FeatureStore
+from training.data.snapshot import take_snapshot
+from training.datasets.reading import read_dataset
+from training.errors import InvalidDataset
+
+CPU = torch.device("cpu")
+KNOBS = AugmentationConfig(views=2, catalogue_views=3)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    shop = write_shapes(tmp_path_factory.mktemp("features") / "shop", per_class=2, with_examples=True)
+    return take_snapshot(read_dataset(shop)).images
+
+
+@pytest.fixture(scope="module")
+def headed():
+    torch.manual_seed(0)
+    model, preprocessing = create_model(Architecture("conv4"), pretrained=False)
+    return with_linear_head(model, 8).eval(), preprocessing
+
+
+def store(directory, headed, knobs=KNOBS):
+    model, preprocessing = headed
+    return FeatureStore(directory, model, preprocessing, knobs, CPU)
+
+
+def everything(images):
+    return np.ones(len(images), bool)
+
+
+def test_view_0_is_what_the_backbone_gives_for_the_picture(images, headed, tmp_path):
+    features = store(tmp_path, headed).read_or_compute(images, everything(images))
+
+    model, preprocessing = headed
+    pictures = [decode_image(image.path.read_bytes()) for image in images]
+    expected = Embedder(without_head(model), preprocessing, device="cpu").embed(pictures)
+    torch.testing.assert_close(features.plain(np.arange(len(images))), torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+def test_head_and_features_give_what_the_whole_model_gives(images, headed, tmp_path):
+    features = store(tmp_path, headed).read_or_compute(images, everything(images))
+
+    model, preprocessing = headed
+    pictures = [decode_image(image.path.read_bytes()) for image in images]
+    whole = Embedder(model, preprocessing, device="cpu").embed(pictures)
+    with torch.no_grad():
+        parts = torch.nn.functional.normalize(model.head(features.plain(np.arange(len(images)))), dim=1)
+    torch.testing.assert_close(parts, torch.from_numpy(whole), atol=1e-5, rtol=0)
+
+
+def test_views_differ_from_the_picture_and_from_each_other(images, headed, tmp_path):
+    features = store(tmp_path, headed).read_or_compute(images, everything(images))
+
+    views = features.rows_RC[: features.num_views[0]]
+    assert (views @ views.T - torch.eye(len(views))).max() < 1 - 1e-4
+    torch.testing.assert_close(views.norm(dim=1), torch.ones(len(views)))
+
+
+def test_roles_have_their_numbers_of_views_and_held_out_pictures_one(images, headed, tmp_path):
+    is_varied = np.array([image.label.startswith("red") for image in images])
+
+    features = store(tmp_path, headed).read_or_compute(images, is_varied)
+
+    for image, count, varied in zip(images, features.num_views, is_varied, strict=True):
+        assert count == (1 if not varied else 4 if image.role == "catalogue" else 3)
+
+
+def test_a_second_time_nothing_is_computed(images, headed, tmp_path):
+    first = store(tmp_path, headed).read_or_compute(images, everything(images))
+    calls = []
+
+    second = store(tmp_path, headed).read_or_compute(images, everything(images), lambda *done: calls.append(done))
+
+    assert calls == []
+    assert torch.equal(first.rows_RC, second.rows_RC)
+
+
+def test_only_new_pictures_are_computed(images, headed, tmp_path):
+    store(tmp_path, headed).read_or_compute(images[:10], everything(images[:10]))
+    calls = []
+
+    later = store(tmp_path, headed).read_or_compute(images, everything(images), lambda *done: calls.append(done))
+
+    assert calls[-1] == (len(images) - 10, len(images) - 10)
+    whole = store(tmp_path / "other", headed).read_or_compute(images, everything(images))
+    torch.testing.assert_close(later.rows_RC, whole.rows_RC, atol=1e-6, rtol=0)
+
+
+def test_another_augmentation_or_backbone_has_features_of_its_own(images, headed, tmp_path):
+    torch.manual_seed(1)
+    other, preprocessing = create_model(Architecture("conv4"), pretrained=False)
+    folders = {
+        store(tmp_path, headed).directory,
+        store(tmp_path, headed, AugmentationConfig(flip=0.0)).directory,
+        store(tmp_path, (with_linear_head(other, 8), preprocessing)).directory,
+    }
+
+    assert len(folders) == 3
+    assert store(tmp_path, headed, AugmentationConfig(views=9)).directory in folders
+
+
+def test_a_damaged_part_is_computed_anew_and_said(images, headed, tmp_path, caplog):
+    made = store(tmp_path, headed)
+    first = made.read_or_compute(images, everything(images))
+    (part,) = made.directory.iterdir()
+    part.write_bytes(b"damaged")
+
+    with caplog.at_level(logging.WARNING):
+        second = made.read_or_compute(images, everything(images))
+
+    assert "damaged" in caplog.text
+    assert torch.equal(first.rows_RC, second.rows_RC)
+
+
+def test_a_picture_that_cannot_be_read_is_a_failure(headed, tmp_path):
+    shop = write_shapes(tmp_path / "shop", per_class=2)
+    (shop / "red-disc" / "0.png").write_bytes(b"no picture")
+    images = take_snapshot(read_dataset(shop)).images
+
+    features = store(tmp_path / "cache", headed).read_or_compute(images, everything(images))
+
+    (position,) = features.failures
+    assert images[position].location == "red-disc/0.png"
+
+
+def test_a_full_disk_names_the_folder_and_leaves_no_half_part(images, headed, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.data.features.save_file", fail)
+    made = store(tmp_path, headed)
+
+    with pytest.raises(OSError, match=r"No space left.*--cache"):
+        made.read_or_compute(images, everything(images))
+
+    assert list(made.directory.iterdir()) == []
+
+
+def test_how_often_a_picture_stays_plain_changes_no_view(images, headed, tmp_path):
+    first = store(tmp_path / "one", headed, replace(KNOBS, plain=0.0))
+    second = store(tmp_path / "two", headed, replace(KNOBS, plain=0.9))
+
+    rows = [made.read_or_compute(images[:4], everything(images[:4])).rows_RC for made in (first, second)]
+
+    assert torch.equal(*rows)
+    assert first.directory.name == second.directory.name
+
+
+def test_catalogue_pictures_have_scenes_as_well(images, headed, tmp_path):
+    with_scenes = replace(KNOBS, catalogue_scenes=2)
+
+    features = store(tmp_path, headed, with_scenes).read_or_compute(images, everything(images))
+
+    counts = {image.role: count for image, count in zip(images, features.num_views.tolist(), strict=True)}
+    assert counts == {"catalogue": 6, "example": 3}
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_a_picture_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
+    shop = write_shapes(tmp_path / "shop", per_class=2)
+    images = take_snapshot(read_dataset(shop)).images
+    path = shop / "red-disc" / "0.png"
+    path.write_bytes((shop / "red-disc" / "1.png").read_bytes()) if change == "edited" else path.unlink()
+
+    with pytest.raises(InvalidDataset, match=r"red-disc/0\.png"):
+        store(tmp_path / "cache", headed).read_or_compute(images, everything(images))

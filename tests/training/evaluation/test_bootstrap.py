@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from training.errors import InvalidEmbeddings
+from training.evaluation import bootstrap
+from training.evaluation.bootstrap import Interval, paired_bootstrap
+
+
+def test_a_constant_difference_is_certain():
+    before = np.random.default_rng(0).random(100)
+
+    interval = paired_bootstrap(before, before + 0.25)
+
+    assert (interval.low, interval.mean_difference, interval.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_equal_evaluations_differ_by_nothing():
+    figures = np.random.default_rng(0).random(50)
+
+    assert paired_bootstrap(figures, figures) == Interval(0.0, 0.0, 0.0)
+
+
+def test_the_interval_is_that_of_the_normal_law():
+    """For many queries the percentile interval is the mean ± 1.96 standard errors."""
+    rng = np.random.default_rng(0)
+    before = rng.random(5000)
+    after = before + 0.1 + rng.standard_normal(5000)
+    differences = after - before
+    half_width = 1.96 * differences.std() / np.sqrt(5000)
+
+    interval = paired_bootstrap(before, after)
+
+    assert interval.mean_difference == pytest.approx(differences.mean())
+    assert interval.high - interval.low == pytest.approx(2 * half_width, rel=0.06)
+    assert interval.low == pytest.approx(differences.mean() - half_width, abs=0.1 * half_width)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth = 0.1
+    intervals = [
+        paired_bootstrap(np.zeros(200), (rng.random(200) < truth).astype(float), num_samples=500, confidence=0.8)
+        for _ in range(300)
+    ]
+
+    share = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+
+    assert 0.7 < share < 0.9
+
+
+def test_the_seed_decides_the_draws_and_the_blocks_do_not(monkeypatch):
+    before, after = np.random.default_rng(0).random((2, 300))
+    whole = paired_bootstrap(before, after, seed=1)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 1000)
+
+    assert paired_bootstrap(before, after, seed=1) == whole
+    assert paired_bootstrap(before, after, seed=2) != whole
+
+
+def test_queries_left_out_of_both_are_left_out():
+    before = np.array([0.0, np.nan, 1.0])
+    after = np.array([1.0, np.nan, 1.0])
+
+    assert paired_bootstrap(before, after).mean_difference == 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (np.zeros(3), np.zeros(4), "evaluate the same queries"),
+        (np.zeros((3, 1)), np.zeros((3, 1)), "evaluate the same queries"),
+        (np.array([0, np.nan]), np.array([0.0, 1]), "1 queries were left out of one"),
+        (np.full(2, np.nan), np.full(2, np.nan), "nothing to compare"),
+        (np.zeros(0), np.zeros(0), "nothing to compare"),
+    ],
+)
+def test_refuses_what_cannot_be_paired(before, after, message):
+    with pytest.raises(InvalidEmbeddings, match=message):
+        paired_bootstrap(before, after)
+
+
+@pytest.mark.parametrize("knobs", [{"num_samples": 0}, {"confidence": 1.0}, {"confidence": 0.0}])
+def test_refuses_knobs_without_meaning(knobs):
+    with pytest.raises(ValueError, match="want num_samples"):
+        paired_bootstrap(np.zeros(3), np.zeros(3), **knobs)

@@ -1,0 +1,183 @@
+"""What is wrong with the data, said before hours are spent on them: each finding names rows and a remedy."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.image_cache import ImageCache
+from training.data.near_duplicates import near_duplicate_pairs, thumbnails_of
+from training.data.snapshot import Snapshot, SnapshotImage, class_ids
+from training.data.splits import Split, held_out_pictures
+
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with the data: a problem falsifies training or its measure, a warning may."""
+
+    severity: Literal["problem", "warning"]
+    message: str
+    rows: tuple[str, ...]  # the locations of all rows, where the message names the first few
+
+
+@dataclass(frozen=True, slots=True)
+class DataChecks:
+    """Findings, and the pictures that follow from them; sorted positions in the snapshot."""
+
+    findings: tuple[Finding, ...]
+    exclude: NDArray[np.int64]  # pictures that must not train: unreadable, or near to a held-out one
+    unreadable: NDArray[np.int64]  # pictures that can be used nowhere
+
+
+def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> DataChecks:
+    """Look for unreadable pictures, single ones, duplicates across the split, and pictures under two labels.
+
+    `splits.leave_out` takes what is to be left out. Takes a few seconds for 10,000 pictures.
+    """
+    images = snapshot.images
+    if len(cache) != len(images):
+        raise ValueError(f"the cache holds {len(cache)} pictures and the snapshot {len(images)}")
+    ids, content = class_ids(snapshot.labels), class_ids([image.sha256 for image in images])
+    is_held_out = held_out_pictures(snapshot, split)
+    pairs = near_duplicate_pairs(thumbnails_of(cache))
+    # Pictures of the same bytes have findings of their own.
+    pairs = pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
+    unreadable = np.array(sorted(cache.failures), np.int64)
+    in_training = np.zeros(len(images), np.bool_)
+    in_training[split.train] = True
+    same = ~is_held_out & np.isin(content, content[is_held_out])
+    near = _partners(pairs, is_held_out, in_training)
+    findings = [
+        *_left_out_rows(snapshot),
+        *_unreadable(images, cache.failures),
+        *_single_images(images, ids),
+        *_same_file_across(images, same),
+        *_near_duplicates_across(images, near),
+        *_same_file_under_labels(images, ids, content),
+        *_near_duplicates_under_labels(images, ids, pairs),
+    ]
+    exclude = np.flatnonzero(in_training & same)
+    exclude = np.unique(np.concatenate([exclude, near, unreadable]))
+    return DataChecks(tuple(findings), exclude, unreadable)
+
+
+def _partners(
+    pairs: NDArray[np.int64], is_held_out: NDArray[np.bool_], in_training: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the training pictures that are paired with a held-out one."""
+    both_ways = np.concatenate([pairs, pairs[:, ::-1]])
+    return np.unique(both_ways[is_held_out[both_ways[:, 1]] & in_training[both_ways[:, 0]], 0])
+
+
+def _left_out_rows(snapshot: Snapshot) -> Iterable[Finding]:
+    if snapshot.problems:
+        shown = "; ".join(f"{problem.location}: {problem.message}" for problem in snapshot.problems[:_MAX_NAMED])
+        rows = tuple(problem.location for problem in snapshot.problems)
+        yield Finding(
+            "problem", f"rows that could not be read and are left out: {len(rows):,} ({_cut(shown, rows)})", rows
+        )
+
+
+def _unreadable(images: Sequence[SnapshotImage], failures: dict[int, str]) -> Iterable[Finding]:
+    if failures:
+        numbers = sorted(failures)
+        shown = "; ".join(f"{images[number].location}: {failures[number]}" for number in numbers[:_MAX_NAMED])
+        rows = _locations(images, numbers)
+        yield Finding(
+            "problem",
+            f"pictures that cannot be decoded and are left out: {len(rows):,} ({_cut(shown, rows)}); "
+            "replace them or remove their rows",
+            rows,
+        )
+
+
+def _single_images(images: Sequence[SnapshotImage], ids: NDArray[np.int64]) -> Iterable[Finding]:
+    single = np.flatnonzero(np.bincount(ids)[ids] == 1)
+    if len(single):
+        yield _finding(
+            "warning", images, single, "classes with one picture, which cannot train", "add a second picture of each"
+        )
+
+
+def _same_file_across(images: Sequence[SnapshotImage], same: NDArray[np.bool_]) -> Iterable[Finding]:
+    if same.any():
+        yield _finding(
+            "problem",
+            images,
+            np.flatnonzero(same),
+            "pictures that are the same files as held-out ones, and do not train",
+            "remove one of each",
+        )
+
+
+def _near_duplicates_across(images: Sequence[SnapshotImage], near: NDArray[np.int64]) -> Iterable[Finding]:
+    if len(near):
+        yield _finding(
+            "warning",
+            images,
+            near,
+            "pictures that look the same as held-out ones, and do not train",
+            "remove one of each, so that the measure is not too good",
+        )
+
+
+def _same_file_under_labels(
+    images: Sequence[SnapshotImage], ids: NDArray[np.int64], content: NDArray[np.int64]
+) -> Iterable[Finding]:
+    # Each (file, label) once; a file that is then there twice has two labels.
+    distinct = np.unique(np.stack([content, ids], axis=1), axis=0)
+    num_labels = np.bincount(distinct[:, 0])
+    rows = np.flatnonzero(num_labels[content] > 1)
+    if len(rows):
+        by_file = rows[np.argsort(content[rows], kind="stable")]
+        yield _finding(
+            "problem",
+            images,
+            by_file,
+            "pictures of which the same file has another label too",
+            "keep the right label of each",
+            with_labels=True,
+        )
+
+
+def _near_duplicates_under_labels(
+    images: Sequence[SnapshotImage], ids: NDArray[np.int64], pairs: NDArray[np.int64]
+) -> Iterable[Finding]:
+    across = pairs[ids[pairs[:, 0]] != ids[pairs[:, 1]]]
+    if len(across):
+        rows = np.fromiter(dict.fromkeys(across.reshape(-1).tolist()), np.int64)
+        yield _finding(
+            "warning",
+            images,
+            rows,
+            "pictures that look the same as one of another label",
+            "see whether one class has two labels",
+            with_labels=True,
+        )
+
+
+def _finding(
+    severity: Literal["problem", "warning"],
+    images: Sequence[SnapshotImage],
+    numbers: NDArray[np.int64],
+    what: str,
+    remedy: str,
+    *,
+    with_labels: bool = False,
+) -> Finding:
+    rows = _locations(images, numbers.tolist())
+    first = [images[number] for number in numbers[:_MAX_NAMED].tolist()]
+    shown = ", ".join(f"{image.location} = {image.label!r}" if with_labels else image.location for image in first)
+    return Finding(severity, f"{what}: {len(rows):,} ({_cut(shown, rows)}); {remedy}", rows)
+
+
+def _locations(images: Sequence[SnapshotImage], numbers: Iterable[int]) -> tuple[str, ...]:
+    return tuple(images[number].location for number in numbers)
+
+
+def _cut(shown: str, rows: tuple[str, ...]) -> str:
+    return shown if len(rows) <= _MAX_NAMED else f"{shown}, ..."

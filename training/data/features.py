@@ -1,0 +1,258 @@
+"""Features of a frozen backbone, computed once a picture and kept in files by embedding space.
+
+A folder belongs to one backbone with its preprocessing and one way of augmenting; it holds parts that are only ever
+added. So a run that was cut off goes on where it stopped, and a retraining embeds only pictures that are new. A view
+depends on its picture and its number alone: the same file is the same features, wherever and whenever.
+
+Shape legend: N images, R views of all of them, C channels.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embedding.artifact import canonical_json
+from embedding.decoding import decode_image
+from embedding.embedder import Embedder
+from embedding.errors import InvalidImage
+from embedding.model import EmbeddingModel, without_head
+from embedding.preprocessing import Preprocessing
+from training.config import AugmentationConfig
+from training.data.augmentation import Augmentation, Draws, uncropped
+from training.data.scenes import cut_out, draw_scene
+from training.data.snapshot import SnapshotImage
+from training.errors import InvalidDataset
+
+log = logging.getLogger(__name__)
+
+# What decides how many views there are, or which is taken, and not what a view is.
+_NO_MATTER_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
+# Scenes are numbered behind all possible views, so that more views leave them as they are.
+_FIRST_SCENE = 100
+_IMAGES_PER_PART = 256
+_VERSION = 2
+# As in the Embedder: larger batches leave a CPU's cache.
+_BATCH_SIZES = {"cpu": 4, "cuda": 64}
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Unit-length pooled features of the images' views [R, C], image after image; the first is the picture as it is.
+
+    The views of image i stand in rows `offsets[i]` to `offsets[i + 1]`; `failures` names pictures that cannot be
+    read, by position, whose rows are zeros.
+    """
+
+    rows_RC: Tensor
+    offsets: NDArray[np.int64]  # [N + 1]
+    failures: dict[int, str]
+
+    @property
+    def num_views(self) -> NDArray[np.int64]:
+        """How many views each image has [N]."""
+        return np.diff(self.offsets)
+
+    def plain(self, images: NDArray[np.int64]) -> Tensor:
+        """Return the features of pictures as they are [n, C]."""
+        return self.rows_RC[torch.from_numpy(self.offsets[images])]
+
+
+class FeatureStore:
+    """The features of one backbone under one augmentation, in `directory`/<space id>-<augmentation>."""
+
+    def __init__(
+        self,
+        directory: Path,
+        model: EmbeddingModel,
+        preprocessing: Preprocessing,
+        augmentation: AugmentationConfig,
+        device: torch.device,
+    ) -> None:
+        self._embedder = Embedder(without_head(model), preprocessing, device=str(device))
+        self._pool = without_head(model).eval().pool
+        self._preprocessing = preprocessing
+        self._config = augmentation
+        # Which share of pictures stays plain is decided when a view is chosen, not when it is made.
+        self._augmentation = Augmentation(dataclasses.replace(augmentation, plain=0.0), preprocessing)
+        self._device = device
+        knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
+        digest = hashlib.sha256(canonical_json([_VERSION, knobs])).hexdigest()[:8]
+        self.directory = directory / f"{self._embedder.space_id}-{digest}"
+
+    def read_or_compute(
+        self, images: Sequence[SnapshotImage], is_varied: NDArray[np.bool_], on_progress: OnProgress | None = None
+    ) -> Features:
+        """Return the features of `images`, computing and keeping those that are not stored yet.
+
+        Only those marked in `is_varied` [N] have augmented views. Raises OSError when features cannot be written;
+        what was written before stays.
+        """
+        views_of = [self._views_of(image, is_it) for image, is_it in zip(images, is_varied, strict=True)]
+        stored = self._stored()
+        missing: dict[str, tuple[SnapshotImage, set[int]]] = {}
+        for image, views in zip(images, views_of, strict=True):
+            lacking = {view for view in views if _key(image.sha256, view) not in stored}
+            if lacking:
+                missing.setdefault(image.sha256, (image, set()))[1].update(lacking)
+        failed = self._compute(list(missing.values()), on_progress)
+        return self._gather(images, views_of, self._stored() if missing else stored, failed)
+
+    def _views_of(self, image: SnapshotImage, is_varied: bool) -> list[int]:
+        """Return the numbers of an image's views: the picture itself, crops of it, scenes made of it."""
+        if not is_varied:
+            return [0]
+        if image.role != "catalogue":
+            return list(range(1 + self._config.views))
+        scenes = range(_FIRST_SCENE, _FIRST_SCENE + self._config.catalogue_scenes)
+        return [*range(1 + self._config.catalogue_views), *scenes]
+
+    def _compute(self, missing: list[tuple[SnapshotImage, set[int]]], on_progress: OnProgress | None) -> dict[str, str]:
+        """Compute and keep views; returns why pictures could not be read, by their hash."""
+        failed: dict[str, str] = {}
+        for start in range(0, len(missing), _IMAGES_PER_PART):
+            part = missing[start : start + _IMAGES_PER_PART]
+            keys: list[str] = []
+            rows: list[Tensor] = []
+            for number, (image, views, pixels, source) in enumerate(self._decoded(part, failed), start=1):
+                if 0 in views:
+                    rows.append(torch.from_numpy(self._embedder.embed_pixels(pixels[None])))
+                    keys.append(_key(image.sha256, 0))
+                crops = sorted(view for view in views if 0 < view < _FIRST_SCENE)
+                if crops:
+                    rows.append(self._embed_crops(image, source, crops))
+                    keys += [_key(image.sha256, view) for view in crops]
+                scenes = sorted(view for view in views if view >= _FIRST_SCENE)
+                if scenes:
+                    rows.append(self._embed_scenes(image, source, scenes))
+                    keys += [_key(image.sha256, view) for view in scenes]
+                if on_progress:
+                    on_progress(start + number, len(missing))
+            if rows:
+                self._write_part(keys, torch.cat(rows))
+        return failed
+
+    def _decoded(
+        self, missing: list[tuple[SnapshotImage, set[int]]], failed: dict[str, str]
+    ) -> Iterator[tuple[SnapshotImage, set[int], NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield each image with its pixels for evaluation and for augmentation; decoding runs ahead."""
+        square = uncropped(self._preprocessing)
+
+        def decode(image: SnapshotImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | str:
+            try:
+                image_bytes = image.path.read_bytes()
+            except OSError as error:
+                raise InvalidDataset(f"{image.location} cannot be read any more: {error}; put it back") from error
+            if hashlib.sha256(image_bytes).hexdigest() != image.sha256:
+                raise InvalidDataset(f"{image.location} has changed since the run began; start it again")
+            try:
+                decoded = decode_image(image_bytes)
+            except InvalidImage as error:
+                return str(error)
+            pixels = self._preprocessing.to_pixels(decoded)
+            return pixels, (pixels if square == self._preprocessing else square.to_pixels(decoded))
+
+        with ThreadPoolExecutor(1) as pool:
+            images = [image for image, _ in missing]
+            for (image, views), result in zip(missing, pool.map(decode, images), strict=True):
+                if isinstance(result, str):
+                    failed[image.sha256] = result
+                else:
+                    yield image, views, *result
+
+    @torch.inference_mode()
+    def _embed_crops(self, image: SnapshotImage, source: NDArray[np.uint8], views: list[int]) -> Tensor:
+        draws = [self._draw(image.sha256, view) for view in views]
+        together = Draws(*(torch.cat([getattr(d, f.name) for d in draws]) for f in dataclasses.fields(Draws)))
+        pixels = torch.from_numpy(np.array(source)).to(self._device)
+        rows = []
+        size = _BATCH_SIZES[self._device.type]
+        for start in range(0, len(views), size):
+            part = together[start : start + size]
+            batch = self._augmentation.apply(pixels.expand(len(part), *pixels.shape), part)
+            rows.append(self._pool(batch).float().cpu())
+        return torch.cat(rows)
+
+    def _embed_scenes(self, image: SnapshotImage, source: NDArray[np.uint8], views: list[int]) -> Tensor:
+        cut = cut_out(Image.fromarray(source))
+        size = self._preprocessing.image_size
+        scenes = [draw_scene(cut, size, np.random.default_rng(_seed(image.sha256, view))) for view in views]
+        return torch.from_numpy(self._embedder.embed_pixels(np.stack([np.asarray(scene) for scene in scenes])))
+
+    def _draw(self, sha256: str, view: int) -> Draws:
+        return self._augmentation.draw(1, torch.Generator().manual_seed(_seed(sha256, view)))
+
+    def _write_part(self, keys: list[str], features_NC: Tensor) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        aside = self.directory / f".{name}-{os.getpid()}"
+        try:
+            save_file({"features": features_NC.contiguous()}, aside, metadata={"keys": json.dumps(keys)})
+            aside.replace(self.directory / f"part-{name}.safetensors")
+        except (SafetensorError, OSError) as error:
+            aside.unlink(missing_ok=True)
+            raise OSError(
+                f"features cannot be kept in {self.directory}: {error}; free some disk, or name another --cache"
+            ) from error
+
+    def _stored(self) -> dict[str, tuple[Path, int]]:
+        """Return where each key's row stands; a part that cannot be read is removed and computed anew."""
+        places: dict[str, tuple[Path, int]] = {}
+        for path in sorted(self.directory.glob("part-*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    keys = json.loads(file.metadata()["keys"])
+            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                log.warning("the features in %s are damaged and computed anew: %s", path, error)
+                path.unlink()
+                continue
+            places |= {key: (path, row) for row, key in enumerate(keys)}
+        return places
+
+    def _gather(
+        self,
+        images: Sequence[SnapshotImage],
+        views_of: Sequence[list[int]],
+        stored: dict[str, tuple[Path, int]],
+        failed: dict[str, str],
+    ) -> Features:
+        offsets = np.zeros(len(images) + 1, np.int64)
+        np.cumsum([len(views) for views in views_of], out=offsets[1:])
+        features = torch.zeros(int(offsets[-1]), self._embedder.embedding_dim)
+        failures = {position: failed[image.sha256] for position, image in enumerate(images) if image.sha256 in failed}
+        of_part: dict[Path, tuple[list[int], list[int]]] = {}
+        for position, image in enumerate(images):
+            if position in failures:
+                continue
+            for place, view in enumerate(views_of[position]):
+                path, row = stored[_key(image.sha256, view)]
+                targets, rows = of_part.setdefault(path, ([], []))
+                targets.append(int(offsets[position]) + place)
+                rows.append(row)
+        for path, (targets, rows) in of_part.items():
+            with safe_open(path, "pt") as file:
+                features[targets] = file.get_tensor("features")[rows]
+        return Features(features, offsets, failures)
+
+
+def _seed(sha256: str, view: int) -> int:
+    return int(sha256[:12], 16) * 1000 + view
+
+
+def _key(sha256: str, view: int) -> str:
+    return f"{sha256}/{view}"

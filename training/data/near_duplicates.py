@@ -1,0 +1,96 @@
+"""Near duplicates: pictures that are the same but for their size, format or compression.
+
+Two pictures are near duplicates when their 16 × 16 colour thumbnails agree: in structure (correlation of their grey
+values), in colour (mean difference), and everywhere (largest difference: two flavours in the same packaging differ in
+one place only, and are two products). Candidates come from 8 × 8 grey thumbnails by a tiled product, so that 10,000
+pictures take seconds and memory does not grow with the square of their number. Correlation and not a difference hash:
+on the plain ground of product photos the signs that such a hash is made of are noise.
+
+Pictures with hardly any structure (one colour, a blank page) are alike by nature and are never called duplicates.
+
+Shape legend: N pictures, P pairs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.data.image_cache import ImageCache
+
+_FINE, _COARSE = 16, 8
+_MIN_COARSE_CORRELATION = 0.98
+_MIN_CORRELATION = 0.99
+# Of 255. A copy at half the size and JPEG quality 30 stays below 5 and mostly below 30; flavours differ by 45 and more.
+_MAX_MEAN_DIFFERENCE = 6.0
+_MAX_DIFFERENCE = 32.0
+# Standard deviation of the grey values below which a picture has no structure to compare.
+_MIN_CONTRAST = 4.0
+_TILE = 2048
+_PAIRS_AT_ONCE = 16_384
+_MAX_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """What pictures look like from afar."""
+
+    colours: Tensor  # uint8 [N, 768]
+    grey: Tensor  # float32 [N, 256], mean 0 and length 1; zeros for a picture without structure
+    coarse: Tensor  # float32 [N, 64], the same of 8 × 8 values
+
+
+def thumbnails_of(cache: ImageCache) -> Thumbnails:
+    """Shrink the pictures of a cache, a block at a time; those that cannot be read get none that could be alike."""
+    colours = torch.zeros((len(cache), 3 * _FINE * _FINE), dtype=torch.uint8)
+    # Float copies of a block are four times its pixels.
+    block = max(1, _MAX_BLOCK_BYTES // (4 * 3 * cache.size**2))
+    for start in range(0, len(cache), block):
+        positions = np.arange(start, min(start + block, len(cache)))
+        pixels_NCHW = cache.pixels(positions).permute(0, 3, 1, 2).float()
+        small_NCHW = F.adaptive_avg_pool2d(pixels_NCHW, _FINE)
+        colours[start : start + block] = small_NCHW.round().to(torch.uint8).flatten(1)
+    grey_NHW = colours.view(-1, 3, _FINE, _FINE).float().mean(dim=1)
+    coarse_NHW = F.avg_pool2d(grey_NHW.unsqueeze(1), _FINE // _COARSE)
+    return Thumbnails(colours, _standardised(grey_NHW.flatten(1)), _standardised(coarse_NHW.flatten(1)))
+
+
+def near_duplicate_pairs(thumbnails: Thumbnails) -> NDArray[np.int64]:
+    """Return int64 [P, 2] of the near duplicates, each pair once with the smaller position first."""
+    found = [
+        pairs[_is_alike(thumbnails, pairs)]
+        for candidates in _candidates(thumbnails.coarse)
+        for pairs in torch.split(candidates, _PAIRS_AT_ONCE)
+    ]
+    pairs_P2: NDArray[np.int64] = torch.cat(found).numpy() if found else np.zeros((0, 2), np.int64)
+    return pairs_P2
+
+
+def _standardised(values: Tensor) -> Tensor:
+    centred = values - values.mean(dim=1, keepdim=True)
+    is_plain = centred.square().mean(dim=1, keepdim=True).sqrt() < _MIN_CONTRAST
+    return F.normalize(centred, dim=1).masked_fill(is_plain, 0)
+
+
+def _candidates(coarse: Tensor) -> Iterator[Tensor]:
+    """Yield int64 [P, 2] of the pairs that are alike from very far, tile by tile above the diagonal."""
+    for start in range(0, len(coarse), _TILE):
+        rows = coarse[start : start + _TILE]
+        for column in range(start, len(coarse), _TILE):
+            is_alike = rows @ coarse[column : column + _TILE].T > _MIN_COARSE_CORRELATION
+            if column == start:
+                is_alike = is_alike.triu(diagonal=1)
+            if len(pairs := is_alike.nonzero()):
+                yield pairs + torch.tensor([start, column])
+
+
+def _is_alike(thumbnails: Thumbnails, pairs: Tensor) -> Tensor:
+    first, second = pairs.unbind(dim=1)
+    correlation = (thumbnails.grey[first] * thumbnails.grey[second]).sum(dim=1)
+    difference = (thumbnails.colours[first].float() - thumbnails.colours[second].float()).abs()
+    is_near = (difference.mean(dim=1) < _MAX_MEAN_DIFFERENCE) & (difference.amax(dim=1) < _MAX_DIFFERENCE)
+    return is_near & (correlation > _MIN_CORRELATION)

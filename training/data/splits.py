@@ -1,0 +1,294 @@
+"""What is held out: pictures for the test and for choosing models, which training never sees.
+
+Whole classes are held out by a hash of their label, and of the other classes some examples by the hash of their
+content. Whether a picture is held out never depends on the rest of the data, so adding pictures moves none into
+training. Where a data set states its parts they are used instead. Validation is a third share with salts of its own.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.held_out_shares import Pictures
+from training.data.snapshot import Snapshot
+from training.errors import InvalidConfig, UnfitData
+
+TestPart = Literal["auto", "stated", "hash", "none"]
+_MIN_TRAIN_CLASSES = 2
+_SHARES = ("unseen_share", "seen_example_share", "validation_share", "validation_example_share")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitConfig:
+    """What is held out for the test and for validation.
+
+    `test` says by what: "stated" takes the parts that the data set states, "hash" the shares below whatever it
+    states, "auto" stated parts where there is a test part and else the shares, "none" leaves the test out (pictures
+    that are stated as test stay out of training all the same). `unseen_classes` names the unseen classes instead of
+    `unseen_share`. Both validation shares 0: no validation.
+    """
+
+    test: TestPart = "auto"
+    unseen_share: float = 0.2
+    unseen_classes: tuple[str, ...] = ()
+    seen_example_share: float = 0.2
+    validation_share: float = 0.15
+    validation_example_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.test not in get_args(TestPart):
+            raise InvalidConfig(f"split.test must be one of {', '.join(get_args(TestPart))}, got {self.test!r}")
+        for name in _SHARES:
+            share = getattr(self, name)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+                raise InvalidConfig(f"split.{name} must be a number from 0 to below 1, got {share!r}")
+        classes = self.unseen_classes
+        if not isinstance(classes, tuple) or not all(isinstance(name, str) and name for name in classes):
+            raise InvalidConfig(f"split.unseen_classes must be a list of labels, got {classes!r}")
+        if len(set(classes)) != len(classes):
+            raise InvalidConfig(f"split.unseen_classes names a class twice: {classes!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pictures that are searched for, and those that are searched; indices into the snapshot's images."""
+
+    query: NDArray[np.int64]
+    gallery: NDArray[np.int64] | None  # None: the queries among themselves, each left out of its own answer
+    is_unseen: NDArray[np.bool_]  # [Q] the query's class was never trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Indices into the snapshot's images. All pictures of unseen and validation classes stay out of training."""
+
+    train: NDArray[np.int64]
+    validation: HeldOut | None
+    test: HeldOut | None
+    notes: tuple[str, ...] = ()
+    unseen_classes: tuple[str, ...] = ()
+    validation_classes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Masks over the pictures [N] and the classes [C] while a split is being made."""
+
+    pool: NDArray[np.bool_]  # pictures that may still train
+    test_query: NDArray[np.bool_]
+    validation_query: NDArray[np.bool_]
+    unseen: NDArray[np.bool_]  # [C]
+    validation: NDArray[np.bool_]  # [C]
+    notes: list[str]
+
+
+def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
+    """Divide the pictures of a snapshot; raises UnfitData when a part would have nothing to train or measure with."""
+    pictures = Pictures(snapshot)
+    draft = _hold_out_test(pictures, config)
+    num_left = int((np.bincount(pictures.ids[draft.pool], minlength=1) > 1).sum())
+    _check_trainable(num_left, 'split.unseen_share, or use split.test = "hash" where too many are stated as test')
+    _hold_out_validation(pictures, config, draft)
+    _leave_out_duplicates(pictures, draft)
+    split = Split(
+        train=np.flatnonzero(draft.pool),
+        validation=_held_out(pictures, draft.validation_query, draft.validation),
+        test=_held_out(pictures, draft.test_query, draft.unseen),
+        notes=tuple(draft.notes),
+        unseen_classes=pictures.names_of(draft.unseen),
+        validation_classes=pictures.names_of(draft.validation),
+    )
+    _check_measurable(pictures, split, config)
+    return _without_single_images(pictures, split)
+
+
+def leave_out(
+    snapshot: Snapshot, split: Split, *, from_training: NDArray[np.int64], everywhere: NDArray[np.int64]
+) -> Split:
+    """Return the split without some pictures: those near to held-out ones, and those that cannot be read.
+
+    Raises UnfitData when too little is left.
+    """
+    pictures = Pictures(snapshot)
+
+    def kept(held_out: HeldOut | None, what: str) -> HeldOut | None:
+        if held_out is None:
+            return None
+        is_kept = ~np.isin(held_out.query, everywhere)
+        if not is_kept.any():
+            raise UnfitData(f"no {what} picture can be read; replace them, or change the shares of the split")
+        gallery = held_out.gallery
+        if gallery is not None:
+            gallery = gallery[~np.isin(gallery, everywhere)]
+        return HeldOut(held_out.query[is_kept], gallery, held_out.is_unseen[is_kept])
+
+    left = dataclasses.replace(
+        split,
+        train=split.train[~np.isin(split.train, np.concatenate([from_training, everywhere]))],
+        validation=kept(split.validation, "validation"),
+        test=kept(split.test, "test"),
+    )
+    return _without_single_images(pictures, left)
+
+
+def held_out_pictures(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
+    """Mark [N] the queries of both parts and every picture of an unseen or validation class."""
+    pictures = Pictures(snapshot)
+    mask = pictures.in_classes(pictures.mask_of({*split.unseen_classes, *split.validation_classes}))
+    for part in (split.validation, split.test):
+        if part is not None:
+            mask[part.query] = True
+    return mask
+
+
+def _hold_out_test(pictures: Pictures, config: SplitConfig) -> _Draft:
+    nothing = np.zeros(len(pictures), np.bool_)
+    draft = _Draft(~nothing, nothing, nothing, pictures.mask_of(()), pictures.mask_of(()), [])
+    is_test = pictures.is_part("test")
+    by = config.test
+    if by == "auto":
+        by = "stated" if is_test.any() else "hash"
+        if by == "hash" and pictures.is_part("train").any():
+            draft.notes.append("the data set states no test pictures; they are held out by the hash shares")
+    if by == "stated":
+        if not is_test.any():
+            raise UnfitData('the data set states no test pictures; use split.test = "hash" or "auto"')
+        _hold_out_stated(pictures, config, draft)
+    elif by == "hash":
+        draft.unseen = _unseen_classes(pictures, config, ~nothing, draft)
+        in_unseen = pictures.in_classes(draft.unseen)
+        draft.test_query = in_unseen & pictures.can_query
+        draft.test_query |= pictures.examples_by_hash(
+            "test example", config.seen_example_share, ~in_unseen, draft.notes
+        )
+        draft.pool = ~in_unseen & ~draft.test_query
+    else:
+        draft.unseen = pictures.mask_of(config.unseen_classes)
+        draft.pool = ~pictures.in_classes(draft.unseen) & ~is_test
+    return draft
+
+
+def _hold_out_stated(pictures: Pictures, config: SplitConfig, draft: _Draft) -> None:
+    is_test = pictures.is_part("test")
+    test_classes = pictures.classes_of(is_test)
+    train_classes = pictures.classes_of(pictures.is_trainable | pictures.is_part("validation"))
+    if not (test_classes & train_classes).any():
+        if config.unseen_classes:
+            raise UnfitData(
+                'the data set states which classes are unseen; leave split.unseen_classes empty, or use test = "hash"'
+            )
+        draft.unseen = test_classes
+    else:
+        draft.unseen = _unseen_classes(pictures, config, is_test, draft) | (test_classes & ~train_classes)
+    draft.test_query = is_test & pictures.can_query
+    draft.pool = ~pictures.in_classes(draft.unseen) & ~is_test
+
+
+def _unseen_classes(
+    pictures: Pictures, config: SplitConfig, among: NDArray[np.bool_], draft: _Draft
+) -> NDArray[np.bool_]:
+    """Return the classes [C] that are named, or those of a share of the classes of the pictures `among` [N]."""
+    if config.unseen_classes:
+        return pictures.mask_of(config.unseen_classes)
+    return pictures.classes_by_hash("unseen class", config.unseen_share, among, draft.notes)
+
+
+def _hold_out_validation(pictures: Pictures, config: SplitConfig, draft: _Draft) -> None:
+    """Take the validation from what the test has left; pictures stated as validation never train."""
+    by_hash = config.test == "hash"
+    stated = draft.pool & pictures.is_part("validation") & (not by_hash)
+    draft.pool &= ~stated
+    if config.validation_share == 0 and config.validation_example_share == 0:
+        return
+    stated_classes = pictures.classes_of(stated)
+    if stated.any() and not (stated_classes & pictures.classes_of(draft.pool & pictures.is_trainable)).any():
+        draft.validation = stated_classes
+    else:
+        draft.validation = pictures.classes_by_hash(
+            "validation class", config.validation_share, draft.pool, draft.notes
+        )
+    in_validation = pictures.in_classes(draft.validation)
+    if stated.any():
+        # All photos of the validation classes: the stated ones alone are few, and they train no more than these.
+        draft.validation_query = (stated | (draft.pool & in_validation)) & pictures.can_query
+    else:
+        draft.validation_query = draft.pool & in_validation & pictures.can_query
+        draft.validation_query |= pictures.examples_by_hash(
+            "validation example", config.validation_example_share, draft.pool & ~in_validation, draft.notes
+        )
+    draft.pool &= ~in_validation & ~draft.validation_query
+
+
+def _leave_out_duplicates(pictures: Pictures, draft: _Draft) -> None:
+    in_test = draft.test_query | pictures.in_classes(draft.unseen)
+    is_repeated = draft.validation_query & pictures.same_content_as(in_test)
+    if is_repeated.any() and (draft.validation_query & ~is_repeated).any():
+        draft.validation_query = draft.validation_query & ~is_repeated
+        draft.notes.append(
+            f"validation pictures that are the same files as test pictures, left out: {is_repeated.sum():,}"
+        )
+    in_validation = draft.validation_query | pictures.in_classes(draft.validation)
+    is_repeated = draft.pool & pictures.same_content_as(in_test | in_validation)
+    if is_repeated.any():
+        draft.pool = draft.pool & ~is_repeated
+        draft.notes.append(f"pictures that are the same files as held-out ones and do not train: {is_repeated.sum():,}")
+
+
+def _held_out(pictures: Pictures, query: NDArray[np.bool_], classes: NDArray[np.bool_]) -> HeldOut | None:
+    gallery = np.flatnonzero(~pictures.is_example) if pictures.has_roles else None
+    if not query.any() and gallery is not None:
+        # No held-out class has an example: its catalogue pictures are searched for among themselves.
+        query, gallery = pictures.in_classes(classes), None
+    if not query.any():
+        return None
+    return HeldOut(np.flatnonzero(query), gallery, np.zeros(query.sum(), np.bool_))
+
+
+def _check_measurable(pictures: Pictures, split: Split, config: SplitConfig) -> None:
+    """Raise UnfitData where a part that was asked for is empty, or no query has anything to be found."""
+    shares_of = {"test": ("unseen_share", "seen_example_share")}
+    shares_of["validation"] = ("validation_share", "validation_example_share")
+    for what, names in shares_of.items():
+        held_out = split.test if what == "test" else split.validation
+        off = 'test = "none"' if what == "test" else "both shares of 0"
+        is_asked = config.test != "none" if what == "test" else any(getattr(config, name) for name in names)
+        shares = " or ".join(f"{name} ({getattr(config, name)})" for name in names)
+        if held_out is None and is_asked:
+            raise UnfitData(f"the {what} part is empty; raise split.{shares}, or go without it by {off}")
+        if held_out is not None and not pictures.any_relevant(held_out.query, held_out.gallery):
+            raise UnfitData(
+                f"no {what} picture has another of its class to be found; add pictures to the classes, "
+                f"raise split.{shares}, or go without it by {off}"
+            )
+
+
+def _check_trainable(num_classes: int, shares: str) -> None:
+    if num_classes < _MIN_TRAIN_CLASSES:
+        raise UnfitData(
+            f"{num_classes} classes with two or more pictures are left to train on, and at least "
+            f"{_MIN_TRAIN_CLASSES} are needed; add classes, or lower {shares}"
+        )
+
+
+def _without_single_images(pictures: Pictures, split: Split) -> Split:
+    """Drop classes with one picture from training, and mark the queries whose class is not trained on."""
+    counts = np.bincount(pictures.ids[split.train], minlength=len(pictures.classes))
+    train = split.train[counts[pictures.ids[split.train]] > 1]
+    _check_trainable(int((counts > 1).sum()), "split.unseen_share or split.validation_share")
+    notes = split.notes
+    if (counts == 1).any():
+        named = pictures.some_names(counts == 1)
+        notes += (f"classes with one picture to train on, left out of training: {(counts == 1).sum():,} ({named})",)
+    is_trained = counts > 1
+
+    def marked(held_out: HeldOut | None) -> HeldOut | None:
+        if held_out is None:
+            return None
+        return dataclasses.replace(held_out, is_unseen=~is_trained[pictures.ids[held_out.query]])
+
+    return dataclasses.replace(
+        split, train=train, validation=marked(split.validation), test=marked(split.test), notes=notes
+    )

@@ -1,0 +1,122 @@
+"""Measuring a finished checkpoint on labelled pictures: what `akin evaluate` calls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.checkpoint import load_embedder
+from embedding.decoding import decode_image
+from embedding.embedder import Embedder
+from embedding.errors import InvalidImage
+from training.config import config_from_tables
+from training.data.snapshot import Snapshot, open_training_data
+from training.data.splits import HeldOut, split_snapshot
+from training.errors import InvalidConfig, UnfitData
+from training.evaluation.held_out import cluster, describe_protocol, measure
+from training.preparation import OnProgress
+
+PARTS = ("test", "validation", "all")
+
+_IMAGES_AT_ONCE = 64
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    *,
+    part: str = "test",
+    overrides: Sequence[str] = (),
+    ks: tuple[int, ...] = (1, 2, 4, 8),
+    clustering: bool = False,
+    device: str = "auto",
+    on_progress: OnProgress = lambda _stage, _done, _total: None,
+) -> dict[str, Any]:
+    """Return protocol, metrics of all, seen and unseen queries, and each class's recall@1.
+
+    `part` "all" holds nothing out: examples against catalogue pictures where there are roles, else every picture
+    against all others. Raises TrainingError and EmbeddingError.
+    """
+    if part not in PARTS:
+        raise InvalidConfig(f"the part must be one of {', '.join(PARTS)}; got {part!r}")
+    embedder = load_embedder(checkpoint, device=device)
+    snapshot = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
+    held_out = _held_out(snapshot, part, overrides)
+    needed = held_out.query if held_out.gallery is None else np.union1d(held_out.query, held_out.gallery)
+    embeddings, failures = _embed(embedder, snapshot, needed, on_progress)
+    held_out = _readable(held_out, failures)
+
+    def embed(positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = embeddings[np.searchsorted(needed, positions)]
+        return rows
+
+    measured = measure(embed, snapshot, held_out, ks=tuple(sorted({1, *ks})), device=str(embedder.device))
+    labels = np.array(snapshot.labels)[held_out.query]
+    unseen = set(labels[held_out.is_unseen].tolist())
+    return {
+        "checkpoint": str(checkpoint),
+        "space_id": embedder.space_id,
+        "snapshot_hash": snapshot.snapshot_hash,
+        "part": part,
+        "protocol": describe_protocol(held_out),
+        "metrics": measured.metrics,
+        "clustering": cluster(embed, snapshot, held_out, seed=0) if clustering else None,
+        "per_class": [
+            {
+                "label": str(label),
+                "is_unseen": label in unseen,
+                "num_queries": summary.num_queries,
+                "recall_at_1": summary.recall[1],
+            }
+            for label, summary in measured.result.per_class(labels).items()
+        ],
+        "unreadable": [snapshot.images[position].location for position in failures],
+    }
+
+
+def _held_out(snapshot: Snapshot, part: str, overrides: Sequence[str]) -> HeldOut:
+    if part == "all":
+        roles = np.array([image.role for image in snapshot.images])
+        everything = np.arange(len(roles), dtype=np.int64)
+        query = everything[roles == "example"] if snapshot.has_roles else everything
+        gallery = everything[roles == "catalogue"] if snapshot.has_roles else None
+        return HeldOut(query, gallery, np.zeros(len(query), np.bool_))
+    for override in overrides:
+        if not override.startswith("split."):
+            raise InvalidConfig(f"only knobs of the split change an evaluation; got --set {override}")
+    split = split_snapshot(snapshot, config_from_tables({}, overrides).split)
+    held_out = split.test if part == "test" else split.validation
+    if held_out is None:
+        raise UnfitData(f"the split has no {part} part; change its shares (--set split.…), or take --part all")
+    return held_out
+
+
+def _embed(
+    embedder: Embedder, snapshot: Snapshot, positions: NDArray[np.int64], on_progress: OnProgress
+) -> tuple[NDArray[np.float32], list[int]]:
+    embeddings = np.zeros((len(positions), embedder.embedding_dim), np.float32)
+    failures: list[int] = []
+    for start in range(0, len(positions), _IMAGES_AT_ONCE):
+        rows, pixels = [], []
+        for row in range(start, min(start + _IMAGES_AT_ONCE, len(positions))):
+            try:
+                image = decode_image(snapshot.images[positions[row]].path.read_bytes())
+            except InvalidImage:
+                failures.append(int(positions[row]))
+                continue
+            rows.append(row)
+            pixels.append(embedder.to_pixels(image))
+        if rows:
+            embeddings[rows] = embedder.embed_pixels(np.stack(pixels))
+        on_progress("Embedding", min(start + _IMAGES_AT_ONCE, len(positions)), len(positions))
+    return embeddings, failures
+
+
+def _readable(held_out: HeldOut, failures: list[int]) -> HeldOut:
+    is_kept = ~np.isin(held_out.query, failures)
+    gallery = held_out.gallery
+    if gallery is not None:
+        gallery = gallery[~np.isin(gallery, failures)]
+    return HeldOut(held_out.query[is_kept], gallery, held_out.is_unseen[is_kept])

@@ -1,0 +1,193 @@
+"""Retrieval measured exactly: every query against the whole gallery, in blocks that fit a memory bound.
+
+Shape legend: Q queries, G gallery images, D embedding dimension, B queries of one block, K ranks, N nearest kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedding.embedder import choose_device
+from training.errors import InvalidEmbeddings
+from training.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
+from training.evaluation.metrics import RetrievalResult, map_at_r, r_precision
+from training.evaluation.ranking import LabelledGallery, first_hit_ranks, rank
+
+_BLOCK_BYTES = 2**28
+
+# Peak of what one rank of one query costs: ids, scores, hits and float64 precisions.
+_BYTES_PER_RANK = 64
+
+
+def evaluate_retrieval(
+    query_embeddings: Embeddings,
+    query_labels: Labels,
+    gallery_embeddings: Embeddings | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    num_neighbours: int = 0,
+    device: str = "cpu",
+    block_bytes: int = _BLOCK_BYTES,
+) -> RetrievalResult:
+    """Rank the gallery for each query by cosine and measure what share of the right images comes first.
+
+    Arithmetic is float32, of equal scores the lower gallery index comes first. A query is left out of the averages
+    where no image of its class is there to find.
+
+    Args:
+        query_embeddings: [Q, D], rows of length 1.
+        query_labels: integers [Q].
+        gallery_embeddings: [G, D]; None searches the queries among themselves, each left out of its own answer.
+        gallery_labels: integers [G]; None with the embeddings.
+        ks: where recall is reported; may exceed the gallery.
+        num_neighbours: how many of the nearest to keep for each query; as many as there are at most.
+        device: "cpu", "cuda", "cuda:1", ... or "auto".
+        block_bytes: roughly the memory to use beside embeddings and results; changes no result, but where the matrix
+            library rounds blocks of another height otherwise in the last bit.
+
+    Raises InvalidEmbeddings for what cannot be measured, UnsupportedDevice.
+    """
+    if (gallery_embeddings is None) != (gallery_labels is None):
+        raise ValueError("give both gallery_embeddings and gallery_labels, or neither")
+    if not ks or min(ks) < 1 or num_neighbours < 0 or block_bytes < 1:
+        raise ValueError(
+            f"want each k >= 1, num_neighbours >= 0 and block_bytes >= 1, got {ks}, {num_neighbours}, {block_bytes}"
+        )
+    torch_device = choose_device(device, "float32")
+    queries_QD = as_embeddings(query_embeddings, "query", torch_device)
+    labels = as_labels(query_labels, "query", len(queries_QD))
+    if gallery_embeddings is None or gallery_labels is None:
+        gallery = LabelledGallery(queries_QD, labels)
+    else:
+        gallery = _separate_gallery(queries_QD, gallery_embeddings, gallery_labels)
+    is_self = gallery_embeddings is None
+    with _exact_float32():
+        return _search(queries_QD, labels, gallery, is_self, tuple(sorted(set(ks))), num_neighbours, block_bytes)
+
+
+def summarise(result: RetrievalResult, is_unseen: NDArray[np.bool_] | None = None) -> dict[str, dict[str, float]]:
+    """Return {"all", "seen", "unseen"} → metric → value; a part without queries is absent.
+
+    Where both parts exist, "all" also holds `mean_of_parts_recall_at_1`, in which both weigh the same.
+    """
+    metrics = {"all": result.summary().metrics()}
+    if is_unseen is None:
+        return metrics
+    parts = {"seen": ~is_unseen, "unseen": is_unseen}
+    metrics |= {name: part.metrics() for name, mask in parts.items() if (part := result.subset(mask)).num_queries}
+    if metrics.keys() >= parts.keys():
+        recall = result.recall_at(1)
+        means = [float(recall[mask & result.is_counted].mean()) for mask in parts.values()]
+        metrics["all"]["mean_of_parts_recall_at_1"] = sum(means) / 2
+    return metrics
+
+
+def _separate_gallery(queries_QD: Tensor, embeddings: Embeddings, labels: Labels) -> LabelledGallery:
+    gallery_GD = as_embeddings(embeddings, "gallery", queries_QD.device)
+    if queries_QD.shape[1] != gallery_GD.shape[1]:
+        raise InvalidEmbeddings(
+            f"queries have {queries_QD.shape[1]} dimensions and the gallery {gallery_GD.shape[1]};"
+            " embed both with the same model"
+        )
+    return LabelledGallery(gallery_GD, as_labels(labels, "gallery", len(gallery_GD)))
+
+
+def _search(
+    queries_QD: Tensor,
+    labels: NDArray[np.int64],
+    gallery: LabelledGallery,
+    is_self: bool,
+    ks: tuple[int, ...],
+    num_neighbours: int,
+    block_bytes: int,
+) -> RetrievalResult:
+    codes = gallery.codes_of(labels)
+    num_relevant = gallery.counts_of(codes) - is_self
+    if not (num_relevant > 0).any():
+        raise InvalidEmbeddings(
+            f"none of the {len(labels)} queries has an image of its class to find;"
+            " give a gallery with the queries' classes, or two images of some class"
+        )
+    num_queries = len(labels)
+    num_neighbours = min(num_neighbours, len(gallery) - is_self)
+    result = RetrievalResult(
+        ks=ks,
+        query_labels=labels,
+        num_relevant=num_relevant,
+        first_hit_rank=np.zeros(num_queries, np.int64),
+        r_precision=np.zeros(num_queries),
+        map_at_r=np.zeros(num_queries),
+        neighbour_ids=np.zeros((num_queries, num_neighbours), np.int64),
+        neighbour_scores=np.zeros((num_queries, num_neighbours), np.float32),
+    )
+    height = min(num_queries, max(1, block_bytes // (4 * len(gallery))))
+    # Written anew by every block: fresh pages for each would cost a quarter of the product's time.
+    buffer = queries_QD.new_empty(height * len(gallery))
+    for ids, num_ranks in _blocks(np.maximum(num_relevant, max(num_neighbours, 1)), len(gallery), block_bytes):
+        ids_B = torch.from_numpy(ids).to(queries_QD.device)
+        scores_BG = buffer[: len(ids) * len(gallery)].view(len(ids), len(gallery))
+        torch.mm(queries_QD[ids_B], gallery.embeddings_GD.T, out=scores_BG)
+        if is_self:
+            scores_BG[torch.arange(len(ids), device=ids_B.device), ids_B] = -torch.inf
+        _measure_block(result, ids, codes[ids], scores_BG, gallery, num_ranks)
+    return result
+
+
+def _blocks(depths: NDArray[np.int64], num_gallery: int, block_bytes: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Yield the queries of each block and how deep it must be ranked.
+
+    The deepest queries go first and together, so that one large class does not make all blocks deep.
+    """
+    order = np.argsort(-depths, kind="stable")
+    start = 0
+    while start < len(order):
+        num_ranks = int(depths[order[start]])
+        height = max(1, block_bytes // (4 * num_gallery + _BYTES_PER_RANK * num_ranks))
+        yield order[start : start + height], num_ranks
+        start += height
+
+
+def _measure_block(
+    result: RetrievalResult,
+    ids: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    scores_BG: Tensor,
+    gallery: LabelledGallery,
+    num_ranks: int,
+) -> None:
+    """Write what the queries `ids` found into the result."""
+    codes_B = torch.from_numpy(codes).to(scores_BG.device)
+    num_relevant_B = torch.from_numpy(result.num_relevant[ids]).to(scores_BG.device)
+    ranked_BK = rank(scores_BG, num_ranks)
+    is_hit_BK = gallery.codes_G[ranked_BK] == codes_B[:, None]
+    first_hits_B = first_hit_ranks(scores_BG, is_hit_BK, codes_B, num_relevant_B > 0, gallery)
+    result.first_hit_rank[ids] = first_hits_B.cpu().numpy()
+    # Where nothing is relevant this is 0 / 0: NaN.
+    result.r_precision[ids] = r_precision(is_hit_BK, num_relevant_B).cpu().numpy()
+    result.map_at_r[ids] = map_at_r(is_hit_BK, num_relevant_B).cpu().numpy()
+    nearest_BN = ranked_BK[:, : result.neighbour_ids.shape[1]]
+    result.neighbour_ids[ids] = nearest_BN.cpu().numpy()
+    result.neighbour_scores[ids] = scores_BG.gather(1, nearest_BN).cpu().numpy()
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keep a training loop's reduced matrix precision out of the ranking; its autocast spares `mm(out=)` anyway."""
+    # The module `mkldnn` replaces itself by an object with more attributes, which types do not show.
+    mkldnn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.inference_mode():
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
