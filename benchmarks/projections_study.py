@@ -58,12 +58,33 @@ class Task:
     more_methods: dict[str, Tables] = field(default_factory=dict)
 
 
+_NO_PULL = {"pull": "none"}
+PLAIN: Tables = {"batches": {"representatives": "none", "hard_class_fraction": 0.0}, "projections": _NO_PULL}
+HELD: Tables = {"batches": {"representatives": "queue", "hard_class_fraction": 0.0}}
+MINED: Tables = {"batches": {"hard_class_fraction": 0.5}}
+# T = 1: the same batches with a new selection at every step, so that nothing is held and nothing pulls.
+CONTROL: Tables = {
+    "batches": {"representatives": "queue", "hard_class_fraction": 0.0},
+    "projections": {"steps": 1, **_NO_PULL},
+}
+
+
+def merged(*tables: Tables) -> Tables:
+    """Join nested tables; later ones win."""
+    joined: Tables = {}
+    for table in tables:
+        for name, value in table.items():
+            joined[name] = merged(joined.get(name, {}), value) if isinstance(value, dict) else value
+    return joined
+
+
 _HEAD = {
     "steps": 2000,
     "network": {"train": "head", "embedding_dim": 256},
     "optimiser": {"head_learning_rate": 1e-3, "backbone_learning_rate": 1e-3},
     "batches": {"classes_per_batch": 8, "images_per_class": 4},
 }
+_STRONG_PULL: Tables = {"projections": {"pull": "coupled", "pull_weight": 1.0}}
 # As in the preset `head`, so that the features are the same.
 _GROCERY_VIEWS = {
     "crop_area_min": 0.36,
@@ -102,12 +123,16 @@ TASKS = {
         knobs={**_HEAD, "augmentation": _GROCERY_VIEWS},
         metrics=("recall_at_1", "seen_recall_at_1", "unseen_recall_at_1"),
         loss_knobs={"contrastive": {"positive_margin": 0.2, "negative_margin": 0.8}},
-        studied={"projections": {"pull": "decoupled", "pull_weight": 1e-3}},
-        more_methods={"projections, catalogue picture + mining": _CATALOGUE},
+        studied={"projections": {"pull": "decoupled", "pull_weight": 5e-2}},
+        more_methods={
+            "projections, catalogue and queue in turn + mining": _CATALOGUE,
+            "projections, strong pull + mining": merged(MINED, _STRONG_PULL),
+        },
     ),
     "cars196": Task(
         archives=("cars196-train.zip", "cars196-test.zip"),
-        knobs={**_HEAD, "augmentation": {"views": 1}},
+        # Without augmented views, which would double the time that features take on a CPU.
+        knobs={**_HEAD, "augmentation": {"views": 0, "catalogue_views": 0}},
         loss_knobs={"contrastive": {"positive_margin": 0.2, "negative_margin": 0.8}},
         studied={"projections": {"pull": "decoupled", "pull_weight": 1e-3}},
     ),
@@ -123,25 +148,6 @@ TASKS = {
         studied={"projections": {"pull": "decoupled", "pull_weight": 1e-3}},
     ),
 }
-
-_NO_PULL = {"pull": "none"}
-PLAIN: Tables = {"batches": {"representatives": "none", "hard_class_fraction": 0.0}, "projections": _NO_PULL}
-HELD: Tables = {"batches": {"representatives": "queue", "hard_class_fraction": 0.0}}
-MINED: Tables = {"batches": {"hard_class_fraction": 0.5}}
-# T = 1: the same batches with a new selection at every step, so that nothing is held and nothing pulls.
-CONTROL: Tables = {
-    "batches": {"representatives": "queue", "hard_class_fraction": 0.0},
-    "projections": {"steps": 1, **_NO_PULL},
-}
-
-
-def merged(*tables: Tables) -> Tables:
-    """Join nested tables; later ones win."""
-    joined: Tables = {}
-    for table in tables:
-        for name, value in table.items():
-            joined[name] = merged(joined.get(name, {}), value) if isinstance(value, dict) else value
-    return joined
 
 
 def methods_of(task: Task) -> dict[str, Tables]:
