@@ -134,7 +134,7 @@ TASKS = {
         # Without augmented views, which would double the time that features take on a CPU.
         knobs={**_HEAD, "augmentation": {"views": 0, "catalogue_views": 0}},
         loss_knobs={"contrastive": {"positive_margin": 0.2, "negative_margin": 0.8}},
-        studied={"projections": {"pull": "decoupled", "pull_weight": 1e-3}},
+        studied={"projections": {"pull": "decoupled", "pull_weight": 1e-2}},
     ),
     "cars196-96px": Task(
         archives=("cars196-train.zip", "cars196-test.zip"),

@@ -83,7 +83,7 @@ def train(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     options = RunOptions(data, out, chosen, cache, device, resume, command)
     with _stop_request() as should_stop, stage_bar() as on_progress:
-        outcome = run_training(options, RunHooks(choose_progress(notes), on_progress, should_stop))
+        outcome = run_training(options, RunHooks(choose_progress(notes), on_progress, should_stop, _announce))
     if not outcome.is_first:
         return
     if json:
@@ -148,6 +148,8 @@ def snapshot(
     with stage_bar() as on_progress:
         taken = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
         write_snapshot(taken, out)
+    for note in taken.notes:
+        _announce(note)
     for problem in taken.problems:
         notes.print(f"[red]{escape(problem.location)}:[/] {escape(problem.message)}", highlight=False)
     output.print(
@@ -199,11 +201,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def _announce(line: str) -> None:
+    notes.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+
+
 def _print_outcome(outcome: "RunOutcome") -> None:
-    for warning in outcome.warnings:
-        notes.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
     if outcome.checkpoint is None:
-        remedy = "go on with --resume" if outcome.steps else "start it again, what was computed is kept"
+        remedy = "go on with --resume" if outcome.steps else "start it again with --resume; what was computed is kept"
         output.print(f"stopped after step {outcome.steps}; {remedy}", highlight=False)
         return
     _print_parts(outcome.before, outcome.after)

@@ -44,7 +44,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         _check(self.embedding_dim >= 1, "network.embedding_dim", self.embedding_dim, "at least 1")
         _check(self.head_shrinkage > 0, "network.head_shrinkage", self.head_shrinkage, "above 0")
-        _check(self.image_size >= 0, "network.image_size", self.image_size, "at least 0 (0: the backbone's own)")
+        is_size = self.image_size == 0 or self.image_size >= 16
+        _check(is_size, "network.image_size", self.image_size, "at least 16, or 0 for the backbone's own")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class TrainingLoop:
         self._first = self._copy_of_weights() if relaxes else []
         self._best: list[Tensor] = []
         self._best_step, self._best_metric, self._num_stale = 0, -math.inf, 0
+        self._metric_name = ""
+        self._kept_metric: float | None = None
         self._warnings: list[str] = []
         self._collapse_watch, self._pull_watch = CollapseWatch(), PullWatch()
         self._network = self._wrapped()
@@ -217,7 +219,7 @@ class TrainingLoop:
     def _diverge(self, what: str) -> NoReturn:
         best = f", and holds the best weights, of step {self._best_step}" if self._best else ""
         raise TrainingDiverged(
-            f"the {what} are no numbers any more at step {self._step}; the last state that was saved is kept{best}: "
+            f"the {what} turned into no number at step {self._step}; the state saved last, if any, is kept{best}: "
             "lower optimiser.head_learning_rate and optimiser.backbone_learning_rate, or set optimiser.clip_norm"
         )
 
@@ -227,7 +229,7 @@ class TrainingLoop:
             return
         metrics = self._validated(self._parts.validate)
         set_training_mode(self._parts.model, self._config.network)
-        metric = _metric_of(metrics)
+        metric, self._metric_name = _metric_of(metrics), str(metrics["metric"])
         self._projections.observe(metric)
         if metric > self._best_metric:
             self._best_step, self._best_metric, self._num_stale = self._step, metric, 0
@@ -254,6 +256,7 @@ class TrainingLoop:
             relax(self._parameters, self._first, share)
             if self._parts.validate is not None:
                 metrics = self._validated(self._parts.validate)
+                self._kept_metric, self._metric_name = _metric_of(metrics), str(metrics["metric"])
                 self._tell({"kind": "evaluation", **metrics, "final_relaxation": share})
         model.eval()
         return self._result(status, share)
@@ -266,6 +269,8 @@ class TrainingLoop:
             best_step=self._best_step,
             best_metric=best_metric,
             final_relaxation=final_relaxation,
+            metric_name=self._metric_name,
+            kept_metric=best_metric if self._kept_metric is None else self._kept_metric,
             warnings=tuple(self._warnings),
             seconds=self._seconds,
         )
@@ -322,6 +327,7 @@ class TrainingLoop:
             "best_step": self._best_step,
             "best_metric": self._best_metric,
             "num_stale": self._num_stale,
+            "metric_name": self._metric_name,
             "mined": self._mined,
             "warnings": list(self._warnings),
             "collapse_watch": self._collapse_watch.state_dict(),
@@ -346,6 +352,7 @@ class TrainingLoop:
         self._first = [tensor.to(parts.device) for tensor in state["first"]]
         self._best = [tensor.to(parts.device) for tensor in state["best"]]
         self._best_step, self._best_metric = state["best_step"], state["best_metric"]
+        self._metric_name = state["metric_name"]
         self._num_stale, self._mined = state["num_stale"], state["mined"]
         self._warnings = list(state["warnings"])
         self._collapse_watch.load_state_dict(state["collapse_watch"])

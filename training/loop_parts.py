@@ -56,5 +56,7 @@ class LoopResult:
     best_step: int
     best_metric: float | None
     final_relaxation: float
+    metric_name: str  # of what chose the weights; empty where nothing was validated
+    kept_metric: float | None  # of the weights that were kept, the final relaxation included
     warnings: tuple[str, ...]
     seconds: float = field(default=0.0, compare=False)  # of training, the parts before an interruption included

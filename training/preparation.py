@@ -70,10 +70,37 @@ def read_training_data(
     without = []
     if config.batches.representatives in ("catalogue", "alternate") and num_without:
         without = [f"classes without a catalogue picture, represented by their photos in turn: {num_without}"]
-    notes = dict.fromkeys([*snapshot.notes, *(finding.message for finding in checked.findings), *split.notes, *without])
+    findings = [finding.message for finding in checked.findings]
+    notes = [*snapshot.notes, *findings, *split.notes, *without, *_notes_on_measuring(snapshot, split)]
     return TrainingData(
-        snapshot, split, split.train, class_ids(labels), sorted(set(labels)), is_catalogue, tuple(notes)
+        snapshot, split, split.train, class_ids(labels), sorted(set(labels)), is_catalogue, tuple(dict.fromkeys(notes))
     )
+
+
+def describe_split(data: TrainingData) -> str:
+    """Say in a line what is trained on and what is held out."""
+    held_out = []
+    for name, part in (("validation", data.split.validation), ("test", data.split.test)):
+        if part is None:
+            held_out.append(f"no {name} part")
+        else:
+            num_unseen = int(part.is_unseen.sum())
+            held_out.append(f"{name}: {len(part.query):,} queries, {num_unseen:,} of classes not trained on")
+    images, classes = len(data.train), data.num_classes
+    return f"training on {images:,} pictures of {classes:,} classes; {'; '.join(held_out)}"
+
+
+def _notes_on_measuring(snapshot: Snapshot, split: Split) -> list[str]:
+    """Say where a measure would say nothing."""
+    notes = []
+    for name, part in (("validation", split.validation), ("test", split.test)):
+        searched = None if part is None else part.query if part.gallery is None else part.gallery
+        if searched is not None and len({snapshot.images[position].label for position in searched}) == 1:
+            notes.append(
+                f"the {name} part searches among pictures of one class, so every search is right and its figures say "
+                "nothing; add classes, or raise split.unseen_share and split.validation_share"
+            )
+    return notes
 
 
 def decode_pictures(

@@ -4,9 +4,11 @@ A state is one file, written aside, flushed and renamed; the one before is remov
 full disk included, the last whole state is there.
 """
 
+import errno
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from training.errors import InvalidRun
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 _VERSION = 1
+_LITTLE_BYTES = 16 * 2**20
 
 
 def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
@@ -33,7 +36,9 @@ def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise
-        # What torch raises when a write comes back short is no OSError.
+        # What torch raises when a write comes back short is no OSError, and says nothing of why.
+        if shutil.disk_usage(directory).free < _LITTLE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise OSError(f"the state {path} cannot be written: {error}") from error
     for older in _states(directory)[:-1]:
         older.unlink()

@@ -35,6 +35,7 @@ from training.preparation import (
     OnProgress,
     PreparedInputs,
     TrainingData,
+    describe_split,
     gather_materials,
     prepare_inputs,
     read_training_data,
@@ -46,10 +47,10 @@ from training.report.progress import SilentProgress, TrainingProgress
 from training.report.run_folder import EVALUATION, METRICS, RUN_CARD
 from training.resume import latest_state, load_state, save_state
 from training.run_card import Card, continued_card, finished_card, new_card, write_json
-from training.run_checks import check_run, share_batch_norm
+from training.run_checks import check_processes, check_run, share_batch_norm
 from training.starting_model import StartingModel, create_starting_model
 
-CHECKPOINT, STATE = "checkpoint", "state"
+CHECKPOINT, STATE, LOCK = "checkpoint", "state", ".lock"
 
 _NUM_NEIGHBOURS = 6
 # How errors of an accelerator begin that have no class of their own.
@@ -76,6 +77,8 @@ class RunHooks:
     progress: TrainingProgress = field(default_factory=SilentProgress)
     on_progress: OnProgress = lambda _stage, _done, _total: None
     should_stop: Callable[[], bool] = lambda: False
+    # What a person should know before it trains: what is held out, and what is wrong with the data.
+    announce: Callable[[str], None] = lambda _line: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
     TrainingError, EmbeddingError and OSError; what was saved before stays.
     """
     hooks = hooks or RunHooks()
+    # Asked before the lock makes the folder.
+    if options.resume and not options.out.is_dir():
+        raise InvalidRun(f"{options.out} holds no run to go on with; leave out --resume to begin one")
     device = local_device(choose_device(options.device, "float32"))
     if device.type == "cuda":
         # What asks for "the current device" must not find another process's.
@@ -116,6 +122,8 @@ def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
             raise OSError(f"{error}; free some disk for {options.out}, then go on with --resume") from error
         raise
     except RuntimeError as error:
+        if "Connection closed by peer" in str(error):
+            raise InvalidRun("another process of this run has failed; its message says why") from error
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _DEVICE_WORDS.search(str(error)):
             raise DeviceLost(
                 f"the device {device} failed: {str(error).splitlines()[0]}; the last saved state is kept: go on with "
@@ -132,14 +140,16 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     config = options.config
     _check_folder(options)
     start = create_starting_model(config.network, config.seed)
+    check_processes(config, start.model, group, device)
     on_progress = _stoppable(hooks)
     with group.first_goes_first():
         data = read_training_data(
             options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=on_progress
         )
-        check_run(config, data, start.model, group, device)
+        check_run(config, data, start.model, group)
         card = new_card(options.data, data, config, device, options.command)
-        if options.resume:
+        # A run that was stopped in its preparation has no card yet, and begins.
+        if (options.out / RUN_CARD).exists():
             card = continued_card(options.out, card)
         materials = gather_materials(
             data, start, config, device=device, cache_dir=options.cache_dir, on_progress=on_progress
@@ -149,6 +159,9 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
+    if group.is_first:
+        for line in (describe_split(data), *data.notes):
+            hooks.announce(line)
     torch.manual_seed(config.seed + group.rank)
     result = _run_loop(options, hooks, data, start, prepared, device, group, card)
     card = finished_card(card, data, config, result)
@@ -357,9 +370,7 @@ def _check_folder(options: RunOptions) -> None:
     has_run = (options.out / RUN_CARD).exists() or (options.out / METRICS).exists()
     if has_run and not options.resume:
         raise InvalidRun(f"{options.out} holds a run already; go on with it by --resume, or train into another folder")
-    if options.resume and not (options.out / RUN_CARD).exists():
-        raise InvalidRun(f"{options.out} holds no run to go on with; leave out --resume to begin one")
-    if not options.resume and options.out.exists() and any(p.name != ".lock" for p in options.out.iterdir()):
+    if not options.resume and options.out.exists() and any(p.name != LOCK for p in options.out.iterdir()):
         raise InvalidRun(f"{options.out} is not empty; train into a new folder")
 
 
@@ -369,8 +380,11 @@ def _only_run_in(out: Path, group: ProcessGroup) -> Iterator[None]:
     if not group.is_first:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRun(f"{out} cannot be made a folder: {error.strerror}; name another place with --out") from error
+    with (out / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

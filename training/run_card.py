@@ -16,7 +16,7 @@ from training.config import TrainingConfig
 from training.errors import InvalidRun
 from training.loop_parts import LoopResult
 from training.preparation import TrainingData
-from training.report.run_folder import RUN_CARD, read_run_table, table
+from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
 
 _PACKAGES = ("akin", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "timm")
 _GIT_SECONDS = 5
@@ -72,15 +72,17 @@ def finished_card(card: Card, data: TrainingData, config: TrainingConfig, result
         "warnings": [*data.notes, *result.warnings],
     }
     if result.best_metric is not None:
-        metric = config.evaluation.metric
+        metric = result.metric_name or config.evaluation.metric
         finished["best"] = {"step": result.best_step, "metric": metric, "value": result.best_metric}
+        finished["metric_of_kept_weights"] = result.kept_metric
     return finished
 
 
 def continued_card(run_dir: Path, card: Card) -> Card:
     """Return the card of a run that goes on; raises InvalidRun when it was begun on other data or with other knobs."""
     stored = dict(read_run_table(run_dir, RUN_CARD))
-    if stored.get("status") == "completed":
+    # Without its page a run was cut off among its results, which are then written again.
+    if stored.get("status") == "completed" and (run_dir / REPORT).exists():
         raise InvalidRun(f"the run in {run_dir} is complete; train into another folder, or read {run_dir}/report.html")
     hashes = [table(of, "snapshot").get("hash") for of in (stored, card)]
     if hashes[0] != hashes[1]:

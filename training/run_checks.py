@@ -14,23 +14,28 @@ from training.preparation import TrainingData
 from training.starting_model import StartingModel
 
 
-def check_run(
-    config: TrainingConfig, data: TrainingData, model: EmbeddingModel, group: ProcessGroup, device: torch.device
-) -> None:
+def check_processes(config: TrainingConfig, model: EmbeddingModel, group: ProcessGroup, device: torch.device) -> None:
+    """Raise InvalidConfig, in every process alike, for what several of them cannot train."""
+    if _trains_statistics(config, model) and group.size > 1 and device.type != "cuda":
+        raise InvalidConfig(
+            "batch norm over several processes needs CUDA; set network.freeze_batch_norm = true, or use one process"
+        )
+
+
+def _trains_statistics(config: TrainingConfig, model: EmbeddingModel) -> bool:
+    return config.network.train == "all" and not config.network.freeze_batch_norm and has_batch_norm(model)
+
+
+def check_run(config: TrainingConfig, data: TrainingData, model: EmbeddingModel, group: ProcessGroup) -> None:
     """Raise InvalidConfig for knobs that would be ignored, or could not work, with these data and processes."""
     num_per_batch = min(config.batches.classes_per_batch, data.num_classes)
     if num_per_batch % group.size:
         raise InvalidConfig(
             f"batches of {num_per_batch} classes cannot be shared evenly by {group.size} processes; choose a multiple "
-            f"for batches.classes_per_batch (there are {data.num_classes} classes to train on)"
-        )
-    trains_statistics = config.network.train == "all" and not config.network.freeze_batch_norm and has_batch_norm(model)
-    if trains_statistics and group.size > 1 and device.type != "cuda":
-        raise InvalidConfig(
-            "batch norm over several processes needs CUDA; set network.freeze_batch_norm = true, or use one process"
+            f"of them for batches.classes_per_batch (there are {data.num_classes} classes to train on)"
         )
     projections = config.projections
-    if trains_statistics and (projections.final_relaxation < 1 or projections.choose_final_relaxation):
+    if _trains_statistics(config, model) and (projections.final_relaxation < 1 or projections.choose_final_relaxation):
         raise InvalidConfig(
             "projections.final_relaxation would join earlier weights with the last batch-norm statistics; set "
             "network.freeze_batch_norm = true, or leave it out"

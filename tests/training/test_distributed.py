@@ -87,7 +87,7 @@ def test_the_command_trains_in_two_processes(tmp_path):
 
 def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path, monkeypatch):
     shop = write_shapes(tmp_path / "shop", per_class=3)
-    config = load_preset("tiny", ["batches.classes_per_batch=3"])
+    config = load_preset("tiny", ["batches.classes_per_batch=3", "network.freeze_batch_norm=true"])
 
     class Two:
         def __enter__(self):

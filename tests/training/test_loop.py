@@ -231,7 +231,7 @@ def test_a_diverged_state_never_replaces_a_good_one():
             with torch.no_grad():
                 next(parts.model.head.parameters()).fill_(torch.nan)
 
-    with pytest.raises(TrainingDiverged, match="last state that was saved is kept"):
+    with pytest.raises(TrainingDiverged, match="state saved last, if any, is kept"):
         TrainingLoop(parts, LoopHooks(save=save)).run()
 
     assert saved == {4: True}

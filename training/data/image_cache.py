@@ -80,8 +80,8 @@ class ImageCache:
             return cls._on_disk(snapshot, geometry, chunks, shape, directory)
         if (num_bytes := int(np.prod(shape))) > max_memory_bytes:
             raise TrainingError(
-                f"{shape[0]:,} pictures of {size} pixels take {_gib(num_bytes)} of memory, and "
-                f"{_gib(max_memory_bytes)} are allowed; keep them in a file by naming a folder for the cache, or "
+                f"{shape[0]:,} pictures of {size} pixels take {_mib(num_bytes)} of memory, and "
+                f"{_mib(max_memory_bytes)} are allowed; keep them in a file by naming a folder for the cache, or "
                 "lower the image size"
             )
         pixels = np.zeros(shape, np.uint8)
@@ -222,7 +222,7 @@ def _make_room(folder: Path, num_bytes: int, is_damaged: bool) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
-            raise OSError(errno.ENOSPC, f"{_gib(num_bytes)} are needed and {_gib(free)} are free")
+            raise OSError(errno.ENOSPC, f"{_mib(num_bytes)} are needed and {_mib(free)} are free")
     except OSError as error:
         raise TrainingError(
             f"the image cache in {folder.parent} cannot be written: {error.strerror or error}; free some space, name "
@@ -230,5 +230,5 @@ def _make_room(folder: Path, num_bytes: int, is_damaged: bool) -> None:
         ) from error
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB"
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"

@@ -90,6 +90,13 @@ def _notes_of(images: Sequence[LabelledImage], has_parts: bool) -> tuple[str, ..
         )
     if has_parts:
         notes.append("the folders train, val and test are taken as parts of the data set, not as classes")
+    parts = sorted(top for top in tops if top.lower() in ("train", "test"))
+    if parts and not has_parts:
+        notes.append(
+            f"the folders {' and '.join(map(repr, parts))} lie beside folders that are no parts, so they are taken as "
+            "parts of the labels, and one class in both is two; move the others elsewhere, or write a CSV with the "
+            "columns image, label and split"
+        )
     if around:
         named = ", ".join(repr(label) for label in sorted(around)[:_MAX_NAMED])
         notes.append(

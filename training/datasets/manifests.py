@@ -1,7 +1,7 @@
 """Manifests: a CSV or NDJSON file with one picture a row.
 
 `image` is a path relative to the file; `label` is the class, and where it is missing the `product_id`; `role` is
-catalogue (the default) or example; `part`, also called `split`, is what the data set itself states. The other columns
+catalogue (the default) or example; `split`, also called `part`, is what the data set itself states. The other columns
 of a catalogue (`title`, `attributes`, `attributes.NAME`) are passed over.
 """
 
@@ -18,8 +18,8 @@ MANIFEST_NAMES = tuple(
     f"{name}.{ending}" for name in ("catalogue", "manifest") for ending in ("csv", "ndjson", "jsonl")
 )
 _COLUMNS = Columns(
-    names=("image", "label", "product_id", "role", "part", "title", "attributes"),
-    aliases={"id": "product_id", "image_path": "image", "path": "image", "split": "part"},
+    names=("image", "label", "product_id", "role", "split", "title", "attributes"),
+    aliases={"id": "product_id", "image_path": "image", "path": "image", "part": "split"},
     needed=(("image",), ("label", "product_id")),
 )
 # What names a part, here and as a folder around those of the classes.
@@ -96,9 +96,9 @@ def _role(record: Mapping[str, object]) -> Role:
 
 
 def _part(record: Mapping[str, object]) -> Part:
-    value = record.get("part")
+    value = record.get("split")
     value = "" if value is None else value
     part = PART_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
     if part is None:
-        raise ValueError(f"the part is {short(value)}; it must be train, validation or test")
+        raise ValueError(f"the split is {short(value)}; it must be train, validation or test")
     return part

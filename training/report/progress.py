@@ -185,7 +185,10 @@ class LineProgress:
     def evaluated(self, record: Record) -> None:
         """Print the metric."""
         self._best.add(record)
-        if text := self._best.text():
+        share = number(record, "final_relaxation")
+        if share is not None and (metric := selection_metric(record)):
+            self._print(f"final relaxation {share:g}: validation {metric_title(metric[0])} {metric[1]:.3f}")
+        elif text := self._best.text():
             self._print(f"step {number(record, 'step') or 0:,.0f}/{self._total_steps:,} · {text}")
 
     def warned(self, message: str) -> None:
