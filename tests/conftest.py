@@ -1,7 +1,9 @@
 """Fixtures that several rooms share."""
 
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ import torch
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
+
+# pytorch-metric-learning would import this module, which replaces faiss's own methods in the whole process, those of
+# the index under test too. An empty one in its place leaves faiss as it is.
+sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils")
 
 # Real pictures, where a developer has them; tests that need one skip without it.
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
