@@ -128,12 +128,12 @@ def main() -> None:
         return
     page = PAGE.read_text(encoding="utf-8")
     for name, table in made.items():
-        mark = re.compile(rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        mark = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         # Split and joined, since a table may hold what a replacement would read as a group.
         parts = mark.split(page)
         count = len(parts) // 3
         if count == 1:
-            page = parts[0] + parts[1] + table + parts[2] + parts[3]
+            page = parts[0] + parts[1] + table + "\n" + parts[2] + parts[3]
         if count != 1:
             print(f"docs/study.md has {count} marks for {name}")
     PAGE.write_text(page, encoding="utf-8")
