@@ -26,7 +26,8 @@ def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on
     """
     run_dir = installation.settings.home / "runs" / "demo"
     checkpoint = run_dir / CHECKPOINT
-    if checkpoint.exists():
+    # The report is a run's last file: without it the run was cut off, and goes on.
+    if (run_dir / REPORT).exists():
         announce(f"training: {run_dir} holds a trained checkpoint already")
     else:
         with step(announce, "training: a head on the features of the labelled pictures"):

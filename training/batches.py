@@ -76,11 +76,6 @@ class BatchSampler:
         self._plan: _Plan | None = None
 
     @property
-    def num_classes_without_catalogue_picture(self) -> int:
-        """Return how many classes take a picture from their queue where the catalogue's is asked for."""
-        return int((self._catalogue.sizes() == 0).sum())
-
-    @property
     def epoch(self) -> float:
         """How often every class has been a seed."""
         return self._num_drawn / self.num_classes

@@ -63,15 +63,8 @@ def create_optimiser(model: EmbeddingModel, loss: nn.Module, config: OptimiserCo
         others = [p for _, p in trained if id(p) not in kept]
         for parameters, decay in ((decayed, config.weight_decay), (others, 0.0)):
             if parameters:
-                groups.append(
-                    {
-                        "params": parameters,
-                        "lr": learning_rate,
-                        "base_lr": learning_rate,
-                        "weight_decay": decay,
-                        "part": part,
-                    }
-                )
+                group: dict[str, object] = {"params": parameters, "lr": learning_rate, "base_lr": learning_rate}
+                groups.append({**group, "weight_decay": decay})
     # One kernel over all weights, on the CPU too.
     if config.name == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)

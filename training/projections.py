@@ -106,7 +106,7 @@ class Projections:
     @torch.no_grad()
     def pull_back(self) -> None:
         """Decoupled: θ ← θ − ρ(θ − θ_k), after the optimiser's step."""
-        if self._config.pull == "decoupled" and self.weight > 0:
+        if self.is_decoupled:
             torch._foreach_lerp_(self._parameters, self._anchor_weights, self.weight)
 
     @property

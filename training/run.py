@@ -159,7 +159,6 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
-    if group.is_first:
         for line in (describe_split(data), *data.notes):
             hooks.announce(line)
     torch.manual_seed(config.seed + group.rank)

@@ -58,3 +58,20 @@ def test_pictures_kept_for_the_check_are_never_trained_on(settings, trained, tmp
         pictures = sorted(folder.glob("*.*"))
         if len(pictures) > 1:
             assert str(pictures[-1]) not in named
+
+
+def test_a_demo_cut_off_among_the_results_goes_on(settings, trained, monkeypatch):
+    """The checkpoint is there, and what is shown of it is not."""
+    with monkeypatch.context() as context:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        context.setattr("training.run.per_class", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    assert not (settings.home / "runs" / "demo" / "evaluation.json").exists()
+
+    trained()
+
+    assert (settings.home / "runs" / "demo" / "report.html").exists()

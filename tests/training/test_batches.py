@@ -152,7 +152,6 @@ def test_a_class_without_catalogue_picture_takes_one_of_its_queue():
     made = sampler(representatives="catalogue", is_catalogue=is_catalogue)
 
     assert LABELS[made.representative_of(7)] == 7
-    assert made.num_classes_without_catalogue_picture == 1
 
 
 def test_fewer_classes_than_wanted_give_smaller_batches():
