@@ -7,6 +7,7 @@ of it is installed. Imports stand inside, so that each command loads what it nee
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,13 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
+    from training.report.progress import TrainingProgress
     from training.run import RunOutcome
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
+
+_SAME_REQUEST_SECONDS = 1.0
 
 DEFAULT_CACHE = Path("akin-data/cache")
 DEFAULT_RUNS = Path("akin-data/runs")
@@ -66,6 +70,8 @@ def train(
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     json: JsonOption = False,
+    progress_file: Annotated[Path | None, typer.Option("--progress-file", hidden=True)] = None,
+    end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
 ) -> None:
     """Learn an embedding from labelled pictures; writes a checkpoint and a report.
 
@@ -83,7 +89,13 @@ def train(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     options = RunOptions(data, out, chosen, cache, device, resume, command)
     with _stop_request() as should_stop, stage_bar() as on_progress:
-        outcome = run_training(options, RunHooks(choose_progress(notes), on_progress, should_stop, _announce))
+        # Only now, since from here on SIGTERM lets the state be saved.
+        if end_with_parent:
+            _end_with_parent()
+        progress = choose_progress(notes)
+        if progress_file is not None:
+            progress, on_progress = _with_file(progress_file, progress, on_progress)
+        outcome = run_training(options, RunHooks(progress, on_progress, should_stop, _announce))
     if not outcome.is_first:
         return
     if json:
@@ -189,6 +201,33 @@ def _choose_config(preset: str, path: Path | None, overrides: list[str], device:
     return load_preset(preset, overrides)
 
 
+def _end_with_parent() -> None:
+    """Get SIGTERM when the process that started this one ends; stop at once where it has ended."""
+    from training.parent_process import ParentGone, end_with_parent
+
+    try:
+        end_with_parent()
+    except ParentGone as error:
+        notes.print(f"{error}", highlight=False)
+        raise typer.Exit(128 + signal.SIGTERM) from None
+
+
+def _with_file(
+    path: Path, progress: "TrainingProgress", on_progress: Callable[[str, int, int], None]
+) -> tuple["TrainingProgress", Callable[[str, int, int], None]]:
+    """Let a file follow what is shown."""
+    from training.distributed import is_first_process
+    from training.report.progress_file import ProgressFile
+
+    file = ProgressFile(path, progress, is_writer=is_first_process)
+
+    def move(stage: str, done: int, total: int) -> None:
+        on_progress(stage, done, total)
+        file.on_progress(stage, done, total)
+
+    return file, move
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     from training.errors import InvalidConfig
 
@@ -292,13 +331,19 @@ def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether SIGTERM or SIGINT has come; a second one ends the process at once."""
-    received: list[int] = []
+    """Give a function that says whether SIGTERM or SIGINT has come; a second one ends the process at once.
+
+    What comes right after the first counts as the same: a service manager and whoever started this one both send it.
+    """
+    received: list[float] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-        notes.print("saving the state and stopping", highlight=False)
+        received.append(time.monotonic())
+        if len(received) == 1:
+            notes.print("saving the state and stopping", highlight=False)
+        elif received[-1] - received[0] > _SAME_REQUEST_SECONDS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            signal.raise_signal(number)
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -105,6 +105,11 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
+def is_first_process() -> bool:
+    """Say whether this process is alone, or the first of those that have joined already."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def local_device(device: torch.device) -> torch.device:
     """Return this process's own GPU where torchrun started several processes on a machine."""
     if device.type == "cuda" and dist.is_torchelastic_launched():

@@ -7,6 +7,7 @@ TrainingError
 ├── InvalidConfig            a knob that does not exist, or has a value that cannot be used
 ├── InvalidRun               a run's folder that cannot be continued or read
 ├── InvalidEmbeddings        what is to be evaluated has wrong shapes, labels or values
+├── InvalidEvaluation        a file of an evaluation that is damaged or missing
 ├── TrainingDiverged         the loss is no number any more
 └── DeviceLost               the accelerator failed or ran out of memory
 """
@@ -38,6 +39,10 @@ class InvalidRun(TrainingError):
 
 class InvalidEmbeddings(TrainingError):
     """Embeddings or labels have shapes or values that cannot be evaluated."""
+
+
+class InvalidEvaluation(TrainingError):
+    """A file that holds an evaluation, or what was searched in it, is damaged or missing."""
 
 
 class TrainingDiverged(TrainingError):

@@ -1,13 +1,17 @@
 """The commands as a user types them; `akin` and `python -m training` are the same functions."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from service.cli.main import main
 from tests.training.shapes import write_shapes
+from training.run import RunOutcome
 
 QUICK = ["--preset", "tiny", "--steps", "20", "--set", "batches.classes_per_batch=4", "--device", "cpu"]
 
@@ -138,3 +142,55 @@ def test_the_commands_need_nothing_of_the_service(shapes):
 
     assert done.returncode == 0, done.stderr
     assert "recall@1" in done.stdout
+
+
+FILE = ["--progress-file", "progress.json"]
+
+
+def test_a_file_follows_the_run(shapes):
+    assert run("train", "--data", shapes, "--out", "run", *QUICK, "--set", "log_every=5", *FILE) == 0
+
+    progress = json.loads(Path("progress.json").read_text())
+    assert (progress["stage"], progress["done"], progress["total"]) == ("Training", 20, 20)
+    assert progress["loss"] > 0
+
+
+def test_the_options_of_the_worker_are_not_shown(capsys):
+    run("train", "--help")
+
+    shown = capsys.readouterr().out
+    assert "--resume" in shown
+    assert "--progress-file" not in shown
+    assert "--end-with-parent" not in shown
+
+
+class StoppedTraining:
+    """Stands for a training that gets signals: after each a pause, then it says whether it should stop."""
+
+    def __init__(self, pauses):
+        self._pauses = pauses
+        self.num_asked = 0
+
+    def __call__(self, options, hooks):
+        for seconds in self._pauses:
+            signal.raise_signal(signal.SIGINT)
+            assert hooks.should_stop()
+            self.num_asked += 1
+            time.sleep(seconds)
+        return RunOutcome(options.out, "interrupted", 0, None, None, {}, {}, ())
+
+
+def test_signals_that_come_together_are_one_request_to_stop(shapes, monkeypatch):
+    training = StoppedTraining([0, 0.1, 0])
+    monkeypatch.setattr("training.run.train", training)
+
+    assert run("train", "--data", shapes, "--out", "run", *QUICK) == 0
+    assert training.num_asked == 3
+
+
+def test_a_second_request_ends_the_process_at_once(shapes, monkeypatch):
+    training = StoppedTraining([1.1, 0])
+    monkeypatch.setattr("training.run.train", training)
+
+    assert run("train", "--data", shapes, "--out", "run", *QUICK) != 0
+    assert training.num_asked == 1

@@ -13,6 +13,7 @@ from, and an index into `Snapshot.images` means the same picture in every run ov
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ ROWS_NAME = "rows.ndjson"
 # Reading waits for the disk, and hashing lets other threads run.
 _NUM_THREADS = 8
 _CHUNK = 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Progress = Callable[[int, int], None]
 
@@ -116,7 +118,25 @@ def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snap
     if not images:
         why = f"; {problems[0].location}: {problems[0].message}" if problems else ""
         raise InvalidDataset(f"none of the {len(dataset.images):,} pictures can be read{why}")
-    return _snapshot(dataset.layout, images, tuple(problems), dataset.notes)
+    return snapshot_of(dataset.layout, images, problems=problems, notes=dataset.notes)
+
+
+def snapshot_of(
+    layout: str,
+    images: Iterable[SnapshotImage],
+    *,
+    problems: Iterable[RowError] = (),
+    notes: Iterable[str] = (),
+) -> Snapshot:
+    """Make the snapshot of rows whose files were hashed before; reads no file, and takes rows in any order.
+
+    It is equal to one that is taken of the same pictures. Raises ValueError for a hash that is none.
+    """
+    rows = list(images)
+    for image in rows:
+        if not _SHA256.fullmatch(image.sha256):
+            raise ValueError(f"{image.location}: {image.sha256!r} is no SHA-256 in lower-case hex")
+    return _snapshot(layout, rows, tuple(problems), tuple(notes))
 
 
 def write_snapshot(snapshot: Snapshot, directory: Path) -> None:

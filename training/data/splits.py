@@ -144,6 +144,33 @@ def held_out_pictures(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
     return mask
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOutMasks:
+    """Pictures [N] that belong to the test and to validation; the two have none in common."""
+
+    is_test: NDArray[np.bool_]
+    is_validation: NDArray[np.bool_]
+
+
+def held_out_masks(snapshot: Snapshot, config: SplitConfig) -> HeldOutMasks:
+    """Say which pictures a split holds out, however few there are: nothing is asked of what is left.
+
+    Pictures of held-out classes count, and those that are the same files as held-out ones, since neither trains.
+    """
+    if not snapshot.images:
+        return HeldOutMasks(np.zeros(0, np.bool_), np.zeros(0, np.bool_))
+    pictures = Pictures(snapshot)
+    draft = _hold_out_test(pictures, config)
+    # What is stated as test never trains, whatever part is measured with.
+    is_test = draft.test_query | pictures.in_classes(draft.unseen) | (pictures.is_part("test") & ~draft.pool)
+    _hold_out_validation(pictures, config, draft)
+    is_validation = draft.validation_query | pictures.in_classes(draft.validation)
+    is_validation |= pictures.is_part("validation") & ~draft.pool
+    is_test |= pictures.same_content_as(is_test)
+    is_validation |= pictures.same_content_as(is_validation)
+    return HeldOutMasks(is_test, is_validation & ~is_test)
+
+
 def _hold_out_test(pictures: Pictures, config: SplitConfig) -> _Draft:
     nothing = np.zeros(len(pictures), np.bool_)
     draft = _Draft(~nothing, nothing, nothing, pictures.mask_of(()), pictures.mask_of(()), [])

@@ -18,11 +18,12 @@ RECORD_ENDINGS = (".csv", ".ndjson", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names that a record may have, besides `attributes.NAME`."""
+    """The names that a record may have, besides `attributes.NAME` where it has attributes."""
 
     names: tuple[str, ...]
     aliases: Mapping[str, str]
     needed: tuple[tuple[str, ...], ...]  # one of each must be among the columns of a CSV file
+    has_attributes: bool = True
 
     def known(self, name: str) -> str:
         """Bring a name to that of its column."""
@@ -31,9 +32,10 @@ class Columns:
     def problem_of(self, names: list[str]) -> str | None:
         """Say which of the names is unknown or double."""
         for name in names:
-            if name not in self.names and not name.startswith(ATTRIBUTE_PREFIX):
-                kept = f"{ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
-                return f"an unknown column {name!r}; columns are {', '.join(self.names)}, and {kept}"
+            if name not in self.names and not (self.has_attributes and name.startswith(ATTRIBUTE_PREFIX)):
+                kept = f", and {ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
+                known = f"columns are {', '.join(self.names)}{kept if self.has_attributes else ''}"
+                return f"an unknown column {name!r}; {known}"
             if names.count(name) > 1:
                 return f"two columns {name!r}"
         return None

@@ -34,18 +34,56 @@ def paired_bootstrap(
     both were left out of both evaluations and are left out here. Queries are drawn one by one, not by class: the
     interval speaks of new queries of the same classes. Raises InvalidEmbeddings where nothing can be paired.
     """
+    _check_knobs(num_samples, confidence)
+    differences = _differences(before, after)
+    means = _sample_means(differences, num_samples, np.random.default_rng(seed))
+    return _interval(float(differences.mean()), means, confidence)
+
+
+def stratified_paired_bootstrap(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    strata: NDArray[np.generic],
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the mean over strata of their mean `after - before`, with its interval; each stratum weighs the same.
+
+    `strata` [Q] names each query's stratum. Queries are drawn within their stratum, so that every draw has as many of
+    each as there are. A stratum none of whose queries is counted is left out. With one stratum it is
+    `paired_bootstrap`. Raises InvalidEmbeddings where nothing can be paired.
+    """
+    _check_knobs(num_samples, confidence)
+    differences = _differences(before, after)
+    if strata.shape != before.shape:
+        raise InvalidEmbeddings(f"strata of shape {strata.shape} for {len(before)} queries; give one per query")
+    kept = strata[~np.isnan(before)]
+    parts = [differences[kept == name] for name in np.unique(kept)]
+    rng = np.random.default_rng(seed)
+    means = np.mean([_sample_means(part, num_samples, rng) for part in parts], axis=0)
+    return _interval(float(np.mean([part.mean() for part in parts])), means, confidence)
+
+
+def _check_knobs(num_samples: int, confidence: float) -> None:
     if num_samples < 1 or not 0 < confidence < 1:
         raise ValueError(f"want num_samples >= 1 and 0 < confidence < 1, got {num_samples} and {confidence}")
-    differences = _differences(before, after)
-    rng = np.random.default_rng(seed)
+
+
+def _sample_means(differences: NDArray[np.float64], num_samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     samples_at_once = max(1, _DRAWS_AT_ONCE // len(differences))
     means = np.empty(num_samples)
     for start in range(0, num_samples, samples_at_once):
         size = (min(samples_at_once, num_samples - start), len(differences))
         means[start : start + size[0]] = differences[rng.integers(len(differences), size=size)].mean(axis=1)
+    return means
+
+
+def _interval(mean: float, means: NDArray[np.float64], confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
-    return Interval(float(differences.mean()), float(low), float(high))
+    return Interval(mean, float(low), float(high))
 
 
 def _differences(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

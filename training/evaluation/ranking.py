@@ -21,7 +21,8 @@ class LabelledGallery:
     def __init__(self, embeddings_GD: Tensor, labels: NDArray[np.int64]) -> None:
         device = embeddings_GD.device
         self.embeddings_GD = embeddings_GD
-        self._classes, codes = np.unique(labels, return_inverse=True)
+        self._classes, self.codes = np.unique(labels, return_inverse=True)
+        codes = self.codes
         self._counts = np.bincount(codes)
         self.codes_G = torch.from_numpy(codes).to(device)
         self._members_G = torch.from_numpy(np.argsort(codes, kind="stable")).to(device)

@@ -30,6 +30,7 @@ def evaluate_retrieval(
     gallery_embeddings: Embeddings | None = None,
     gallery_labels: Labels | None = None,
     *,
+    own_rows: NDArray[np.int64] | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     num_neighbours: int = 0,
     device: str = "cpu",
@@ -45,6 +46,8 @@ def evaluate_retrieval(
         query_labels: integers [Q].
         gallery_embeddings: [G, D]; None searches the queries among themselves, each left out of its own answer.
         gallery_labels: integers [G]; None with the embeddings.
+        own_rows: integers [Q], the gallery's row that is the query itself and left out of its answer; -1 where there
+            is none. None with no gallery, where that is understood.
         ks: where recall is reported; may exceed the gallery.
         num_neighbours: how many of the nearest to keep for each query; as many as there are at most.
         device: "cpu", "cuda", "cuda:1", ... or "auto".
@@ -63,12 +66,15 @@ def evaluate_retrieval(
     queries_QD = as_embeddings(query_embeddings, "query", torch_device)
     labels = as_labels(query_labels, "query", len(queries_QD))
     if gallery_embeddings is None or gallery_labels is None:
+        if own_rows is not None:
+            raise ValueError("own_rows are rows of a gallery; give gallery_embeddings, or leave them out")
         gallery = LabelledGallery(queries_QD, labels)
+        own_rows = np.arange(len(labels))
     else:
         gallery = _separate_gallery(queries_QD, gallery_embeddings, gallery_labels)
-    is_self = gallery_embeddings is None
+        own_rows = _checked_own_rows(own_rows, len(labels), len(gallery))
     with _exact_float32():
-        return _search(queries_QD, labels, gallery, is_self, tuple(sorted(set(ks))), num_neighbours, block_bytes)
+        return _search(queries_QD, labels, gallery, own_rows, tuple(sorted(set(ks))), num_neighbours, block_bytes)
 
 
 def summarise(result: RetrievalResult, is_unseen: NDArray[np.bool_] | None = None) -> dict[str, dict[str, float]]:
@@ -98,24 +104,44 @@ def _separate_gallery(queries_QD: Tensor, embeddings: Embeddings, labels: Labels
     return LabelledGallery(gallery_GD, as_labels(labels, "gallery", len(gallery_GD)))
 
 
+def _checked_own_rows(own_rows: NDArray[np.int64] | None, num_queries: int, num_gallery: int) -> NDArray[np.int64]:
+    if own_rows is None:
+        return np.full(num_queries, -1)
+    if own_rows.shape != (num_queries,) or not np.issubdtype(own_rows.dtype, np.signedinteger):
+        raise InvalidEmbeddings(
+            f"own rows of type {own_rows.dtype} and shape {own_rows.shape} for {num_queries} queries; give one integer "
+            "per query, -1 where the gallery does not hold it"
+        )
+    outside = (own_rows < -1) | (own_rows >= num_gallery)
+    if outside.any():
+        query = int(outside.argmax())
+        raise InvalidEmbeddings(
+            f"own row {own_rows[query]} of query {query} is no row of a gallery of {num_gallery}; give -1 where the "
+            "gallery does not hold the query"
+        )
+    return own_rows.astype(np.int64, copy=False)
+
+
 def _search(
     queries_QD: Tensor,
     labels: NDArray[np.int64],
     gallery: LabelledGallery,
-    is_self: bool,
+    own_rows: NDArray[np.int64],
     ks: tuple[int, ...],
     num_neighbours: int,
     block_bytes: int,
 ) -> RetrievalResult:
     codes = gallery.codes_of(labels)
-    num_relevant = gallery.counts_of(codes) - is_self
+    has_own = own_rows >= 0
+    # Where the gallery has the query's own picture under another label, leaving it out takes no hit away.
+    num_relevant = gallery.counts_of(codes) - (has_own & (gallery.codes[own_rows] == codes))
     if not (num_relevant > 0).any():
         raise InvalidEmbeddings(
             f"none of the {len(labels)} queries has an image of its class to find;"
             " give a gallery with the queries' classes, or two images of some class"
         )
     num_queries = len(labels)
-    num_neighbours = min(num_neighbours, len(gallery) - is_self)
+    num_neighbours = min(num_neighbours, len(gallery) - bool(has_own.any()))
     result = RetrievalResult(
         ks=ks,
         query_labels=labels,
@@ -133,8 +159,10 @@ def _search(
         ids_B = torch.from_numpy(ids).to(queries_QD.device)
         scores_BG = buffer[: len(ids) * len(gallery)].view(len(ids), len(gallery))
         torch.mm(queries_QD[ids_B], gallery.embeddings_GD.T, out=scores_BG)
-        if is_self:
-            scores_BG[torch.arange(len(ids), device=ids_B.device), ids_B] = -torch.inf
+        left_out = np.flatnonzero(has_own[ids])
+        if len(left_out):
+            places = np.stack([left_out, own_rows[ids[left_out]]])
+            scores_BG[tuple(torch.from_numpy(places).to(scores_BG.device))] = -torch.inf
         _measure_block(result, ids, codes[ids], scores_BG, gallery, num_ranks)
     return result
 
@@ -165,7 +193,8 @@ def _measure_block(
     codes_B = torch.from_numpy(codes).to(scores_BG.device)
     num_relevant_B = torch.from_numpy(result.num_relevant[ids]).to(scores_BG.device)
     ranked_BK = rank(scores_BG, num_ranks)
-    is_hit_BK = gallery.codes_G[ranked_BK] == codes_B[:, None]
+    # What is left out comes last, and is no hit where a block is ranked as deep as that.
+    is_hit_BK = (gallery.codes_G[ranked_BK] == codes_B[:, None]) & ~scores_BG.gather(1, ranked_BK).isneginf()
     first_hits_B = first_hit_ranks(scores_BG, is_hit_BK, codes_B, num_relevant_B > 0, gallery)
     result.first_hit_rank[ids] = first_hits_B.cpu().numpy()
     # Where nothing is relevant this is 0 / 0: NaN.

@@ -2,13 +2,21 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from embedding import artifact
 from tests.training.datasets.trees import draw, write
-from training.data.snapshot import class_ids, open_training_data, read_snapshot, take_snapshot, write_snapshot
+from training.data.snapshot import (
+    class_ids,
+    open_training_data,
+    read_snapshot,
+    snapshot_of,
+    take_snapshot,
+    write_snapshot,
+)
 from training.datasets.reading import read_dataset
 from training.datasets.rows import Dataset, LabelledImage
 from training.errors import InvalidDataset, InvalidSnapshot, TrainingError
@@ -183,3 +191,24 @@ def test_a_full_disk_is_named_and_leaves_nothing(shop, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="free some space"):
         write_snapshot(snapshot, tmp_path / "snapshot")
     assert not list(tmp_path.glob("*snapshot*"))
+
+
+def test_rows_hashed_before_make_the_snapshot_that_is_taken_of_them(shop, monkeypatch):
+    taken = open_training_data(shop)
+    monkeypatch.setattr("training.data.snapshot.sha256_of_file", lambda _: pytest.fail("a file was read"))
+
+    made = snapshot_of(taken.layout, reversed(taken.images), problems=taken.problems, notes=taken.notes)
+
+    assert made == taken
+
+
+def test_of_no_rows_there_is_an_empty_snapshot():
+    assert snapshot_of("catalogue", []).images == ()
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "A" * 64, "0" * 64 + "\n"])
+def test_a_hash_that_is_none_is_named(shop, digest):
+    image = replace(open_training_data(shop).images[0], sha256=digest, location="row 7")
+
+    with pytest.raises(ValueError, match=r"row 7: .* is no SHA-256"):
+        snapshot_of("catalogue", [image])

@@ -3,7 +3,7 @@ import pytest
 
 from training.errors import InvalidEmbeddings
 from training.evaluation import bootstrap
-from training.evaluation.bootstrap import Interval, paired_bootstrap
+from training.evaluation.bootstrap import Interval, paired_bootstrap, stratified_paired_bootstrap
 
 
 def test_a_constant_difference_is_certain():
@@ -83,3 +83,53 @@ def test_refuses_what_cannot_be_paired(before, after, message):
 def test_refuses_knobs_without_meaning(knobs):
     with pytest.raises(ValueError, match="want num_samples"):
         paired_bootstrap(np.zeros(3), np.zeros(3), **knobs)
+
+
+def test_each_stratum_weighs_the_same():
+    strata = np.repeat(["large", "small"], [90, 10])
+    after = np.where(strata == "small", 1.0, 0.0)
+
+    interval = stratified_paired_bootstrap(np.zeros(100), after, strata)
+
+    # Every draw has ten queries of the small one, and all of these gain one.
+    assert interval == Interval(0.5, 0.5, 0.5)
+
+
+def test_the_interval_of_strata_is_that_of_the_normal_law():
+    rng = np.random.default_rng(0)
+    strata = rng.random(6000) < 0.2
+    differences = rng.standard_normal(6000) * np.where(strata, 3.0, 1.0)
+    parts = differences[strata], differences[~strata]
+    half_width = 1.96 * np.sqrt(sum(part.var() / len(part) for part in parts)) / 2
+
+    interval = stratified_paired_bootstrap(np.zeros(6000), differences, strata)
+
+    assert interval.mean_difference == pytest.approx(np.mean([part.mean() for part in parts]))
+    assert interval.high - interval.low == pytest.approx(2 * half_width, rel=0.06)
+
+
+def test_one_stratum_is_the_plain_bootstrap():
+    before, after = np.random.default_rng(0).random((2, 60))
+
+    assert stratified_paired_bootstrap(before, after, np.zeros(60)) == paired_bootstrap(before, after)
+
+
+def test_a_stratum_without_counted_queries_is_left_out():
+    before, after = np.random.default_rng(0).random((2, 60))
+    strata = np.repeat([0, 1], [50, 10])
+    before[50:] = after[50:] = np.nan
+
+    interval = stratified_paired_bootstrap(before, after, strata)
+
+    assert interval == paired_bootstrap(before[:50], after[:50])
+
+
+def test_strata_are_one_for_each_query():
+    with pytest.raises(InvalidEmbeddings, match="one per query"):
+        stratified_paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize("knobs", [{"num_samples": 0}, {"confidence": 1.0}])
+def test_strata_change_no_knob(knobs):
+    with pytest.raises(ValueError, match="want num_samples"):
+        stratified_paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(3), **knobs)

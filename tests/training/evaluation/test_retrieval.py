@@ -36,12 +36,13 @@ def with_ties(num_images, num_classes, *, seed=0):
     )
 
 
-def oracle(queries, query_labels, gallery=None, gallery_labels=None):
+def oracle(queries, query_labels, gallery=None, gallery_labels=None, own_rows=None):
     """Each query's (R, rank of the first hit, R-precision, MAP@R, ranking), written from the definitions."""
     is_self = gallery is None
     others, other_labels = (queries, query_labels) if is_self else (gallery, gallery_labels)
     for i, (query, label) in enumerate(zip(queries, query_labels, strict=True)):
-        candidates = [j for j in range(len(others)) if not (is_self and j == i)]
+        own = i if is_self else -1 if own_rows is None else own_rows[i]
+        candidates = [j for j in range(len(others)) if j != own]
         scores = {j: float(np.dot(query.astype(np.float64), others[j].astype(np.float64))) for j in candidates}
         ranking = sorted(candidates, key=lambda j: (-scores[j], j))
         hits = [other_labels[j] == label for j in ranking]

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from training.evaluation.latency import median_latencies
+
+PICTURES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+class TimedEmbedder:
+    """Takes the seconds that it is told, call by call."""
+
+    space_id, embedding_dim = "timed", 2
+
+    def __init__(self, name, clock, seconds, calls):
+        self._name, self._clock, self._seconds, self._calls = name, clock, seconds, calls
+        self.num_calls = 0
+
+    def to_pixels(self, image):
+        return np.asarray(image)
+
+    def embed_pixels(self, pixels_NHWC):
+        assert pixels_NHWC.shape == (1, 4, 4, 3)
+        self._calls.append((self._name, int(pixels_NHWC[0, 0, 0, 0])))
+        self._clock.seconds += self._seconds(self.num_calls)
+        self.num_calls += 1
+        return np.zeros((1, 2), np.float32)
+
+
+def timed(*seconds):
+    clock = Clock()
+    calls: list[tuple[int, int]] = []
+    return [TimedEmbedder(place, clock, each, calls) for place, each in enumerate(seconds)], clock, calls
+
+
+def test_the_median_of_each_model_is_told_in_milliseconds():
+    embedders, clock, _ = timed(lambda _: 0.010, lambda _: 0.025)
+
+    assert median_latencies(embedders, [PICTURES, np.stack(PICTURES)], clock=clock) == pytest.approx([10, 25])
+
+
+def test_first_rounds_and_outliers_do_not_count():
+    embedders, clock, _ = timed(lambda call: 9.0 if call < 3 or call % 10 == 4 else 0.010)
+
+    assert median_latencies(embedders, [PICTURES], clock=clock) == pytest.approx([10])
+
+
+def test_models_take_turns_on_the_same_picture():
+    embedders, clock, calls = timed(*[lambda _: 0.001] * 3)
+
+    median_latencies(embedders, [PICTURES] * 3, rounds=6, clock=clock)
+
+    rounds = [calls[start : start + 3] for start in range(0, len(calls), 3)]
+    assert len(rounds) == 9
+    assert all({name for name, _ in each} == {0, 1, 2} for each in rounds)
+    assert all(len({picture for _, picture in each}) == 1 for each in rounds)
+    assert {each[0][0] for each in rounds} == {0, 1, 2}
+
+
+def test_a_real_model_is_measured(zero_shot_embedder):
+    picture = np.zeros((224, 224, 3), np.uint8)
+
+    (milliseconds,) = median_latencies([zero_shot_embedder], [[picture]], rounds=2)
+
+    assert 0.1 < milliseconds < 60_000
+
+
+@pytest.mark.parametrize(
+    ("pictures", "rounds", "message"),
+    [
+        ([PICTURES], 5, "same pictures for each of 2"),
+        ([PICTURES, PICTURES[:1]], 5, "same pictures"),
+        ([[], []], 5, "one picture"),
+        ([PICTURES, PICTURES], 0, "one round"),
+    ],
+)
+def test_refuses_what_cannot_be_measured(pictures, rounds, message):
+    embedders, clock, _ = timed(lambda _: 1.0, lambda _: 1.0)
+
+    with pytest.raises(ValueError, match=message):
+        median_latencies(embedders, pictures, rounds, clock=clock)

@@ -1,0 +1,89 @@
+"""Columns of an evaluation as one Arrow file: written whole or not at all, read only if all is as it was written."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embedding.artifact import canonical_json
+from training.errors import InvalidEvaluation, TrainingError
+
+_FACTS, _CHECKSUM = b"akin", b"akin-checksum"
+# Stands in the file's metadata, which Arrow writes twice; the hash is that of the file with zeros in its place.
+_SEAL = re.compile(rb"akin-sha256:([0-9a-f]{64})")
+_NO_SEAL = b"akin-sha256:" + b"0" * 64
+_REMEDY = "restore it from a backup, or evaluate again"
+
+
+def write_columns(path: Path, kind: str, facts: Mapping[str, object], columns: Mapping[str, pa.Array]) -> None:
+    """Write columns and facts; a file of the name is replaced only once the new one is safely on the disk.
+
+    Raises TrainingError where it cannot be written.
+    """
+    plain = canonical_json({"kind": kind, **facts})
+    content = _sealed(pa.table(dict(columns)).replace_schema_metadata({_FACTS: plain, _CHECKSUM: _NO_SEAL}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; the worker's file is read by the service, which may be another user of the group.
+        aside.chmod(0o644)
+        aside.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise TrainingError(
+            f"the evaluation {path} cannot be written: {error}; free some disk, and try again"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_columns(path: Path, kind: str) -> tuple[dict[str, Any], pa.Table]:
+    """Return facts and columns; raises InvalidEvaluation for what is missing, damaged or of another kind."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidEvaluation(f"the evaluation {path} is missing; {_REMEDY}") from None
+    except OSError as error:
+        raise InvalidEvaluation(f"the evaluation {path} cannot be read ({error}); {_REMEDY}") from error
+    # Before Arrow sees a byte: it follows lengths and places in the file without asking whether they can be true.
+    seals = _SEAL.findall(content)
+    if not seals or {seals[0], seals[-1]} != {_checksum(content)}:
+        raise InvalidEvaluation(f"the evaluation {path} is not as it was written; {_REMEDY}")
+    with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+        table = reader.read_all()
+    facts = json.loads(table.schema.metadata[_FACTS])
+    if facts["kind"] != kind:
+        raise InvalidEvaluation(f"{path} holds {facts['kind']!r}, not the {kind!r} that this version of Akin reads")
+    return facts, table
+
+
+def _sealed(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table)
+    content = buffer.getvalue()
+    return content.replace(_NO_SEAL, _NO_SEAL[:-64] + _checksum(content))
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(_SEAL.sub(_NO_SEAL, content)).hexdigest().encode()
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

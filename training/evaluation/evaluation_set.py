@@ -1,0 +1,278 @@
+"""What models are compared on: queries and the catalogue that is searched, the same whatever a model was trained on.
+
+The pictures are those that the hashes of `training.data.splits` hold out for the test. A class counts as unseen by
+the split alone: one that some model did not train on, because it had too few pictures then, does not become unseen.
+
+Shape legend: Q queries, G gallery images, D embedding dimension, N nearest kept.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedding.artifact import canonical_json
+from training.data.snapshot import Snapshot, SnapshotImage, class_ids
+from training.data.splits import Split
+from training.datasets.rows import Role
+from training.errors import InvalidEmbeddings, InvalidEvaluation, UnfitData
+from training.evaluation.arrow_files import read_columns, write_columns
+from training.evaluation.inputs import Embeddings
+from training.evaluation.metrics import RetrievalResult
+from training.evaluation.retrieval import evaluate_retrieval
+from training.evaluation.set_metrics import KS
+
+SET_KIND = "akin-evaluation/1"
+MEASUREMENT_KIND = "akin-measurement/1"
+NUM_NEIGHBOURS = 10
+MEAN_OF_PARTS = "mean_of_parts"
+
+_REMEDY = "add labelled examples of products in the catalogue, or raise split.unseen_share or split.seen_example_share"
+
+
+@dataclass(frozen=True, slots=True)
+class SetImage:
+    """One picture of an evaluation set."""
+
+    sha256: str
+    label: str
+    role: Role
+    key: str  # the snapshot's location of it: whatever whoever took the snapshot calls the picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationSet:
+    """Queries, the gallery that is searched, and what of it is not to be found.
+
+    `evaluation_set_id` is a hash of everything here but the keys and `num_left_out`: what was measured with equal ids
+    can be compared query by query.
+    """
+
+    queries: tuple[SetImage, ...]
+    gallery: tuple[SetImage, ...]
+    is_unseen: NDArray[np.bool_]  # [Q]
+    own_row: NDArray[np.int64]  # [Q] the gallery's row that is the query itself; -1 where the query is not in it
+    evaluation_set_id: str
+    num_left_out: int = 0  # queries with nothing to find, which are not among `queries`
+
+    @classmethod
+    def of(
+        cls,
+        queries: Iterable[SetImage],
+        gallery: Iterable[SetImage],
+        is_unseen: NDArray[np.bool_],
+        own_row: NDArray[np.int64],
+        *,
+        num_left_out: int = 0,
+    ) -> Self:
+        """Make a set and name it by its content."""
+        queries, gallery = tuple(queries), tuple(gallery)
+        content = [
+            [[image.sha256, image.label, image.role] for image in queries],
+            [[image.sha256, image.label, image.role] for image in gallery],
+            is_unseen.tolist(),
+            own_row.tolist(),
+        ]
+        digest = hashlib.sha256(SET_KIND.encode() + b"\n" + canonical_json(content)).hexdigest()
+        return cls(queries, gallery, is_unseen, own_row, digest, num_left_out)
+
+    @property
+    def query_sha256(self) -> list[str]:
+        """The hash of each query's file."""
+        return [image.sha256 for image in self.queries]
+
+    @property
+    def gallery_sha256(self) -> list[str]:
+        """The hash of each gallery picture's file."""
+        return [image.sha256 for image in self.gallery]
+
+    def write(self, path: Path) -> None:
+        """Write the set as one file; raises TrainingError where it cannot be written."""
+        images = [*self.queries, *self.gallery]
+        num_gallery = len(self.gallery)
+        columns = {
+            "sha256": pa.array([bytes.fromhex(image.sha256) for image in images], pa.binary(32)),
+            "label": pa.array([image.label for image in images], pa.string()),
+            "role": pa.array([image.role for image in images], pa.string()),
+            "key": pa.array([image.key for image in images], pa.string()),
+            "is_unseen": pa.array([*self.is_unseen.tolist(), *([False] * num_gallery)], pa.bool_()),
+            "own_row": pa.array(np.concatenate([self.own_row, np.full(num_gallery, -1)]), pa.int64()),
+        }
+        facts = {
+            "evaluation_set_id": self.evaluation_set_id,
+            "num_queries": len(self.queries),
+            "num_left_out": self.num_left_out,
+        }
+        write_columns(path, SET_KIND, facts, columns)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a written set; raises InvalidEvaluation for a file that is missing or not as it was written."""
+        facts, table = read_columns(path, SET_KIND)
+        digests = [value.hex() for value in table["sha256"].to_pylist()]
+        rows = zip(digests, *(table[name].to_pylist() for name in ("label", "role", "key")), strict=True)
+        images = [SetImage(*row) for row in rows]
+        num_queries = facts["num_queries"]
+        is_unseen = np.array(table["is_unseen"].to_pylist()[:num_queries], np.bool_)
+        own_row = table["own_row"].to_numpy()[:num_queries].astype(np.int64)
+        made = cls.of(
+            images[:num_queries], images[num_queries:], is_unseen, own_row, num_left_out=facts["num_left_out"]
+        )
+        if made.evaluation_set_id != facts["evaluation_set_id"]:
+            raise InvalidEvaluation(f"the evaluation set {path} is not that of its id; take it from a backup")
+        return made
+
+
+def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
+    """Make the set of a snapshot's test part: its queries among every catalogue picture.
+
+    Unseen classes without an example are searched for by their catalogue pictures, each left out of its own answer;
+    so is everything where nothing is an example. Queries with nothing to find are left out. Raises UnfitData when
+    none is left.
+    """
+    images = snapshot.images
+    gallery = np.flatnonzero([image.role == "catalogue" for image in images])
+    rows = np.full(len(images), -1)
+    rows[gallery] = np.arange(len(gallery))
+    query = _queries(snapshot, split)
+    labels = class_ids(snapshot.labels)
+    num_relevant = np.bincount(labels[gallery], minlength=labels.max(initial=0) + 1)[labels[query]] - (rows[query] >= 0)
+    kept = query[num_relevant > 0]
+    if not len(kept):
+        what = f"none of the {len(query):,} test pictures has" if len(query) else "there are no test pictures that have"
+        raise UnfitData(f"{what} a picture of the same product to find in the catalogue; {_REMEDY}")
+    unseen = set(split.unseen_classes)
+    return EvaluationSet.of(
+        (_set_image(images[position]) for position in kept),
+        (_set_image(images[position]) for position in gallery),
+        np.array([images[position].label in unseen for position in kept], np.bool_),
+        rows[kept],
+        num_left_out=len(query) - len(kept),
+    )
+
+
+def _queries(snapshot: Snapshot, split: Split) -> NDArray[np.int64]:
+    """Return the positions of the test's queries, and of the pictures of unseen classes that have none there."""
+    query = np.zeros(0, np.int64) if split.test is None else split.test.query
+    with_query = {snapshot.images[position].label for position in query}
+    without = set(split.unseen_classes) - with_query
+    others = [position for position, image in enumerate(snapshot.images) if image.label in without]
+    return np.union1d(query, np.array(others, np.int64))
+
+
+def _set_image(image: SnapshotImage) -> SetImage:
+    return SetImage(image.sha256, image.label, image.role, image.location)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetMeasurement:
+    """What a model found for each query of an evaluation set, in the set's order."""
+
+    evaluation_set_id: str
+    num_relevant: NDArray[np.int64]  # [Q]
+    first_hit_rank: NDArray[np.int64]  # [Q] from 1 on
+    r_precision: NDArray[np.float64]  # [Q]
+    map_at_r: NDArray[np.float64]  # [Q]
+    neighbour_rows: NDArray[np.int64]  # [Q, N] rows of the gallery, nearest first
+    neighbour_scores: NDArray[np.float32]  # [Q, N]
+    # "all", "seen", "unseen" → recall_at_1 …, r_precision, map_at_r, num_queries; a part without queries is absent.
+    # "mean_of_parts" → the averages of those parts that there are, in which each part weighs the same.
+    metrics: Mapping[str, Mapping[str, float]]
+
+    def write(self, path: Path) -> None:
+        """Write the measurement as one file; raises TrainingError where it cannot be written."""
+        num_neighbours = self.neighbour_rows.shape[1]
+
+        def lists(values: NDArray[Any]) -> pa.Array:
+            return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), num_neighbours)
+
+        columns = {
+            "num_relevant": pa.array(self.num_relevant),
+            "first_hit_rank": pa.array(self.first_hit_rank),
+            "r_precision": pa.array(self.r_precision),
+            "map_at_r": pa.array(self.map_at_r),
+            "neighbour_rows": lists(self.neighbour_rows),
+            "neighbour_scores": lists(self.neighbour_scores),
+        }
+        facts = {"evaluation_set_id": self.evaluation_set_id, "metrics": self.metrics}
+        write_columns(path, MEASUREMENT_KIND, facts, columns)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a written measurement; raises InvalidEvaluation for a file that is missing or not as it was written."""
+        facts, table = read_columns(path, MEASUREMENT_KIND)
+
+        def column(name: str) -> NDArray[Any]:
+            values: NDArray[Any] = table[name].to_numpy()
+            return values
+
+        def lists(name: str) -> NDArray[Any]:
+            values: NDArray[Any] = table[name].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+            return values
+
+        return cls(
+            facts["evaluation_set_id"],
+            column("num_relevant"),
+            column("first_hit_rank"),
+            column("r_precision"),
+            column("map_at_r"),
+            lists("neighbour_rows"),
+            lists("neighbour_scores"),
+            facts["metrics"],
+        )
+
+
+def measure(
+    evaluation_set: EvaluationSet, queries_QD: Embeddings, gallery_GD: Embeddings, device: str = "cpu"
+) -> SetMeasurement:
+    """Search each query among the gallery, exactly; embeddings are in the order of the set's pictures.
+
+    Raises InvalidEmbeddings for other numbers of rows, or rows that are not of length 1.
+    """
+    for what, rows, images in (
+        ("queries", queries_QD, evaluation_set.queries),
+        ("gallery", gallery_GD, evaluation_set.gallery),
+    ):
+        if len(rows) != len(images):
+            raise InvalidEmbeddings(f"{len(rows)} embeddings for {len(images)} pictures of the {what}; give one each")
+    labels = class_ids([image.label for image in (*evaluation_set.queries, *evaluation_set.gallery)])
+    num_queries = len(evaluation_set.queries)
+    result = evaluate_retrieval(
+        queries_QD,
+        labels[:num_queries],
+        gallery_GD,
+        labels[num_queries:],
+        own_rows=evaluation_set.own_row,
+        ks=KS,
+        num_neighbours=NUM_NEIGHBOURS,
+        device=device,
+    )
+    return SetMeasurement(
+        evaluation_set.evaluation_set_id,
+        result.num_relevant,
+        result.first_hit_rank,
+        result.r_precision,
+        result.map_at_r,
+        result.neighbour_ids,
+        result.neighbour_scores,
+        _metrics(result, evaluation_set.is_unseen),
+    )
+
+
+def _metrics(result: RetrievalResult, is_unseen: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    masks = {"all": np.ones(len(is_unseen), np.bool_), "seen": ~is_unseen, "unseen": is_unseen}
+    metrics = {}
+    for name, mask in masks.items():
+        if mask.any():
+            part = result.subset(mask).metrics()
+            metrics[name] = {metric: value for metric, value in part.items() if metric != "num_left_out"}
+    parts = [metrics[name] for name in ("seen", "unseen") if name in metrics]
+    metrics[MEAN_OF_PARTS] = {
+        metric: sum(part[metric] for part in parts) / len(parts) for metric in parts[0] if metric != "num_queries"
+    }
+    return metrics
