@@ -5,6 +5,7 @@ manifest (written last) and renamed into place, so a directory of the final name
 of it or nothing. Any changed byte is found by `verify_artifact`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -68,6 +69,10 @@ def new_artifact(
         staging.rename(directory)
         _fsync(directory.parent)
     except BaseException:
+        with contextlib.suppress(OSError):
+            # Renamed already, and then not made to last: its own name must not stand for what is being deleted.
+            if not staging.exists():
+                directory.rename(staging)
         shutil.rmtree(staging, ignore_errors=True)
         raise
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits
@@ -76,6 +76,36 @@ def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim
     if num_found != len(rows_of):
         raise InvalidRelease(f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build again")
     return embeddings
+
+
+def stored_spaces(session: Session) -> list[str]:
+    """Return the spaces that embeddings are stored in."""
+    found: list[str] = []
+    # From one space to the next along the primary key: DISTINCT would read every row.
+    space_id = session.scalar(select(func.min(StoredEmbedding.space_id)))
+    while space_id is not None:
+        found.append(space_id)
+        space_id = session.scalar(select(func.min(StoredEmbedding.space_id)).where(StoredEmbedding.space_id > space_id))
+    return found
+
+
+def remove_embeddings(database: Database, space_id: str) -> int:
+    """Delete all embeddings of a space and return how many that were; in batches, so that no writer waits for long."""
+    num_removed = 0
+    while True:
+        with database.transaction() as session:
+            digests = session.scalars(
+                select(StoredEmbedding.sha256)
+                .where(StoredEmbedding.space_id == space_id)
+                .order_by(StoredEmbedding.sha256)
+                .limit(_KEYS_PER_QUERY)
+            ).all()
+            if not digests:
+                return num_removed
+            session.execute(
+                delete(StoredEmbedding).where(StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(digests))
+            )
+        num_removed += len(digests)
 
 
 def _stored_digests(session: Session, space_id: str, digests: Sequence[str]) -> set[str]:

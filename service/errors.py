@@ -8,6 +8,9 @@ ServiceError
 ├── CatalogueError
 │   ├── InvalidImportSource      what is to be imported cannot be read at all
 │   ├── ProductNotFound
+│   ├── ImageNotFound            no picture of the catalogue has the id
+│   ├── InvalidLabels            rows of labels of which none can be used, or a file of them that cannot be read
+│   ├── InvalidArchive           an archive that is damaged, or would write where it may not
 │   ├── EmptyCatalogue           nothing to build an index from
 │   └── SampleDirectoryNotEmpty
 ├── MediaError                   a stored picture is missing or damaged, or the store does not answer
@@ -17,7 +20,22 @@ ServiceError
 │   ├── NoActiveRelease
 │   ├── ReleaseNotFound
 │   ├── InvalidRelease           a release whose files are damaged or do not fit together
+│   ├── NoPreviousRelease        there is nothing to roll back to
+│   ├── ReleaseInUse             a release that is served, or is needed by an operation
+│   ├── BuilderBusy              another process writes a release
 │   └── ActivationConflict       somebody else activated a release in between
+├── OperationError
+│   ├── OperationNotFound
+│   ├── OperationActive          one of its kind is under way already
+│   ├── OperationEnded           it has ended, and cannot be cancelled any more
+│   ├── IdempotencyKeyReused     the same key came with another request
+│   ├── InvalidOperation         a request for work that cannot be done as asked for
+│   └── TrainingFailed           the training process ended without a checkpoint
+├── EvaluationNotFound
+├── NotComparable                two evaluations on different sets of queries
+├── AccessError
+│   ├── MissingKey               a route that needs a key was asked without one
+│   └── InvalidKey               the key is not known here
 ├── RequestError                 a request that cannot be understood
 │   ├── BodyTooLarge
 │   ├── EmptyBody
@@ -80,6 +98,18 @@ class SampleDirectoryNotEmpty(CatalogueError):
     """The sample catalogue would be written over something else."""
 
 
+class ImageNotFound(CatalogueError):
+    """No picture of the catalogue has this id."""
+
+
+class InvalidLabels(CatalogueError):
+    """Labels of which none can be used, or a file of them that cannot be read at all."""
+
+
+class InvalidArchive(CatalogueError):
+    """An archive is damaged, too large when unpacked, or holds paths that lead out of it."""
+
+
 class MediaError(ServiceError):
     """A stored picture is missing or damaged, or the store does not answer."""
 
@@ -110,6 +140,75 @@ class InvalidRelease(ReleaseError):
 
 class ActivationConflict(ReleaseError):
     """Another release was activated in between."""
+
+
+class NoPreviousRelease(ReleaseError):
+    """There is no release to roll back to."""
+
+
+class ReleaseInUse(ReleaseError):
+    """A release is served, or an operation needs it."""
+
+
+class BuilderBusy(ReleaseError):
+    """Another process writes a release at this moment."""
+
+
+class OperationError(ServiceError):
+    """Something is wrong with an operation."""
+
+
+class OperationNotFound(OperationError):
+    """No operation has this id."""
+
+
+class OperationActive(OperationError):
+    """An operation of this kind is under way; `operation_id` names it."""
+
+    def __init__(self, message: str, operation_id: str) -> None:
+        super().__init__(message)
+        self.operation_id = operation_id
+
+    @property
+    def members(self) -> dict[str, object]:
+        """What the problem document says besides."""
+        return {"operation_id": self.operation_id}
+
+
+class OperationEnded(OperationError):
+    """An operation has ended already."""
+
+
+class IdempotencyKeyReused(OperationError):
+    """A key that stands for one request came with another."""
+
+
+class InvalidOperation(OperationError):
+    """Work is asked for that cannot be done so."""
+
+
+class TrainingFailed(OperationError):
+    """The training process ended without a checkpoint."""
+
+
+class EvaluationNotFound(ServiceError):
+    """No evaluation has this id."""
+
+
+class NotComparable(ServiceError):
+    """Two evaluations are of different sets of queries."""
+
+
+class AccessError(ServiceError):
+    """A route may not be used by who asks."""
+
+
+class MissingKey(AccessError):
+    """A key is needed and none came."""
+
+
+class InvalidKey(AccessError):
+    """The key that came is not known."""
 
 
 class RequestError(ServiceError):
@@ -163,6 +262,27 @@ PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     PictureNotShown: (404, "media-not-found"),
     MediaUnavailable: (503, "media-unavailable"),
     DatabaseUnavailable: (503, "database-unavailable"),
+    MissingKey: (401, "missing-key"),
+    InvalidKey: (401, "invalid-key"),
+    ProductNotFound: (404, "product-not-found"),
+    ImageNotFound: (404, "image-not-found"),
+    InvalidLabels: (422, "invalid-labels"),
+    InvalidArchive: (422, "invalid-archive"),
+    InvalidImportSource: (422, "invalid-import-source"),
+    EmptyCatalogue: (409, "empty-catalogue"),
+    ReleaseNotFound: (404, "release-not-found"),
+    InvalidRelease: (409, "invalid-release"),
+    NoPreviousRelease: (409, "no-previous-release"),
+    ReleaseInUse: (409, "release-in-use"),
+    BuilderBusy: (409, "builder-busy"),
+    ActivationConflict: (409, "activation-conflict"),
+    OperationNotFound: (404, "operation-not-found"),
+    OperationActive: (409, "operation-active"),
+    OperationEnded: (409, "operation-ended"),
+    IdempotencyKeyReused: (422, "idempotency-key-reused"),
+    InvalidOperation: (422, "invalid-operation"),
+    EvaluationNotFound: (404, "evaluation-not-found"),
+    NotComparable: (409, "not-comparable"),
 }
 INVALID_REQUEST = (422, "invalid-request")
 INTERNAL_ERROR = (500, "internal-error")
@@ -172,7 +292,9 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 def known_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe an error of PROBLEMS as problem JSON (RFC 9457)."""
     status, code = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-    return _problem(request, status, code, str(error))
+    members: Mapping[str, object] = getattr(error, "members", {})
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, AccessError) else None
+    return _problem(request, status, code, str(error), headers=headers, **members)
 
 
 def http_problem(request: Request, error: Exception) -> JSONResponse:

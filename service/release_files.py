@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.artifact import canonical_json, new_artifact, verify_artifact
+from embedding.artifact import canonical_json, new_artifact, read_manifest, verify_artifact
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.embedder import ImageEmbedder, Precision
 from embedding.errors import InvalidArtifact
@@ -132,13 +132,38 @@ def read_release_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]
 
     Raises ReleaseNotFound, or InvalidRelease naming the file that is damaged.
     """
+    directory = _directory_of(releases_dir, release_id)
+    with _named_as_clients_know_it(directory, release_id):
+        facts = verify_artifact(directory, KIND)
+    if facts.get("release_id") != release_id:
+        raise InvalidRelease(
+            f"release {release_id} is refused: its manifest is that of release {facts.get('release_id')}; "
+            "give the folder its name back"
+        )
+    return facts
+
+
+def read_manifest_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
+    """Return what the manifest says, without a look at the other files; raises as above."""
+    directory = _directory_of(releases_dir, release_id)
+    with _named_as_clients_know_it(directory, release_id):
+        return cast(Mapping[str, Any], read_manifest(directory, KIND)["facts"])
+
+
+def _directory_of(releases_dir: Path, release_id: str) -> Path:
     directory = releases_dir / release_id
-    if not directory.is_dir():
-        raise ReleaseNotFound(f"there is no release {release_id!r} in {releases_dir}; see: akin release list")
+    # Also asked with what a client sent: nothing but a folder right here is one.
+    if directory.parent != releases_dir or release_id.startswith(".") or not directory.is_dir():
+        raise ReleaseNotFound(f"there is no release {release_id!r} in {releases_dir.name}; see: akin release list")
+    return directory
+
+
+@contextmanager
+def _named_as_clients_know_it(directory: Path, release_id: str) -> Iterator[None]:
+    """Refuse a damaged release: clients are told which file it is, but not where this machine keeps it."""
     try:
-        return verify_artifact(directory, KIND)
+        yield
     except (InvalidArtifact, OSError) as error:
-        # Clients see this too: which file it is, but not where this machine keeps it.
         reason = str(error).replace(f"{directory}: ", "").replace(str(directory), release_id)
         raise InvalidRelease(f"release {release_id} is refused: {reason}") from error
 

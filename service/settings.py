@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from PIL import Image
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidSetting
 
 _PREFIX = "AKIN_"
+_LEAST_KEY_LENGTH = 16
+_LEAST_KEY_LETTERS = 6  # different ones
 
 
 class Settings(BaseSettings):
@@ -38,6 +41,19 @@ class Settings(BaseSettings):
     decode_workers: PositiveInt = Field(2, description="Threads that decode pictures.")
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    admin_key: SecretStr | None = Field(
+        None, description="Key to the admin routes; empty: one is made at the first start and shown once."
+    )
+    max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest archive or file of labels that is taken.")
+    release_retention: NonNegativeInt = Field(
+        5, description="Releases kept besides the active one and the one before it."
+    )
+    worker_takeover_seconds: PositiveFloat = Field(
+        60.0, description="A worker not heard of for so long has lost its work to another."
+    )
+    training_processes: NonNegativeInt = Field(
+        0, description="Processes that train together (torchrun); 0: one for each GPU, at least one."
+    )
     demo_data: Path | None = Field(None, description="Pictures for `akin demo`; empty: a rendered sample.")
 
     @field_validator("max_image_pixels")
@@ -46,6 +62,18 @@ class Settings(BaseSettings):
         hard_limit = Image.MAX_IMAGE_PIXELS or 0
         if value > hard_limit:
             raise ValueError(f"at most {hard_limit} pixels can be decoded safely")
+        return value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _no_example_key(cls, value: SecretStr | None) -> SecretStr | None:
+        secret = value.get_secret_value() if value else None
+        if secret is None or secret == "":
+            return None
+        if len(secret) < _LEAST_KEY_LENGTH or len(set(secret)) < _LEAST_KEY_LETTERS or "change" in secret.lower():
+            raise ValueError(
+                f"a key needs {_LEAST_KEY_LENGTH} characters that nobody guesses; make one: openssl rand -hex 24"
+            )
         return value
 
     @field_validator("demo_data", mode="before")
@@ -83,6 +111,31 @@ class Settings(BaseSettings):
         """Folder of import reports."""
         return self.home / "reports"
 
+    @property
+    def jobs_address(self) -> str:
+        """The SQLAlchemy address of what the workers' engine keeps: beside the tables, but in a file of its own."""
+        return self.database_url or f"sqlite:///{(self.home / 'jobs.db').absolute()}"
+
+    @property
+    def operations_dir(self) -> Path:
+        """Folder with a folder for each operation: what its steps leave behind."""
+        return self.home / "operations"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        """Folder of evaluation sets and of what each query found."""
+        return self.home / "evaluations"
+
+    @property
+    def workers_dir(self) -> Path:
+        """Folder of the locks that living workers hold."""
+        return self.home / "workers"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what can be computed again: decoded pictures, features, copies from a remote store."""
+        return self.home / "cache"
+
 
 def load_settings() -> Settings:
     """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
@@ -90,10 +143,13 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         reasons = [
-            f"{_PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!s}: {detail['msg']}"
-            for detail in error.errors()
+            f"{_PREFIX}{str(detail['loc'][0]).upper()}={_shown(detail)}: {detail['msg']}" for detail in error.errors()
         ]
         raise InvalidSetting("; ".join(reasons)) from error
+
+
+def _shown(detail: ErrorDetails) -> str:
+    return "***" if detail["loc"][0] == "admin_key" else str(detail["input"])
 
 
 def unknown_settings() -> list[str]:

@@ -66,7 +66,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     """List all releases, the newest first."""
     from service.cli.tables import releases_table
     from service.installation import open_installation
-    from service.releases import active_release, list_releases
+    from service.releases import active_release, in_utc, list_releases
     from service.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -75,14 +75,14 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
             {
                 "release_id": release.id,
                 "is_active": release.id == active_id,
-                "created_at": release.created_at.isoformat(timespec="seconds"),
+                "created_at": in_utc(release.created_at).isoformat(timespec="seconds"),
                 "num_products": release.num_products,
                 "num_images": release.num_images,
                 "space_id": release.space_id,
                 "index_id": release.index_id,
                 "watermark": release.watermark,
             }
-            for release in list_releases(session)
+            for release in list_releases(session, with_retired=False)
         ]
     if json:
         print_json(rows)
@@ -106,16 +106,84 @@ def show(release_id: Annotated[str, typer.Argument(help="Id of a release; defaul
 
 
 @release_app.command()
-def activate(release_id: Annotated[str, typer.Argument(help="Id of a release.")]) -> None:
+def activate(
+    release_id: Annotated[str, typer.Argument(help="Id of a release.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
+) -> None:
     """Serve a release, an older one too; running servers take it up by themselves."""
+    from service.activation import activate_verified
     from service.installation import open_installation
-    from service.release_files import read_release_facts
-    from service.releases import activate_release
     from service.settings import load_settings
 
-    settings = load_settings()
-    # Servers would refuse a damaged release; so does this, before anything changes.
-    read_release_facts(settings.releases_dir, release_id)
-    with open_installation(settings) as installation, installation.database.transaction() as session:
-        changed = activate_release(session, release_id)
-    output.print(f"{release_id} is {'now' if changed else 'already'} active", highlight=False)
+    with open_installation(load_settings()) as installation:
+        activated = activate_verified(installation, release_id, reason=reason)
+    output.print(f"{release_id} is {'now' if activated.has_changed else 'already'} active", highlight=False)
+
+
+@release_app.command()
+def rollback(
+    to: Annotated[str | None, typer.Option(help="Id of a release (default: the one that was active before).")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
+) -> None:
+    """Serve the release that was active before the present one; once more, and it ends where it began."""
+    from service.activation import roll_back_verified
+    from service.installation import open_installation
+    from service.settings import load_settings
+
+    with open_installation(load_settings()) as installation:
+        activated = roll_back_verified(installation, to=to, reason=reason)
+    output.print(f"{activated.release_id} is {'now' if activated.has_changed else 'already'} active", highlight=False)
+
+
+@release_app.command()
+def history(
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List activations and rollbacks, the newest first: what, when, who and why."""
+    from service.cli.release_tables import activations_table
+    from service.installation import open_installation
+    from service.releases import in_utc, list_activations
+    from service.settings import load_settings
+
+    with open_installation(load_settings()) as installation, installation.database.reading() as session:
+        rows = [
+            {
+                "version": event.version,
+                "release_id": event.release_id,
+                "previous_release_id": event.previous_release_id,
+                "activated_at": in_utc(event.activated_at).isoformat(timespec="seconds"),
+                "activated_by": event.activated_by,
+                "reason": event.reason,
+                "operation_id": event.operation_id,
+            }
+            for event in list_activations(session, limit=limit)
+        ]
+    if json:
+        print_json(rows)
+    else:
+        output.print(activations_table(rows))
+
+
+@release_app.command()
+def prune(
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="How many of the newest to keep. [AKIN_RELEASE_RETENTION]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Remove old releases, and embeddings that none needs; never what is served, was served before, or is in use."""
+    from service.installation import open_installation
+    from service.retention import retire_old_releases
+    from service.settings import load_settings
+
+    with open_installation(load_settings()) as installation:
+        retired = retire_old_releases(installation, keep, dry_run=dry_run)
+    if json:
+        print_json({"retired": retired, "dry_run": dry_run})
+        return
+    for release_id in retired:
+        output.print(f"{release_id} {'would be' if dry_run else 'is'} removed", highlight=False)
+    if not retired:
+        output.print("nothing to remove", highlight=False)

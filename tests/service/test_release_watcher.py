@@ -7,7 +7,10 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.catalogue import remove_products
+from service.errors import DatabaseUnavailable
+from service.processes import list_processes
 from service.release_build import build_release
+from service.release_files import load_release
 from service.releases import activate_release
 from tests.pictures import encode
 from tests.service.conftest import product_image, wait_for
@@ -149,3 +152,84 @@ def test_goes_on_serving_while_the_database_is_away(client, shop, build, monkeyp
 
     assert client.post("/search", files={"image": PICTURE}).status_code == 200
     assert serving(client) == release_id
+
+
+def processes(shop):
+    with shop.database.reading() as session:
+        return list_processes(session, kind="api")
+
+
+def told(shop):
+    """What the one server says of itself: (release, refusal)."""
+    found = processes(shop)
+    return (found[0].release_id, found[0].refusal) if found else None
+
+
+def test_a_server_tells_what_it_serves_as_soon_as_that_changes(client, shop, build):
+    wait_for(lambda: told(shop) == (None, None))
+    first = build()
+    wait_for(lambda: told(shop) == (first, None))
+    second = build()
+    wait_for(lambda: told(shop) == (second, None))
+
+    (process,) = processes(shop)
+    assert process.stopped_at is None
+
+
+def test_a_server_tells_what_it_refuses_and_that_it_no_longer_does(client, shop, build):
+    first = build()
+    wait_for(lambda: told(shop) == (first, None))
+    second = build(activate=False)
+    damage(shop, second)
+
+    activate(shop, second)
+
+    wait_for(lambda: "rows.arrow" in (told(shop)[1] or ""))
+    assert told(shop)[0] == first
+    activate(shop, first)
+    wait_for(lambda: told(shop) == (first, None))
+
+
+def test_a_server_that_ends_says_so(settings, shop):
+    with TestClient(create_app(settings)):
+        wait_for(lambda: processes(shop))
+        assert processes(shop)[0].stopped_at is None
+
+    assert processes(shop)[0].stopped_at is not None
+
+
+def test_a_server_beats_while_it_reads_a_large_release(settings, shop, build, monkeypatch):
+    monkeypatch.setattr("service.release_watcher._BEAT_SECONDS", 0.05)
+    first, second = build(), build(activate=False)
+    may_go_on = threading.Event()
+
+    def slowly(releases_dir, release_id, **options):
+        if release_id == second:
+            may_go_on.wait(20)
+        return load_release(releases_dir, release_id, **options)
+
+    monkeypatch.setattr("service.app.load_release", slowly)
+    with TestClient(create_app(settings)):
+        wait_for(lambda: told(shop) == (first, None))
+        activate(shop, second)
+        for _ in range(2):
+            seen = processes(shop)[0].seen_at
+            wait_for(lambda seen=seen: processes(shop)[0].seen_at > seen)
+        assert told(shop) == (first, None)
+        may_go_on.set()
+        wait_for(lambda: told(shop) == (second, None))
+
+
+def test_a_heartbeat_that_nobody_hears_stops_nothing(settings, shop, build, monkeypatch):
+    def away(*_, **__):
+        raise DatabaseUnavailable("the database is away")
+
+    monkeypatch.setattr("service.release_watcher.register_process", away)
+    with TestClient(create_app(settings)) as client:
+        first = build()
+        wait_for(lambda: serving(client) == first)
+        second = build()
+        wait_for(lambda: serving(client) == second)
+        assert client.post("/search", files={"image": PICTURE}).status_code == 200
+
+    assert processes(shop) == []

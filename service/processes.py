@@ -1,0 +1,106 @@
+"""Processes of this installation as the database knows them: who lives, where, and what an API server answers from."""
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.database import Database, now
+from service.tables import Process
+
+API, WORKER = "api", "worker"
+KINDS = (API, WORKER)
+
+# A server that beats every few seconds and was not heard of for so long is taken for gone.
+GONE_SECONDS = 60.0
+_KEPT_SECONDS = 24 * 3600.0
+
+
+def register_process(database: Database, kind: str, process_id: str | None = None) -> str:
+    """Make this process known and return its id; an id of an earlier run of it may be used again."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    process_id = process_id or secrets.token_hex(8)
+    with database.transaction() as session:
+        session.merge(_new_row(process_id, kind))
+    return process_id
+
+
+def beat(
+    database: Database, process_id: str, *, kind: str = API, release_id: str | None = None, refusal: str | None = None
+) -> None:
+    """Say that the process lives, and what it answers from; a row that was pruned meanwhile is made again.
+
+    `kind` is for that row only.
+    """
+    with database.transaction() as session:
+        beaten = session.execute(
+            update(Process)
+            .where(Process.id == process_id)
+            .values(seen_at=now(), stopped_at=None, release_id=release_id, refusal=refusal)
+            .returning(Process.id)
+        ).all()
+        if not beaten:
+            row = _new_row(process_id, kind)
+            row.release_id, row.refusal = release_id, refusal
+            session.add(row)
+
+
+def stop_process(database: Database, process_id: str) -> None:
+    """Say that the process has ended in an orderly way: nobody need wait until it is taken for gone."""
+    with database.transaction() as session:
+        session.execute(update(Process).where(Process.id == process_id).values(stopped_at=now()))
+
+
+def list_processes(session: Session, *, kind: str | None = None) -> list[Process]:
+    """Return the processes that live or did within a day, the last one seen first."""
+    query = select(Process).order_by(Process.seen_at.desc(), Process.id)
+    return list(session.scalars(query.where(Process.kind == kind) if kind else query))
+
+
+def living_processes(session: Session, kind: str | None, within_seconds: float = GONE_SECONDS) -> list[Process]:
+    """Return the processes (of one kind, unless None) that have not stopped and were heard of within so long."""
+    earliest = now() - timedelta(seconds=within_seconds)
+    query = select(Process).where(Process.stopped_at.is_(None), Process.seen_at >= earliest)
+    if kind is not None:
+        query = query.where(Process.kind == kind)
+    return list(session.scalars(query.order_by(Process.seen_at.desc(), Process.id)))
+
+
+def served_releases(session: Session) -> set[str]:
+    """Return the releases that living servers answer from."""
+    return {process.release_id for process in living_processes(session, API) if process.release_id}
+
+
+def gone_processes(session: Session, kind: str, older_than_seconds: float) -> list[str]:
+    """Return the ids of processes that have stopped, or were not heard of for so long."""
+    earliest = now() - timedelta(seconds=older_than_seconds)
+    is_gone = or_(Process.stopped_at.is_not(None), Process.seen_at < earliest)
+    return list(session.scalars(select(Process.id).where(Process.kind == kind, is_gone).order_by(Process.id)))
+
+
+def prune_processes(session: Session) -> Sequence[str]:
+    """Remove the rows of processes that stopped, or were last seen, a day ago; return their ids."""
+    earliest = now() - timedelta(seconds=_KEPT_SECONDS)
+    is_old = or_(Process.stopped_at < earliest, Process.seen_at < earliest)
+    return session.scalars(delete(Process).where(is_old).returning(Process.id)).all()
+
+
+def _new_row(process_id: str, kind: str) -> Process:
+    moment = now()
+    # All columns: merged over a row of an earlier run, nothing of that run must remain.
+    return Process(
+        id=process_id,
+        kind=kind,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=moment,
+        seen_at=moment,
+        stopped_at=None,
+        release_id=None,
+        refusal=None,
+    )

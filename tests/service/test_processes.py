@@ -1,0 +1,138 @@
+import os
+import socket
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from service.database import now
+from service.processes import (
+    beat,
+    gone_processes,
+    list_processes,
+    living_processes,
+    prune_processes,
+    register_process,
+    stop_process,
+)
+from service.tables import Process
+
+
+@pytest.fixture
+def database(installation):
+    return installation.database
+
+
+def only(database):
+    with database.reading() as session:
+        (process,) = list_processes(session)
+    return process
+
+
+def age(database, process_id, seconds, *, column="seen_at"):
+    """Make it look as if the process was last heard of (or stopped) so long ago."""
+    with database.transaction() as session:
+        moment = now() - timedelta(seconds=seconds)
+        session.execute(update(Process).where(Process.id == process_id).values({column: moment}))
+
+
+def gone(database, seconds=60.0, kind="worker"):
+    with database.reading() as session:
+        return gone_processes(session, kind, seconds)
+
+
+def test_a_process_is_known_with_its_host_and_pid(database):
+    process_id = register_process(database, "api")
+
+    process = only(database)
+    assert (process.id, process.kind, process.host, process.pid) == (
+        process_id, "api", socket.gethostname(), os.getpid(),
+    )  # fmt: skip
+    assert process.release_id is None
+    assert process.stopped_at is None
+
+
+def test_two_processes_have_two_ids(database):
+    first, second = register_process(database, "api"), register_process(database, "worker")
+
+    with database.reading() as session:
+        assert {process.id for process in list_processes(session)} == {first, second}
+        assert [process.id for process in list_processes(session, kind="worker")] == [second]
+
+
+def test_an_unknown_kind_is_our_mistake(database):
+    with pytest.raises(ValueError, match="'cron'"):
+        register_process(database, "cron")
+
+
+def test_a_beat_says_what_is_served_and_what_was_refused(database):
+    process_id = register_process(database, "api")
+    before = only(database)
+
+    beat(database, process_id, release_id="r1", refusal="r2 is refused")
+
+    process = only(database)
+    assert (process.release_id, process.refusal) == ("r1", "r2 is refused")
+    assert process.seen_at >= before.seen_at
+    assert process.started_at == before.started_at
+    beat(database, process_id, release_id="r2")
+    assert only(database).refusal is None
+
+
+def test_a_beat_after_the_row_was_pruned_makes_it_again(database):
+    process_id = register_process(database, "worker")
+    age(database, process_id, 90_000)
+    with database.transaction() as session:
+        assert prune_processes(session) == [process_id]
+
+    beat(database, process_id, kind="worker", release_id="r1")
+
+    process = only(database)
+    assert (process.id, process.kind, process.release_id) == (process_id, "worker", "r1")
+
+
+def test_a_process_is_gone_once_it_stops_or_is_silent_for_too_long(database):
+    stopped, silent, living = (register_process(database, "worker") for _ in range(3))
+    stop_process(database, stopped)
+    age(database, silent, 61)
+
+    assert gone(database) == sorted([stopped, silent])
+    assert gone(database, seconds=120) == [stopped]
+    assert gone(database, kind="api") == []
+    with database.reading() as session:
+        assert [process.id for process in living_processes(session, "worker")] == [living]
+        assert living_processes(session, "api") == []
+
+
+def test_a_process_that_was_taken_for_gone_lives_again_with_its_next_beat(database):
+    process_id = register_process(database, "worker")
+    stop_process(database, process_id)
+
+    beat(database, process_id, kind="worker")
+
+    assert gone(database) == []
+
+
+def test_the_id_of_an_earlier_run_may_be_used_again(database):
+    register_process(database, "worker", "w1")
+    beat(database, "w1", kind="worker", release_id="r1")
+    stop_process(database, "w1")
+
+    assert register_process(database, "worker", "w1") == "w1"
+
+    process = only(database)
+    assert (process.stopped_at, process.release_id) == (None, None)
+
+
+def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
+    old, silent, stopped, living = (register_process(database, "api") for _ in range(4))
+    for process_id in (old, stopped):
+        stop_process(database, process_id)
+    age(database, old, 90_000, column="stopped_at")
+    age(database, silent, 90_000)
+
+    with database.transaction() as session:
+        assert sorted(prune_processes(session)) == sorted([old, silent])
+
+    with database.reading() as session:
+        assert {process.id for process in list_processes(session)} == {stopped, living}

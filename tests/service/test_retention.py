@@ -1,0 +1,359 @@
+"""Old releases go, and nothing that anybody needs; killed at any moment, the next run goes on."""
+
+import json
+import logging
+import shutil
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select, update
+
+from service import retention
+from service.database import now
+from service.embeddings import remove_embeddings
+from service.errors import BuilderBusy, ReleaseError, ReleaseNotFound
+from service.processes import beat, register_process, stop_process
+from service.release_build import build_release
+from service.releases import (
+    activate_release,
+    active_release,
+    forget_release,
+    list_activations,
+    list_releases,
+    mark_retired,
+    record_release,
+    roll_back,
+)
+from service.retention import retire_old_releases
+from service.tables import Operation, Process, Release, StoredEmbedding
+from tests.service.tiny_model import save_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory):
+    """Smaller than that of the other tests: what is found does not matter here."""
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def publish(installation):
+    """Make a small release: its row, a directory with a file, and two embeddings of its space."""
+    numbers = iter(range(1, 100))
+
+    def publish(*, activate=False, space_id=None):
+        number = next(numbers)
+        release_id = f"r{number:02d}"
+        space_id = space_id or f"space-{number:02d}"
+        directory = installation.settings.releases_dir / release_id
+        (directory / "index").mkdir(parents=True)
+        (directory / "index" / "embeddings.npy").write_bytes(b"x" * 100)
+        facts = {
+            "release_id": release_id,
+            "created_at": (now() + timedelta(seconds=number)).isoformat(),
+            "space_id": space_id,
+            "index": {"index_id": "i"},
+            "watermark": 0,
+            "num_products": 1,
+            "num_images": 1,
+        }
+        with installation.database.transaction() as session:
+            record_release(session, facts)
+            for digest in ("a" * 64, "b" * 64):
+                session.merge(StoredEmbedding(space_id=space_id, sha256=digest, embedding=np.zeros(4, "<f4").tobytes()))
+        if activate:
+            with installation.database.transaction() as session:
+                activate_release(session, release_id)
+        return release_id
+
+    return publish
+
+
+@pytest.fixture
+def seven(publish):
+    """r01 to r07, activated one after the other."""
+    return [publish(activate=True) for _ in range(7)]
+
+
+def remaining(installation):
+    with installation.database.reading() as session:
+        return sorted(release.id for release in list_releases(session))
+
+
+def folders(installation):
+    return sorted(path.name for path in installation.settings.releases_dir.iterdir() if path.name != ".lock")
+
+
+def spaces(installation):
+    with installation.database.reading() as session:
+        return sorted(session.scalars(select(StoredEmbedding.space_id).distinct()))
+
+
+def add_operation(installation, *, state="running", request=None, result=None, kind="retrain"):
+    moment = now()
+    with installation.database.transaction() as session:
+        session.add(
+            Operation(
+                id=f"op-{kind}", kind=kind, state=state, step=None, request=request or {}, request_sha256="0" * 64,
+                idempotency_key=None, created_by="admin", created_at=moment, started_at=None, updated_at=moment,
+                finished_at=None, cancel_requested_at=None, worker_id=None, attempts=0, progress=None, steps=[],
+                result=result or {}, error=None,
+            )
+        )  # fmt: skip
+
+
+def test_keeps_the_active_one_the_one_before_it_and_the_newest(installation, seven):
+    assert retire_old_releases(installation, keep=2) == ["r01", "r02", "r03"]
+
+    assert remaining(installation) == folders(installation) == ["r04", "r05", "r06", "r07"]
+    assert spaces(installation) == ["space-04", "space-05", "space-06", "space-07"]
+
+
+def test_the_setting_says_how_many_are_kept(installation, seven):
+    assert installation.settings.release_retention == 5
+
+    assert retire_old_releases(installation) == []
+
+    assert len(remaining(installation)) == 7
+
+
+def test_active_and_previous_are_kept_however_old_they_are(installation, seven):
+    with installation.database.transaction() as session:
+        activate_release(session, "r01")
+        activate_release(session, "r02")
+
+    retire_old_releases(installation, keep=0)
+
+    assert remaining(installation) == ["r01", "r02"]
+
+
+def test_its_activations_stay_on_record(installation, seven):
+    retire_old_releases(installation, keep=0)
+
+    with installation.database.reading() as session:
+        assert [event.release_id for event in list_activations(session)] == list(reversed(seven))
+
+
+def test_what_a_living_server_answers_from_is_kept(installation, seven):
+    database = installation.database
+    living, stopped, silent, worker = (register_process(database, kind) for kind in ("api", "api", "api", "worker"))
+    for process_id, release_id in ((living, "r01"), (stopped, "r02"), (silent, "r03"), (worker, "r04")):
+        beat(database, process_id, release_id=release_id)
+    stop_process(database, stopped)
+    with database.transaction() as session:
+        long_ago = now() - timedelta(hours=1)
+        session.execute(update(Process).where(Process.id == silent).values(seen_at=long_ago))
+
+    assert retire_old_releases(installation, keep=0) == ["r02", "r03", "r04", "r05"]
+
+    assert remaining(installation) == ["r01", "r06", "r07"]
+
+
+def test_what_operations_under_way_name_is_kept(installation, seven):
+    add_operation(installation, request={"base_release_id": "r01"}, result={"compared_release_id": "r02"})
+    add_operation(installation, kind="build", state="queued", request={"base_release_id": "r03"})
+    add_operation(installation, kind="other", state="succeeded", result={"release_id": "r04"})
+
+    assert retire_old_releases(installation, keep=0, needed=["r05"]) == ["r04"]
+
+
+def test_a_space_of_a_kept_release_keeps_its_embeddings(installation, publish):
+    for _ in range(4):
+        publish(activate=True, space_id="shared")
+
+    retire_old_releases(installation, keep=0)
+
+    assert spaces(installation) == ["shared"]
+
+
+def test_spaces_that_are_needed_or_named_by_an_operation_are_kept(installation, seven):
+    add_operation(installation, result={"space_id": "space-01"})
+
+    retire_old_releases(installation, keep=0, needed_spaces=["space-02"])
+
+    assert spaces(installation) == ["space-01", "space-02", "space-06", "space-07"]
+
+
+def test_no_embedding_goes_while_an_operation_may_compute_some(installation, seven):
+    """It has not named its space yet: those that nobody owns may be its."""
+    add_operation(installation)
+
+    retire_old_releases(installation, keep=0)
+
+    assert remaining(installation) == ["r06", "r07"]
+    assert len(spaces(installation)) == 7
+    with installation.database.transaction() as session:
+        session.execute(update(Operation).values(state="failed"))
+    retire_old_releases(installation, keep=0)
+    assert spaces(installation) == ["space-06", "space-07"]
+
+
+def test_embeddings_go_in_batches(installation, publish, monkeypatch):
+    publish()
+    with installation.database.transaction() as session:
+        for number in range(7):
+            session.add(StoredEmbedding(space_id="large", sha256=f"{number:064x}", embedding=b""))
+    monkeypatch.setattr("service.embeddings._KEYS_PER_QUERY", 3)
+
+    assert remove_embeddings(installation.database, "large") == 7
+
+    assert spaces(installation) == ["space-01"]
+
+
+def test_a_release_whose_disk_is_away_is_left_alone(installation, seven, caplog):
+    shutil.move(installation.settings.releases_dir / "r01", installation.settings.home / "elsewhere")
+
+    with caplog.at_level(logging.WARNING):
+        assert retire_old_releases(installation, keep=0) == ["r02", "r03", "r04", "r05"]
+
+    assert remaining(installation) == ["r01", "r06", "r07"]
+    assert "release r01 is not in" in caplog.text
+    assert "space-01" in spaces(installation)
+
+
+def test_a_dry_run_changes_nothing(installation, seven):
+    assert retire_old_releases(installation, keep=3, dry_run=True) == ["r01", "r02"]
+
+    assert remaining(installation) == folders(installation) == seven
+
+
+def test_waits_for_nobody_who_builds(installation, seven):
+    with installation.only_builder(), pytest.raises(BuilderBusy):
+        retire_old_releases(installation, keep=0)
+
+    assert len(remaining(installation)) == 7
+
+
+def test_a_negative_number_is_our_mistake(installation):
+    with pytest.raises(ValueError, match="-1"):
+        retire_old_releases(installation, keep=-1)
+
+
+def test_a_retired_release_cannot_be_activated(installation, seven, monkeypatch):
+    monkeypatch.setattr(retention, "_remove_retired", stop)
+    with pytest.raises(KeyboardInterrupt):
+        retire_old_releases(installation, keep=0)
+
+    for do in (activate_release, lambda session, to: roll_back(session, to=to)):
+        with (
+            pytest.raises(ReleaseNotFound, match=r"'r01' was retired at .* UTC.*akin release list"),
+            installation.database.transaction() as session,
+        ):
+            do(session, "r01")
+    with installation.database.reading() as session:
+        assert active_release(session).release_id == "r07"
+
+
+def test_a_release_that_is_activated_meanwhile_is_kept(installation, seven, monkeypatch):
+    """Between the list and the mark: the mark looks again, under the lock that an activation takes."""
+    choose = retention._old_releases
+
+    def and_then_activate(*arguments):
+        old = choose(*arguments)
+        with installation.database.transaction() as session:
+            activate_release(session, "r02")
+        return old
+
+    monkeypatch.setattr(retention, "_old_releases", and_then_activate)
+
+    assert "r02" not in retire_old_releases(installation, keep=0)
+
+    assert "r02" in folders(installation)
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def after(function):
+    """Do it, and then be killed."""
+
+    def run(*arguments, **options):
+        function(*arguments, **options)
+        raise KeyboardInterrupt
+
+    return run
+
+
+def half_way(directory):
+    """Delete one file of the directory, and then be killed."""
+    next(path for path in directory.rglob("*") if path.is_file()).unlink()
+    raise KeyboardInterrupt
+
+
+KILL_POINTS = {
+    "after the first is marked": ("mark_retired", lambda: after_commits(1)),
+    "before any is hidden": ("_hide", lambda: stop),
+    "after the first is hidden": ("_hide", lambda: after(retention._hide)),
+    "while files are deleted": ("shutil.rmtree", lambda: half_way),
+    "after files were deleted": ("shutil.rmtree", lambda: after(shutil.rmtree)),
+    "before rows are deleted": ("forget_release", lambda: stop),
+    "while rows are deleted": ("forget_release", lambda: after(forget_release)),
+    "before embeddings are deleted": ("stored_spaces", lambda: stop),
+    "after embeddings of the first space are deleted": ("remove_embeddings", lambda: after(remove_embeddings)),
+}
+
+
+def after_commits(number):
+    """Be killed once so many releases are marked."""
+    calls: list[object] = []
+
+    def run(*arguments):
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return mark_retired(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("point", KILL_POINTS)
+def test_killed_at_any_moment_the_next_run_goes_on(installation, seven, monkeypatch, point):
+    name, replacement = KILL_POINTS[point]
+    with monkeypatch.context() as context:
+        context.setattr(f"service.retention.{name}", replacement())
+        with pytest.raises(KeyboardInterrupt):
+            retire_old_releases(installation, keep=2)
+    with installation.database.reading() as session:
+        served = session.scalars(select(Release.id).where(Release.retired_at.is_(None))).all()
+    # Whatever may still be activated is whole.
+    assert set(served) <= set(folders(installation))
+    assert {"r04", "r05", "r06", "r07"} <= set(served)
+
+    retire_old_releases(installation, keep=2)
+
+    assert remaining(installation) == folders(installation) == ["r04", "r05", "r06", "r07"]
+    assert spaces(installation) == ["space-04", "space-05", "space-06", "space-07"]
+
+
+def test_files_that_cannot_be_deleted_are_told_and_tried_again(installation, seven, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as context:
+        context.setattr("service.retention.shutil.rmtree", refused)
+        with pytest.raises(ReleaseError, match=r"Permission denied.*akin release prune"):
+            retire_old_releases(installation, keep=0)
+    assert len(remaining(installation)) == 7
+
+    retire_old_releases(installation, keep=0)
+
+    assert remaining(installation) == folders(installation) == ["r06", "r07"]
+
+
+def test_a_build_does_not_take_up_what_is_on_its_way_out(shop, small_checkpoint, monkeypatch):
+    """A whole release under a hidden name, left by a kill, is not recorded anew."""
+    first, second, third = (build_release(shop, checkpoint=small_checkpoint).release_id for _ in range(3))
+    with monkeypatch.context() as context:
+        context.setattr("service.retention.shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            retire_old_releases(shop, keep=0)
+    assert f".retired-{first}" in folders(shop)
+
+    fourth = build_release(shop, checkpoint=small_checkpoint).release_id
+
+    with shop.database.reading() as session:
+        listed = [release.id for release in list_releases(session, with_retired=False)]
+        assert session.scalar(select(func.count()).select_from(StoredEmbedding)) == 6
+    assert sorted(listed) == sorted([second, third, fourth])
+    assert json.loads((shop.settings.releases_dir / fourth / "manifest.json").read_text())
