@@ -1,7 +1,8 @@
 """Products and their pictures as the database has them: counts, removal, and what an index is built from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from service.media import MediaName
 from service.tables import CATALOGUE, ROLES, MediaObject, Product, ProductImage
 
 T = TypeVar("T")
+
+# Databases limit how many values one statement takes.
+_KEYS_PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,18 @@ class CatalogueImage:
     title: str
     attributes: Mapping[str, object]
     media_name: MediaName
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """A picture that training may learn from, or be measured on, under the label that holds for it."""
+
+    image_id: str
+    product_id: str
+    label: str  # its own, else its product's, else the product's id
+    role: str
+    media_name: MediaName
+    labelled_at: datetime  # when it came, where nobody has labelled it since
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,57 @@ def take_snapshot(session: Session) -> CatalogueSnapshot:
     return CatalogueSnapshot(current_watermark(session), images)
 
 
+def labelled_pictures(session: Session) -> list[LabelledPicture]:
+    """Return all pictures with the label of each, ordered by image id."""
+    rows = session.execute(
+        select(
+            ProductImage.id,
+            Product.id,
+            func.coalesce(ProductImage.label, Product.label, Product.id),
+            ProductImage.role,
+            MediaObject.sha256,
+            MediaObject.extension,
+            func.coalesce(ProductImage.labelled_at, ProductImage.created_at, type_=ProductImage.created_at.type),
+        )
+        .join(Product, Product.id == ProductImage.product_id)
+        .join(MediaObject, MediaObject.sha256 == ProductImage.sha256)
+        .where(ProductImage.deleted_at.is_(None), Product.deleted_at.is_(None))
+        .order_by(ProductImage.id)
+    )
+    return [
+        # As training reads a label from a file: without the space around it.
+        LabelledPicture(
+            image_id, product_id, label.strip() or product_id, role, MediaName(sha256, extension), _with_zone(moment)
+        )
+        for image_id, product_id, label, role, sha256, extension, moment in rows
+    ]
+
+
+def num_changes_after(session: Session, watermark: int) -> int:
+    """Count the products and catalogue pictures that changed after a watermark: what a release of then lacks."""
+    products = select(func.count()).select_from(Product).where(Product.change_seq > watermark)
+    images = (
+        select(func.count())
+        .select_from(ProductImage)
+        .where(ProductImage.change_seq > watermark, ProductImage.role == CATALOGUE)
+    )
+    return (session.scalar(products) or 0) + (session.scalar(images) or 0)
+
+
+def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaName]:
+    """Return the names under which pictures are stored, by digest; those that are not known are absent."""
+    found: dict[str, MediaName] = {}
+    for part in chunks(list(dict.fromkeys(digests)), _KEYS_PER_QUERY):
+        query = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(part))
+        found.update((sha256, MediaName(sha256, extension)) for sha256, extension in session.execute(query))
+    return found
+
+
+def _with_zone(moment: datetime) -> datetime:
+    # SQLite gives times back without their zone.
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def remove_products(session: Session, product_ids: Sequence[str]) -> int:
     """Mark products and their pictures as deleted; return how many pictures that were.
 
@@ -96,8 +163,8 @@ def remove_products(session: Session, product_ids: Sequence[str]) -> int:
     return len(images)
 
 
-def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    """Cut a sequence into lists of at most `size` (itertools.batched needs Python 3.12)."""
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut items into lists of at most `size` (itertools.batched needs Python 3.12)."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -11,7 +11,7 @@ from embedding.checkpoint import save_checkpoint
 from embedding.decoding import DecodingLimits
 from embedding.model import Architecture, create_model
 from service.database import Database, open_database
-from service.errors import InvalidSetting, ServiceError
+from service.errors import BuilderBusy, InvalidSetting
 from service.media import MediaStore
 from service.settings import Settings
 
@@ -41,14 +41,14 @@ class Installation:
 
     @contextmanager
     def only_builder(self) -> Iterator[None]:
-        """Hold the lock that allows one process at a time to write releases; raises ServiceError when it is held."""
+        """Hold the lock that allows one process at a time to write releases; raises BuilderBusy when it is held."""
         self.settings.releases_dir.mkdir(parents=True, exist_ok=True)
         path = self.settings.releases_dir / ".lock"
         with path.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ServiceError(
+                raise BuilderBusy(
                     f"another process builds a release in {self.settings.releases_dir}; wait for it"
                 ) from None
             yield

@@ -1,9 +1,7 @@
 """The store of picture bytes: content-addressed, so that a picture is kept once and never changes under its name."""
 
 import hashlib
-import os
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -12,6 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from embedding.decoding import MEDIA_TYPES
+from embedding.whole_files import write_whole
 from service.errors import InvalidSetting, MediaError
 
 _MEDIA_TYPE_OF = {extension: media_type for media_type, extension in MEDIA_TYPES.values()}
@@ -72,7 +71,7 @@ class MediaStore:
             if self._file_system.exists(path):
                 return
             if self._is_local:
-                _write_whole(Path(path), image_bytes)
+                write_whole(Path(path), image_bytes)
             else:
                 # Object stores show an object when it is complete.
                 self._file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -92,27 +91,18 @@ class MediaStore:
             raise MediaError(f"picture {name} in {self.address} was changed; delete that file and import it again")
         return image_bytes
 
+    def local_file(self, name: MediaName, cache_dir: Path) -> Path:
+        """Return a file on this machine that holds the picture: the stored one itself, or a copy made in `cache_dir`.
+
+        Training reads files. What a name stands for never changes, so a copy stays good.
+        """
+        if self._is_local:
+            return Path(self._path(name))
+        path = cache_dir / name.sha256[:2] / str(name)
+        if not path.exists():
+            write_whole(path, self.get(name))
+        return path
+
     def _path(self, name: MediaName) -> str:
         # Folders of two digits keep any one of them small.
         return f"{self._root}/{name.sha256[:2]}/{name}"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name only ever stands for the whole content, after a power cut too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        # The name itself must outlast a power cut, since a row will rely on it.
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

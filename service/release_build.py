@@ -34,12 +34,23 @@ class BuiltRelease:
 
     release_id: str
     is_active: bool
+    watermark: int
     num_products: int
     num_images: int
     num_embedded: int
     index: dict[str, object]
+    index_recall: float
     embed_seconds: float
     build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOrigin:
+    """What a release is to be called, and what made it; an operation that is repeated gives the same again."""
+
+    release_id: str
+    operation_id: str | None = None
+    evaluation: Mapping[str, object] | None = None
 
 
 def build_release(
@@ -49,14 +60,18 @@ def build_release(
     options: IndexOptions | None = None,
     activate: bool = True,
     on_progress: OnProgress | None = None,
+    origin: ReleaseOrigin | None = None,
 ) -> BuiltRelease:
     """Publish a release of the whole catalogue as it is now.
 
     `checkpoint` defaults to that of the active release, or to the one that needs no training. What was embedded
-    before in its space is not embedded again; a run that was cut off goes on. Raises EmptyCatalogue, MediaError,
-    LowRecall, InvalidArtifact; then nothing of the new release remains and the old one stays active.
+    before in its space is not embedded again; a run that was cut off goes on, and one whose `origin` names a release
+    that is there already builds nothing. Raises EmptyCatalogue, MediaError, LowRecall, InvalidArtifact, BuilderBusy;
+    then nothing of the new release remains and the old one stays active.
     """
     settings, database = installation.settings, installation.database
+    origin = origin or ReleaseOrigin(f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+    start = time.perf_counter()
     with installation.only_builder():
         remove_abandoned_drafts(settings.releases_dir)
         with database.reading() as session:
@@ -64,34 +79,56 @@ def build_release(
             before = active_release(session)
             recorded = {release.id for release in list_releases(session)}
         remove_abandoned_drafts(settings.checkpoints_dir)
-        _record_found(installation, recorded)
+        _record_found(installation, recorded, origin)
+        if (settings.releases_dir / origin.release_id).is_dir():
+            facts = read_release_facts(settings.releases_dir, origin.release_id)
+            return _built(facts, is_active=before.release_id == origin.release_id)
         if not snapshot.images:
             raise EmptyCatalogue(
                 "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
             )
-        checkpoint = checkpoint or _default_checkpoint(installation, before)
+        checkpoint = checkpoint or default_checkpoint(installation, before)
         options = replace(options or IndexOptions(), device=settings.index_device)
         _check_options(options, checkpoint, snapshot)
-        start = time.perf_counter()
         embeddings_ND, num_embedded = _embed(installation, checkpoint, snapshot, on_progress)
         embedded = time.perf_counter()
-        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options)
+        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options, origin)
         if activate:
             with database.transaction() as session:
                 activate_release(session, facts["release_id"], expected=before)
-    return BuiltRelease(
-        release_id=facts["release_id"],
+    return _built(
+        facts,
         is_active=activate,
-        num_products=facts["num_products"],
-        num_images=facts["num_images"],
         num_embedded=num_embedded,
-        index=facts["index"],
         embed_seconds=embedded - start,
         build_seconds=time.perf_counter() - embedded,
     )
 
 
-def _default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
+def _built(
+    facts: Mapping[str, Any],
+    *,
+    is_active: bool,
+    num_embedded: int = 0,
+    embed_seconds: float = 0.0,
+    build_seconds: float = 0.0,
+) -> BuiltRelease:
+    return BuiltRelease(
+        release_id=facts["release_id"],
+        is_active=is_active,
+        watermark=facts["watermark"],
+        num_products=facts["num_products"],
+        num_images=facts["num_images"],
+        num_embedded=num_embedded,
+        index=facts["index"],
+        index_recall=float(facts["index"]["ann_recall"]["value"]),
+        embed_seconds=embed_seconds,
+        build_seconds=build_seconds,
+    )
+
+
+def default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
+    """Return the model of the active release, or the one that needs no training; raises InvalidRelease."""
     if active.release_id is None:
         return installation.default_checkpoint()
     directory = installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
@@ -136,37 +173,40 @@ def _publish(
     snapshot: CatalogueSnapshot,
     embeddings_ND: NDArray[np.float32],
     options: IndexOptions,
+    origin: ReleaseOrigin,
 ) -> Mapping[str, Any]:
     """Write the release and make it known; return the facts of its manifest."""
-    moment = now()
     facts = write_release(
         installation.settings.releases_dir,
-        f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        origin.release_id,
         checkpoint,
         snapshot,
         embeddings_ND,
         options,
-        created_at=moment.isoformat(),
+        created_at=now().isoformat(),
+        evaluation=origin.evaluation,
     )
     with installation.database.transaction() as session:
-        record_release(session, facts)
+        record_release(session, facts, operation_id=origin.operation_id)
     return facts
 
 
-def _record_found(installation: Installation, recorded: set[str]) -> None:
+def _record_found(installation: Installation, recorded: set[str], origin: ReleaseOrigin) -> None:
     """Record whole releases that this database does not know; nothing is ever deleted on that ground.
 
     A process killed between writing and recording leaves one, and so does a database that was restored or replaced.
     """
     releases_dir = installation.settings.releases_dir
     for directory in sorted(releases_dir.iterdir()):
-        if not directory.is_dir() or directory.name in recorded:
+        # Hidden ones are on their way in or out.
+        if not directory.is_dir() or directory.name.startswith(".") or directory.name in recorded:
             continue
         try:
             facts = read_release_facts(releases_dir, directory.name)
         except InvalidRelease as error:
             log.warning("%s is left alone: %s", directory, error)
             continue
+        is_ours = directory.name == origin.release_id
         with installation.database.transaction() as session:
-            record_release(session, facts)
+            record_release(session, facts, operation_id=origin.operation_id if is_ours else None)
         log.warning("release %s was on disk but not in the database; it is recorded now", directory.name)

@@ -43,7 +43,7 @@ async def read_search_query(
     Raises a RequestError that says what is wrong and what would be right.
     """
     _check_parameters([name for name, _ in request.query_params.multi_items()])
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = content_type_of(request)
     given = {"k": k, "min_score": min_score}
     if content_type == "multipart/form-data":
         body = await _read_body(request, max_image_bytes + _FORM_OVERHEAD_BYTES)
@@ -63,6 +63,19 @@ async def read_search_query(
     if not image_bytes:
         raise EmptyBody("the picture is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
+
+
+def content_type_of(request: Request) -> str:
+    """Return the content type of a body without its parameters, in small letters; "" where none is named."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_small_body(request: Request, limit: int) -> bytes:
+    """Read a body that may be empty; raises BodyTooLarge."""
+    try:
+        return await _read_body(request, limit)
+    except EmptyBody:
+        return b""
 
 
 def _check_parameters(names: list[str]) -> None:

@@ -9,8 +9,10 @@ from rich.markup import escape
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.cli import catalogue, checkpoints, releases
+from service.cli import catalogue, checkpoints, evaluations, keys, operations, releases
 from service.cli.console import notes, output, print_json, progress_bar
+from service.cli.keys import show_new_key
+from service.cli.operations import worker_beside
 from service.errors import ServiceError
 from training.cli import add_commands as add_training_commands
 from training.errors import TrainingError
@@ -26,6 +28,11 @@ app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(checkpoints.app, name="checkpoint")
 app.add_typer(releases.index_app, name="index")
 app.add_typer(releases.release_app, name="release")
+app.add_typer(evaluations.app, name="evaluations")
+app.add_typer(operations.app, name="operations")
+app.command("retrain")(operations.retrain)
+app.command("worker")(operations.worker)
+app.command("admin-key")(keys.admin_key)
 add_training_commands(app)
 
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [AKIN_PORT]")]
@@ -80,11 +87,11 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
     configure_logging(settings.log_level)
     # A device, database or store that cannot be used is told here, and not in the log of a server that then ends.
     choose_device(settings.device, settings.precision)
-    with open_installation(settings):
-        pass
+    with open_installation(settings) as installation:
+        show_new_key(installation)
     with listen(host or settings.host, settings.port if port is None else port) as listener:
         if not is_loopback(listener):
-            notes.print("[yellow]warning:[/] other machines can reach this server, and it asks for no key yet")
+            notes.print("[yellow]warning:[/] other machines can reach this server, and it asks for no key to search")
         notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
         serve_app(create_app(settings), listener)
 
@@ -166,13 +173,17 @@ def demo(
                 prepared = run_in_own_thread(
                     lambda: train_demo(installation, untrained, announce=announce, on_progress=move)
                 )
+            if not check:
+                show_new_key(installation)
         application = create_app(settings)
         if check:
             with running(application, listener) as address:
                 check_demo(prepared, address, announce=announce)
         else:
-            announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
-            serve_app(application, listener)
+            with worker_beside(settings) as log_file:
+                announce(f"A worker does what /admin/retrain asks for  (log: {log_file})")
+                announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
+                serve_app(application, listener)
 
 
 @app.command()

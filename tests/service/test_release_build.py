@@ -195,7 +195,7 @@ def test_half_written_drafts_of_a_killed_build_are_cleared_away_and_nothing_else
 def test_a_release_that_no_process_could_record_is_recorded_by_the_next_build(shop, build, monkeypatch):
     """Also after the database was lost: what was served can be gone back to."""
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:

@@ -77,11 +77,28 @@ def test_the_committed_openapi_document_is_that_of_the_code():
 def test_every_route_documents_its_problems():
     paths = create_app(Settings()).openapi()["paths"]
 
-    assert set(paths) == {"/search", "/v1/search", "/media/{name}", "/livez", "/readyz", "/version"}
+    is_public = {path for path in paths if not path.startswith(("/v1/admin", "/v1/operations"))}
+    assert is_public == {"/search", "/v1/search", "/media/{name}", "/livez", "/readyz", "/version"}
     for path in ("/search", "/v1/search"):
         operation = paths[path]["post"]
         assert set(operation["responses"]) == {"200", "413", "415", "422", "503"}
         assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
+
+
+def test_every_other_route_asks_for_the_key_before_anything_else(client):
+    paths = create_app(Settings()).openapi()["paths"]
+    routes = [
+        (method, path)
+        for path, methods in paths.items()
+        if path.startswith(("/v1/admin", "/v1/operations"))
+        for method in methods
+    ]
+    routes.append(("post", "/admin/retrain"))
+
+    assert len(routes) > 20
+    for method, path in routes:
+        response = client.request(method, path.replace("{", "").replace("}", ""))
+        assert (response.status_code, response.json()["code"]) == (401, "missing-key"), (method, path)
 
 
 def test_addresses_carry_the_path_prefix_of_a_gateway(served_home):

@@ -1,0 +1,161 @@
+"""First steps of a retrain: take in what came with the request, fix what is trained on and what is measured on.
+
+Each leaves a file in the operation's folder, written whole; what is there already is not made again.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.embedder import choose_device
+from embedding.whole_files import write_whole
+from service.catalogue import LabelledPicture, labelled_pictures
+from service.errors import InvalidOperation
+from service.evaluations import set_path
+from service.label_sources import read_label_source
+from service.labels import apply_labels
+from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS
+from service.operations.requests import RetrainRequest
+from service.operations.run import Facts, Run
+from service.uploads import unpack_upload
+from training.config import TrainingConfig
+from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
+from training.data.splits import Split, held_out_pictures, split_snapshot
+from training.evaluation.evaluation_set import evaluation_set_of
+
+_MOST_ERRORS_KEPT = 50
+
+
+def request_of(run: Run) -> RetrainRequest:
+    """Return the request of a retrain; `archive` beside it is no part of what people ask for."""
+    return RetrainRequest.model_validate({name: value for name, value in run.request.items() if name != "archive"})
+
+
+def config_of(run: Run) -> TrainingConfig:
+    """Return the configuration that the run trains with."""
+    return request_of(run).config(default_preset(run))
+
+
+def default_preset(run: Run) -> str:
+    """Return the preset of requests that name none, as `akin train` chooses it."""
+    device = choose_device(run.installation.settings.device, "float32")
+    return "small" if device.type == "cuda" else "head"
+
+
+def import_labels(run: Run) -> Facts:
+    """Take the labelled pictures of the archive that came with the request, if one did."""
+    archive = run.folder / ARCHIVE
+    if not run.request.get("archive"):
+        return {}
+    settings = run.installation.settings
+    unpacked = run.folder / "labels"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpack_upload(archive, unpacked, settings)
+    report = apply_labels(
+        run.installation,
+        read_label_source(unpacked),
+        actor=run.created_by,
+        source_name=f"archive of {run.operation_id}",
+        on_progress=lambda done, total: run.report("Importing labels", done, total),
+    )
+    shutil.rmtree(unpacked, ignore_errors=True)
+    counts = report.to_json()
+    counts["errors"] = counts["errors"][:_MOST_ERRORS_KEPT]
+    return {"labels": counts}
+
+
+def take_snapshot(run: Run) -> Facts:
+    """Fix what is trained on: a manifest of the stored pictures under their labels, named by its hash."""
+    installation = run.installation
+    with installation.database.reading() as session:
+        pictures = labelled_pictures(session)
+    if not pictures:
+        raise InvalidOperation("the catalogue has no pictures to learn from; import some: akin catalogue import PATH")
+    config = config_of(run)
+    snapshot = _snapshot_of(pictures)
+    since = request_of(run).data
+    if isinstance(since, datetime):
+        split = split_snapshot(snapshot, config.split)
+        snapshot = _snapshot_of(_since(pictures, snapshot, split, since))
+    cache = installation.settings.cache_dir / "media"
+    media_of = {picture.media_name.sha256: picture.media_name for picture in pictures}
+    lines = []
+    for number, image in enumerate(snapshot.images):
+        path = installation.media_store.local_file(media_of[image.sha256], cache)
+        lines.append(json.dumps({"image": str(path), "label": image.label, "role": image.role}))
+        run.report("Collecting pictures", number + 1, len(snapshot.images))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(run.folder / SNAPSHOT, ("\n".join(lines) + "\n").encode())
+    # Beside it the digests, so that later steps know the same rows without reading every picture.
+    rows = [[image.location, image.label, image.role, image.sha256] for image in snapshot.images]
+    write_whole(run.folder / SNAPSHOT_ROWS, json.dumps(rows).encode())
+    return {
+        "snapshot": {
+            "hash": snapshot.snapshot_hash,
+            "num_images": len(snapshot.images),
+            "num_classes": len(set(snapshot.labels)),
+            "num_examples": sum(image.role == "example" for image in snapshot.images),
+        }
+    }
+
+
+def split(run: Run) -> Facts:
+    """Fix what is measured on: the evaluation set, whose id goes with every figure."""
+    config = config_of(run)
+    snapshot = read_snapshot_rows(run)
+    parts = split_snapshot(snapshot, config.split)
+    evaluation_set = evaluation_set_of(snapshot, parts)
+    # Written again where it is there: the same bytes, and one that was damaged is mended by it.
+    evaluation_set.write(set_path(run.installation.settings, evaluation_set.evaluation_set_id))
+    num_unseen = int(np.count_nonzero(evaluation_set.is_unseen))
+    return {
+        "evaluation_set": {
+            "id": evaluation_set.evaluation_set_id,
+            "num_queries": len(evaluation_set.queries),
+            "num_queries_unseen": num_unseen,
+            "num_unseen_classes": len(parts.unseen_classes),
+        },
+        "num_training_images": len(parts.train),
+        "notes": list(parts.notes),
+    }
+
+
+def read_snapshot_rows(run: Run) -> Snapshot:
+    """Read the rows of the snapshot that this operation took."""
+    rows = json.loads((run.folder / SNAPSHOT_ROWS).read_bytes())
+    return snapshot_of(
+        "catalogue",
+        [SnapshotImage(location, Path(), label, role, "", sha256) for location, label, role, sha256 in rows],
+    )
+
+
+def _snapshot_of(pictures: Sequence[LabelledPicture]) -> Snapshot:
+    images = [
+        SnapshotImage(
+            picture.image_id, Path(), picture.label, "example" if picture.role == "example" else "catalogue", "",
+            picture.media_name.sha256,
+        )
+        for picture in pictures
+    ]  # fmt: skip
+    return snapshot_of("catalogue", images)
+
+
+def _since(
+    pictures: Sequence[LabelledPicture], snapshot: Snapshot, parts: Split, since: datetime
+) -> list[LabelledPicture]:
+    """Drop the examples labelled before `since`, but none that is held out: what is measured never depends on it."""
+    is_held_out: NDArray[np.bool_] = held_out_pictures(snapshot, parts)
+    held_out = {image.location for image, it in zip(snapshot.images, is_held_out, strict=True) if it}
+    is_new = {picture.image_id for picture in pictures if picture.role == "example" and picture.labelled_at >= since}
+    if not is_new - held_out:
+        raise InvalidOperation(f"no example that may be trained on was labelled since {since.isoformat()}")
+    return [
+        picture
+        for picture in pictures
+        if picture.role != "example" or picture.image_id in is_new or picture.image_id in held_out
+    ]

@@ -1,0 +1,112 @@
+"""What can be asked of a worker, in the form that goes over HTTP, stands in the database and comes from a terminal."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from service.errors import InvalidOperation
+from training.config import TrainingConfig, load_preset, preset_names
+from training.errors import InvalidConfig
+from training.gate import GatePolicy
+
+Request = TypeVar("Request", bound=BaseModel)
+
+RETRAIN, BUILD = "retrain", "build"
+KINDS = (RETRAIN, BUILD)
+
+# What is held out never depends on who asks: a model must not be measured on what somebody chose for it.
+_FIXED_KNOBS = {
+    "network.checkpoint": "use base: current or pretrained",
+    "split.test": "what is held out is decided by hash, for all runs alike",
+    "split.unseen_share": "what is held out is decided by hash, for all runs alike",
+    "split.unseen_classes": "what is held out is decided by hash, for all runs alike",
+    "split.seen_example_share": "what is held out is decided by hash, for all runs alike",
+}
+
+
+class RetrainRequest(BaseModel):
+    """A new model from the labels there are, and a new release if it proves better."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Literal["all"] | datetime = Field(
+        "all",
+        description="`all` labels, or a time: examples labelled since then, and the catalogue's pictures. What is "
+        "held out is measured whole in both cases.",
+    )
+    preset: str = Field("", description="A preset of `akin presets`; empty: `head` without a GPU, `small` with one.")
+    overrides: tuple[str, ...] = Field((), description='Single knobs, such as "steps=2000" or "loss.name=triplet".')
+    base: Literal["pretrained", "current"] = Field(
+        "pretrained", description="Start from the preset's published weights, or from the active release's model."
+    )
+    gate: dict[str, Any] = Field(default_factory=dict, description="Changes to the policy of the gate.")
+    promote: Literal["automatic", "manual"] = Field(
+        "automatic", description="`manual`: a release that passes the gate is published and not activated."
+    )
+    note: str = Field("", max_length=1000, description="For people.")
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _with_zone(cls, value: object) -> object:
+        # Without its zone a time means another moment on each machine.
+        return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+
+    def policy(self) -> GatePolicy:
+        """Return the policy of the gate; raises InvalidOperation naming the value."""
+        try:
+            return GatePolicy.from_json(self.gate)
+        except InvalidConfig as error:
+            raise InvalidOperation(f"gate: {error}") from error
+
+    def config(self, preset: str) -> TrainingConfig:
+        """Return the configuration of the run, made from `preset` where the request names none."""
+        try:
+            return load_preset(self.preset or preset, [*self.overrides, "split.test=hash"])
+        except InvalidConfig as error:
+            raise InvalidOperation(str(error)) from error
+
+    def check(self) -> None:
+        """Raise InvalidOperation for what could only fail later."""
+        if self.preset and self.preset not in preset_names():
+            raise InvalidOperation(f"there is no preset {self.preset!r}; presets are {', '.join(preset_names())}")
+        for override in self.overrides:
+            name = override.partition("=")[0].strip()
+            if name in _FIXED_KNOBS:
+                raise InvalidOperation(f"the override {override!r} is refused: {_FIXED_KNOBS[name]}")
+        self.config("head")
+        self.policy()
+
+
+class BuildRequest(BaseModel):
+    """A release of the catalogue as it is, with the active release's model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    activate: bool = Field(True, description="Serve it at once.")
+    note: str = Field("", max_length=1000, description="For people.")
+
+
+def parse_retrain(value: Mapping[str, Any] | bytes) -> RetrainRequest:
+    """Read and check a request; raises InvalidOperation naming each value that cannot be used."""
+    request = _parse(RetrainRequest, value)
+    request.check()
+    return request
+
+
+def parse_build(value: Mapping[str, Any] | bytes) -> BuildRequest:
+    """Read a request; raises InvalidOperation naming each value that cannot be used."""
+    return _parse(BuildRequest, value)
+
+
+def _parse(kind: type[Request], value: Mapping[str, Any] | bytes) -> Request:
+    try:
+        return kind.model_validate_json(value or b"{}") if isinstance(value, bytes) else kind.model_validate(value)
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']} (got {detail['input']!r:.80})"
+            for detail in error.errors()
+        )
+        allowed = ", ".join(kind.model_fields)
+        raise InvalidOperation(f"the request cannot be used: {reasons}; it may have {allowed}") from error

@@ -1,0 +1,219 @@
+"""The step that trains: in a process of its own, which ends with its worker and goes on from its last saved state."""
+
+import fcntl
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+import torch
+
+from service.errors import TrainingFailed
+from service.operations.folder import BASE, RUN, SNAPSHOT, TRAINING_LOG, TRAINING_PROGRESS
+from service.operations.preparation import config_of, default_preset, request_of
+from service.operations.run import Ended, Facts, Run
+from service.release_files import CHECKPOINT_NAME
+from service.releases import require_active_release
+from training.config import TrainingConfig
+from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
+from training.run import CHECKPOINT, LOCK
+
+_POLL_SECONDS = 0.25
+# How long a process that was asked to end may take to save its state: a large model on a slow disk.
+_GRACE_SECONDS = 60
+_CANCEL_SECONDS = 8.0  # the same, where nobody wants the state
+# How often a training process that was killed is begun again without having got any further.
+_MOST_KILLS = 3
+_MOST_LOG_BYTES = 4000
+
+log = structlog.get_logger(__name__)
+
+
+def train(run: Run) -> Facts:
+    """Train until the checkpoint is there; what a run was killed at before, this one goes on from."""
+    run_dir = run.folder / RUN
+    num_kills, last_done = 0, -1
+    while True:
+        _wait_for_lock(run, run_dir)
+        if _is_complete(run_dir):
+            break
+        ended = _train_once(run, run_dir)
+        if ended.is_interrupted:
+            continue  # somebody asked the process to end, and not its worker
+        if ended.status == 0:
+            break
+        if not ended.is_killed:
+            raise TrainingFailed(_reason(run.folder / TRAINING_LOG))
+        num_kills = 1 if ended.done > last_done else num_kills + 1
+        last_done = ended.done
+        log.warning("training_killed", operation_id=run.operation_id, status=ended.status, times=num_kills)
+        if num_kills >= _MOST_KILLS:
+            raise TrainingFailed(
+                f"the training process was killed {num_kills} times at the same place (signal {ended.signal}): "
+                "most likely the memory ran out; lower batches.classes_per_batch, or give the worker more memory"
+            )
+    return _facts(run_dir, run.facts["snapshot"]["hash"])
+
+
+class _End:
+    """How a training process ended."""
+
+    def __init__(self, status: int, done: int, run_dir: Path) -> None:
+        self.status, self.done = status, done
+        # The keeper gives 128 + signal for what was killed; where it was killed itself, it is we who are told.
+        self.signal = -status if status < 0 else max(0, status - 128)
+        self.is_killed = self.signal > 0
+        is_whole = _is_complete(run_dir)
+        self.is_interrupted = status == 0 and not is_whole
+
+
+def _train_once(run: Run, run_dir: Path) -> _End:
+    progress_file = run.folder / TRAINING_PROGRESS
+    progress_file.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "training.keeper", "--grace", str(_GRACE_SECONDS), "--"),
+        *_training_command(run, run_dir, progress_file),
+    ]
+    done, cancelled = 0, threading.Event()
+    with (
+        (run.folder / TRAINING_LOG).open("ab") as log_file,
+        _kept(command, log_file.fileno(), cancelled.is_set) as process,
+    ):
+        while process.poll() is None:
+            try:
+                done = _report(run, progress_file, done)
+            except Ended:
+                cancelled.set()
+                raise
+            time.sleep(_POLL_SECONDS)
+        return _End(process.returncode, done, run_dir)
+
+
+@contextmanager
+def _kept(command: list[str], output: int, is_cancelled: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command under a keeper; whatever ends the block ends the command, and waits until it has."""
+    # The pipe is what the keeper watches: it closes with this process, however that ends.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)  # noqa: S603  # our own
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_CANCEL_SECONDS if is_cancelled() else None)
+        if process.poll() is None:
+            # Nobody needs the state that it saves so slowly.
+            process.send_signal(signal.SIGTERM)
+        process.stdin.close()
+        process.wait()
+
+
+def _training_command(run: Run, run_dir: Path, progress_file: Path) -> list[str]:
+    settings, request = run.installation.settings, request_of(run)
+    config = config_of(run)
+    num_processes = settings.training_processes or max(1, _num_gpus(settings.device))
+    starter = [sys.executable, "-m", "training"]
+    if num_processes > 1:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+        starter = [sys.executable, "-m", *launcher, "-m", "training"]
+    overrides = [*request.overrides, "split.test=hash", *_base(run, config)]
+    return [
+        *(*starter, "train", "--data", str(run.folder / SNAPSHOT), "--out", str(run_dir)),
+        *("--preset", request.preset or default_preset(run)),
+        *(part for override in overrides for part in ("--set", override)),
+        *("--device", settings.device, "--cache", str(settings.cache_dir)),
+        *("--progress-file", str(progress_file), "--end-with-parent"),
+        *(["--resume"] if run_dir.is_dir() else []),
+    ]
+
+
+def _base(run: Run, config: TrainingConfig) -> list[str]:
+    """Return the override that starts from the active release's model, copied so that no retirement removes it."""
+    if request_of(run).base != "current" or config.network.checkpoint:
+        return []
+    copy = run.folder / BASE
+    if not copy.is_dir():
+        with run.installation.database.reading() as session:
+            release_id = require_active_release(session)
+        aside = run.folder / ".base-aside"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(run.installation.settings.releases_dir / release_id / CHECKPOINT_NAME, aside)
+        aside.rename(copy)
+    return [f"network.checkpoint={json.dumps(str(copy))}"]
+
+
+def _num_gpus(device: str) -> int:
+    return torch.cuda.device_count() if device == "auto" else 1
+
+
+def _report(run: Run, progress_file: Path, done: int) -> int:
+    """Hand on what the process says of itself; return how far it is."""
+    try:
+        progress = json.loads(progress_file.read_bytes())
+        stage, done, total = str(progress.pop("stage")), int(progress.pop("done")), int(progress.pop("total"))
+    except (OSError, ValueError, KeyError, TypeError):
+        run.check()
+        return done
+    known = {name: progress[name] for name in ("loss", "validation") if progress.get(name) is not None}
+    run.report(stage, done, total, **known)
+    return done
+
+
+def _wait_for_lock(run: Run, run_dir: Path) -> None:
+    """Wait until no other process trains into the folder: one of a worker that was killed may be saving its state."""
+    path = run_dir / LOCK
+    until = time.monotonic() + 2 * _GRACE_SECONDS
+    while path.exists() and not _is_free(path):
+        run.check()
+        if time.monotonic() > until:
+            raise TrainingFailed(f"another process has trained into {run_dir} for {2 * _GRACE_SECONDS} s; end it first")
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_free(path: Path) -> bool:
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _is_complete(run_dir: Path) -> bool:
+    # The report is a run's last file.
+    if not (run_dir / REPORT).exists():
+        return False
+    return read_run_table(run_dir, RUN_CARD).get("status") == "completed"
+
+
+def _facts(run_dir: Path, snapshot_hash: str) -> Facts:
+    card = read_run_table(run_dir, RUN_CARD)
+    if table(card, "snapshot").get("hash") != snapshot_hash:
+        raise TrainingFailed(
+            f"the run in {run_dir} is of other pictures than this operation's snapshot; were stored pictures changed?"
+        )
+    names = ("space_id", "steps", "seconds", "stopped_early", "best", "warnings")
+    known = {name: card.get(name) for name in names}
+    return {"training": {**known, "checkpoint": str(run_dir / CHECKPOINT)}}
+
+
+def _reason(path: Path) -> str:
+    """Return the last error line of a log, for people."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _MOST_LOG_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    # Lines that torchrun puts before those of its processes begin with their rank.
+    errors = re.findall(r"^(?:\[\w+\d*\]:)?\s*error:\s*(.+)$", text, flags=re.MULTILINE)
+    if errors:
+        return str(errors[-1])
+    lines = [line for line in text.splitlines() if line.strip()]
+    return f"the training process failed: {lines[-1] if lines else 'it said nothing'}; its log is {path}"

@@ -1,0 +1,144 @@
+"""POST /admin/retrain and POST /v1/admin/releases: ask for a better model, or for a release of the catalogue."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+
+from embedding.artifact import sha256_of_file
+from service.archives import check
+from service.dependencies import AdminDep, Parts, PartsDep
+from service.errors import UnsupportedContentType
+from service.operations.folder import ARCHIVE
+from service.operations.records import create_operation, new_operation_id, require_idle
+from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainRequest, parse_build, parse_retrain
+from service.request_body import content_type_of, read_small_body
+from service.schemas import Problem
+from service.schemas_operations import OPERATIONS_PATH, OperationView
+from service.tables import Operation
+from service.uploads import receive_form
+
+router = APIRouter(tags=["admin"])
+
+_MAX_BODY_BYTES = 256 * 1024
+_REQUEST_FIELD, _ARCHIVE_FIELD = "request", "archive"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Names this request: sent again with the same key, it is answered and not done again.",
+    ),
+]
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"model": OperationView, "description": "Queued; `Location` is where to look how far it is."},
+    401: {"model": Problem, "description": "The admin key is missing or wrong."},
+    409: {"model": Problem, "description": "One is under way already; `operation_id` names it."},
+    413: {"model": Problem, "description": "The archive is too large."},
+    415: {"model": Problem, "description": "A content type that is not read here."},
+    422: {"model": Problem, "description": "What is asked for, or the archive, cannot be used."},
+}
+
+
+def _body(model: type[RetrainRequest] | type[BuildRequest], *, has_archive: bool) -> dict[str, Any]:
+    """Describe a body that the route reads itself."""
+    schema = model.model_json_schema()
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if has_archive:
+        fields = {
+            _REQUEST_FIELD: {"type": "string", "description": "The JSON request."},
+            _ARCHIVE_FIELD: {"type": "string", "format": "binary", "description": "A zip of new labelled pictures."},
+        }
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": fields, "required": ["archive"]}}
+    return {"requestBody": {"content": content, "required": False}}
+
+
+@router.post(
+    "/v1/admin/retrain", status_code=202, responses=_RESPONSES, openapi_extra=_body(RetrainRequest, has_archive=True)
+)
+@router.post("/admin/retrain", status_code=202, include_in_schema=False)
+async def retrain(
+    request: Request, response: Response, parts: PartsDep, actor: AdminDep, idempotency_key: IdempotencyKey = None
+) -> OperationView:
+    """Train on the labels, prove the result against the active release, and serve it if it is better."""
+    content_type = content_type_of(request)
+    if content_type == "multipart/form-data":
+        queued = await _retrain_with_archive(request, parts, actor.name, idempotency_key)
+    else:
+        if content_type not in ("", "application/json"):
+            read = "application/json or multipart/form-data"
+            raise UnsupportedContentType(f"{content_type!r} is not read here; send {read}")
+        asked = parse_retrain(await read_small_body(request, _MAX_BODY_BYTES))
+        queued = await asyncio.to_thread(
+            _queue, parts, RETRAIN, asked.model_dump(mode="json"), actor.name, idempotency_key
+        )
+    return _accepted(request, response, queued)
+
+
+@router.post(
+    "/v1/admin/releases", status_code=202, responses=_RESPONSES, openapi_extra=_body(BuildRequest, has_archive=False)
+)
+async def build(
+    request: Request, response: Response, parts: PartsDep, actor: AdminDep, idempotency_key: IdempotencyKey = None
+) -> OperationView:
+    """Build a release of the catalogue as it is, with the model there is, and serve it."""
+    asked = parse_build(await read_small_body(request, _MAX_BODY_BYTES))
+    queued = await asyncio.to_thread(_queue, parts, BUILD, asked.model_dump(mode="json"), actor.name, idempotency_key)
+    return _accepted(request, response, queued)
+
+
+async def _retrain_with_archive(request: Request, parts: Parts, actor: str, key: str | None) -> Operation:
+    """Keep the archive in the folder of the operation, which its first step takes it from."""
+    if key is None:
+        # Gigabytes need not arrive to be told that there is work already.
+        await asyncio.to_thread(_require_idle, parts)
+    operation_id = new_operation_id(RETRAIN)
+    folder = parts.settings.operations_dir / operation_id
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    try:
+        form = await receive_form(
+            request,
+            folder,
+            limit=parts.settings.max_upload_bytes,
+            file_fields=(_ARCHIVE_FIELD,),
+            text_fields=(_REQUEST_FIELD,),
+        )
+        asked = parse_retrain(form.fields.get(_REQUEST_FIELD, "{}").encode())
+        archive = form.files[_ARCHIVE_FIELD]
+        await asyncio.to_thread(check, archive, max_bytes=4 * parts.settings.max_upload_bytes)
+        digest = await asyncio.to_thread(sha256_of_file, archive)
+        await asyncio.to_thread(archive.rename, folder / ARCHIVE)
+        queued = await asyncio.to_thread(
+            _queue, parts, RETRAIN, {**asked.model_dump(mode="json"), "archive": digest}, actor, key, operation_id
+        )
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        raise
+    if queued.id != operation_id:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    return queued
+
+
+def _require_idle(parts: Parts) -> None:
+    with parts.database.reading() as session:
+        require_idle(session, RETRAIN)
+
+
+def _queue(
+    parts: Parts, kind: str, asked: Mapping[str, Any], actor: str, key: str | None, operation_id: str | None = None
+) -> Operation:
+    queued, _ = create_operation(
+        parts.database, kind, asked, actor=actor, idempotency_key=key, operation_id=operation_id
+    )
+    return queued
+
+
+def _accepted(request: Request, response: Response, queued: Operation) -> OperationView:
+    root_path = request.scope.get("root_path", "")
+    response.headers["Location"] = f"{root_path}{OPERATIONS_PATH}/{queued.id}"
+    return OperationView.of(queued, root_path)

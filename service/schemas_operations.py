@@ -1,0 +1,121 @@
+"""Operations as they go over HTTP and to a terminal."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, Field
+
+from service.operations.requests import RETRAIN
+from service.tables import SUCCEEDED, Operation
+
+OPERATIONS_PATH = "/v1/operations"
+
+State = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+
+
+class OperationStep(BaseModel):
+    """A step that was begun; without `finished_at` it is under way, or was cut off and is begun again."""
+
+    name: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    seconds: float | None = None
+
+
+class OperationProgress(BaseModel):
+    """How far the present step is."""
+
+    stage: str
+    done: int | None = None
+    total: int | None = None
+    per_second: float | None = None
+    seconds_left: float | None = None
+    loss: float | None = None
+    validation: dict[str, Any] | None = Field(None, description="Metrics of the last validation, by name.")
+
+
+class OperationError(BaseModel):
+    """Why it did not succeed. `code` is stable."""
+
+    code: str
+    detail: str
+
+
+class OperationView(BaseModel):
+    """Work that outlasts a request."""
+
+    operation_id: str
+    kind: Literal["retrain", "build"]
+    state: State = Field(
+        description="`queued`: no worker has it yet. `running`. `succeeded`. `rejected`: all went well, and the gate "
+        "did not let the result through. `failed`: `error` says why. `cancelled`."
+    )
+    step: str | None = Field(description="The step under way, or the last one.")
+    steps: list[OperationStep]
+    progress: OperationProgress | None
+    result: dict[str, Any] = Field(description="What the finished steps found, by name.")
+    error: OperationError | None
+    request: dict[str, Any]
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    updated_at: datetime
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    worker_id: str | None
+    links: dict[str, str] = Field(description="Addresses: self, cancel, report, candidate, active, compare, release.")
+
+    @classmethod
+    def of(cls, operation: Operation, root_path: str = "") -> "OperationView":
+        """Describe an operation; `root_path` is what the gateway has cut off."""
+        return cls(
+            operation_id=operation.id,
+            kind=cast(Literal["retrain", "build"], operation.kind),
+            state=cast(State, operation.state),
+            step=operation.step,
+            steps=[OperationStep.model_validate(step) for step in operation.steps],
+            progress=OperationProgress.model_validate(operation.progress) if operation.progress else None,
+            result=operation.result,
+            error=OperationError.model_validate(operation.error) if operation.error else None,
+            request=operation.request,
+            created_by=operation.created_by,
+            created_at=_utc(operation.created_at),
+            started_at=_utc(operation.started_at),
+            updated_at=_utc(operation.updated_at),
+            finished_at=_utc(operation.finished_at),
+            cancel_requested_at=_utc(operation.cancel_requested_at),
+            worker_id=operation.worker_id,
+            links={name: root_path + path for name, path in _links(operation).items()},
+        )
+
+
+class OperationList(BaseModel):
+    """Operations, the newest first."""
+
+    operations: list[OperationView]
+    next: str | None = Field(description="Address of the next page, if there is one.")
+
+
+def _links(operation: Operation) -> dict[str, str]:
+    own = f"{OPERATIONS_PATH}/{operation.id}"
+    links = {"self": own}
+    if operation.finished_at is None:
+        links["cancel"] = f"{own}:cancel"
+    result: Mapping[str, Any] = operation.result
+    if operation.kind == RETRAIN and "training" in result:
+        links["report"] = f"{own}/report"
+    evaluations = {name: result[name]["evaluation_id"] for name in ("candidate", "active") if name in result}
+    links |= {name: f"/v1/admin/evaluations/{evaluation}" for name, evaluation in evaluations.items()}
+    if len(evaluations) > 1:
+        links["compare"] = f"/v1/admin/evaluations/compare?a={evaluations['active']}&b={evaluations['candidate']}"
+    if "release" in result:
+        links["release"] = f"/v1/admin/releases/{result['release']['release_id']}"
+        if operation.state == SUCCEEDED and not result.get("is_active"):
+            links["activate"] = f"{links['release']}:activate"
+    return links
+
+
+def _utc(moment: Any) -> Any:
+    # SQLite gives times back without their zone.
+    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) and moment.tzinfo is None else moment

@@ -1,0 +1,166 @@
+"""The table of operations: one of a kind at a time, one owner at a time, on both databases."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
+from service.operations.records import (
+    OperationLost,
+    begin_step,
+    claim_operation,
+    count_operations,
+    create_operation,
+    end_operation,
+    finish_step,
+    get_operation,
+    list_operations,
+    release_claim,
+    request_cancel,
+)
+
+
+@pytest.fixture
+def database(installation_on_both):
+    return installation_on_both.database
+
+
+def make(database, kind="retrain", request=None, **more):
+    return create_operation(database, kind, request or {"note": "a"}, actor="ann", **more)[0]
+
+
+def read(database, operation_id):
+    with database.reading() as session:
+        return get_operation(session, operation_id)
+
+
+def test_a_second_one_of_a_kind_is_refused_by_name_and_another_kind_is_not(database):
+    first = make(database)
+
+    with pytest.raises(OperationActive, match=f"{first.id} is queued.*akin operations cancel") as refused:
+        make(database)
+    assert refused.value.operation_id == first.id
+    assert make(database, "build").kind == "build"
+
+
+def test_of_many_that_ask_at_once_one_is_queued(database):
+    barrier = threading.Barrier(8)
+
+    def ask(_):
+        barrier.wait()
+        try:
+            return make(database).id
+        except OperationActive as refused:
+            return refused
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+
+    queued = [answer for answer in answers if isinstance(answer, str)]
+    assert len(queued) == 1
+    assert {it.operation_id for it in answers if isinstance(it, OperationActive)} == set(queued)
+
+
+def test_the_same_key_gives_the_same_operation_also_when_it_has_ended(database):
+    first = make(database, idempotency_key="k")
+    request_cancel(database, first.id)
+
+    again, is_new = create_operation(database, "retrain", {"note": "a"}, actor="bob", idempotency_key="k")
+
+    assert (again.id, is_new) == (first.id, False)
+    with pytest.raises(IdempotencyKeyReused, match=f"'k' came with another request before \\({first.id}\\)"):
+        make(database, request={"note": "b"}, idempotency_key="k")
+
+
+def test_of_many_with_one_key_at_once_all_get_the_same(database):
+    barrier = threading.Barrier(6)
+
+    def ask(_):
+        barrier.wait()
+        return make(database, idempotency_key="k").id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(ask, range(6)))) == 1
+
+
+def test_what_waits_is_cancelled_at_once_and_only_asked_once(database):
+    operation = make(database)
+
+    cancelled = request_cancel(database, operation.id)
+
+    assert cancelled.state == "cancelled"
+    assert request_cancel(database, operation.id).finished_at is not None
+    assert claim_operation(database, operation.id, "w1") is None
+    assert make(database).state == "queued"
+
+
+def test_what_has_ended_cannot_be_cancelled(database):
+    operation = make(database)
+    claim_operation(database, operation.id, "w1")
+    end_operation(database, operation.id, "w1", "succeeded", None)
+
+    with pytest.raises(OperationEnded, match="has succeeded already"):
+        request_cancel(database, operation.id)
+    with pytest.raises(OperationNotFound, match=r"'nonsense'.*akin operations list"):
+        request_cancel(database, "nonsense")
+
+
+def test_a_worker_that_lost_an_operation_can_write_nothing(database):
+    operation = make(database)
+    claim_operation(database, operation.id, "w1")
+    begin_step(database, operation.id, "w1", "train")
+    claim_operation(database, operation.id, "w2")
+
+    for write in (
+        lambda: begin_step(database, operation.id, "w1", "evaluate"),
+        lambda: finish_step(database, operation.id, "w1", "train", {"a": 1}, 1.0),
+        lambda: end_operation(database, operation.id, "w1", "failed", None),
+        lambda: release_claim(database, operation.id, "w1"),
+    ):
+        with pytest.raises(OperationLost):
+            write()
+    found = read(database, operation.id)
+    assert (found.state, found.worker_id, found.result, found.attempts) == ("running", "w2", {}, 2)
+
+
+def test_steps_keep_their_order_and_first_time_when_they_are_done_again(database):
+    operation = make(database)
+    claim_operation(database, operation.id, "w1")
+    for name in ("snapshot", "train"):
+        begin_step(database, operation.id, "w1", name)
+        finish_step(database, operation.id, "w1", name, {name: 1}, 0.5)
+    first = read(database, operation.id).steps[1]["started_at"]
+    claim_operation(database, operation.id, "w2")
+    begin_step(database, operation.id, "w2", "train")
+
+    found = read(database, operation.id)
+    assert [step["name"] for step in found.steps] == ["snapshot", "train"]
+    assert found.steps[1] == {"name": "train", "started_at": first}
+    assert found.result == {"snapshot": 1, "train": 1}
+
+
+def test_an_orderly_end_of_a_worker_is_no_attempt(database):
+    operation = make(database)
+    claim_operation(database, operation.id, "w1")
+    release_claim(database, operation.id, "w1")
+
+    assert claim_operation(database, operation.id, "w2") is not None
+    assert read(database, operation.id).attempts == 1
+
+
+def test_lists_go_from_the_newest_on_in_pages(database):
+    ids = []
+    for _ in range(5):
+        ids.append(make(database).id)
+        request_cancel(database, ids[-1])
+
+    with database.reading() as session:
+        first = [operation.id for operation in list_operations(session, limit=3)]
+        rest = [operation.id for operation in list_operations(session, limit=3, before=first[-1])]
+        counts = count_operations(session)
+        none = list_operations(session, states=["running"])
+
+    assert first + rest == list(reversed(ids))
+    assert counts == {"cancelled": 5}
+    assert none == []

@@ -1,0 +1,52 @@
+import pytest
+
+from service.errors import InvalidOperation
+from service.operations.requests import parse_build, parse_retrain
+
+
+def test_a_request_without_anything_takes_all_labels_and_the_default_gate():
+    request = parse_retrain({})
+
+    assert request.data == "all"
+    assert request.promote == "automatic"
+    assert request.policy().primary == "mean_of_parts_recall_at_1"
+    assert parse_retrain(b"") == request
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"labels": "all"}, r"labels: Extra inputs.*it may have data, preset"),
+        ({"data": "yesterday"}, r"data.*'yesterday'"),
+        ({"preset": "huge"}, r"no preset 'huge'; presets are .*head"),
+        ({"preset": "../presets/head"}, r"no preset '../presets/head'"),
+        ({"overrides": ["loss.nome=triplet"]}, r"loss.nome"),
+        ({"overrides": ["steps"]}, r"'steps' is not of the form"),
+        ({"overrides": ["split.unseen_share=0"]}, r"'split.unseen_share=0' is refused: what is held out"),
+        ({"overrides": ["split.test=none"]}, r"'split.test=none' is refused"),
+        ({"overrides": ["network.checkpoint=/etc"]}, r"refused: use base"),
+        ({"base": "best"}, r"base.*'best'"),
+        ({"gate": {"min_improvment": 1}}, r"gate: policy.min_improvment is unknown; the policy has"),
+        ({"gate": {"force": True}}, r"gate: .*force_reason"),
+        ({"promote": "maybe"}, r"promote.*'maybe'"),
+        ({"note": "x" * 1001}, r"note"),
+    ],
+)
+def test_what_cannot_be_used_is_named(value, message):
+    with pytest.raises(InvalidOperation, match=message):
+        parse_retrain(value)
+
+
+def test_a_body_that_is_no_json_is_refused():
+    with pytest.raises(InvalidOperation, match="cannot be used"):
+        parse_retrain(b"{")
+    with pytest.raises(InvalidOperation, match=r"activate.*'perhaps'"):
+        parse_build({"activate": "perhaps"})
+
+
+def test_a_time_without_zone_is_utc():
+    assert parse_retrain({"data": "2025-03-01T10:00:00"}).model_dump(mode="json")["data"] == "2025-03-01T10:00:00Z"
+
+
+def test_what_is_held_out_cannot_be_changed_by_the_preset():
+    assert parse_retrain({"overrides": ["split.validation_share=0"]}).config("head").split.test == "hash"

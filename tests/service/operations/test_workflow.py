@@ -1,0 +1,190 @@
+"""Whole operations: undisturbed, killed everywhere, on both databases; the outcome is always the same."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedding.artifact import sha256_of_file
+from service.operations.folder import RUN
+from service.operations.records import request_cancel
+from service.releases import active_release
+from tests.service.conftest import wait_for
+from tests.service.operations.conftest import Works, copied_shop, stop_all
+
+STEPS = (
+    "labels", "snapshot", "split", "train", "evaluate", "decide", "plan", "embed-1", "build", "catch-up", "activate",
+    "converge", "tidy",
+)  # fmt: skip
+# Where a worker may die: before a step, in the moment between its end and the memory of it, and after that.
+POINTS = ("begin", *(f"{when} {step}" for step in STEPS for when in ("before", "within", "after")))
+
+
+def outcome(works: Works, operation_id: str) -> dict[str, Any]:
+    """What must not depend on what happened on the way."""
+    operation = works.operation(operation_id)
+    result: dict[str, Any] = operation.result
+    assert operation.state == "succeeded", (operation.error, works.last_log()[-3000:])
+    with works.open() as installation, installation.database.reading() as session:
+        active = active_release(session)
+    directory = works.settings.releases_dir / result["release"]["release_id"]
+    assert active.release_id == directory.name
+    return {
+        "snapshot": result["snapshot"],
+        "evaluation_set": result["evaluation_set"],
+        "candidate": (result["candidate"]["space_id"], result["candidate"]["metrics"]),
+        "active": (result["active"]["space_id"], result["active"]["metrics"]),
+        "reasons": [reason["code"] for reason in result["verdict"]["reasons"]],
+        "weights": sha256_of_file(directory / "checkpoint" / "weights.safetensors"),
+        "rows": sha256_of_file(directory / "rows.arrow"),
+        "embeddings": sha256_of_file(directory / "index" / "embeddings.npy"),
+        "activations": active.version,
+        "releases": sorted(path.name[:4] for path in works.settings.releases_dir.iterdir() if path.is_dir()),
+        "steps": [step["name"] for step in operation.steps],
+        "is_active": result["is_active"],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, learning_shop) -> dict[str, Any]:
+    works = copied_shop(tmp_path_factory.mktemp("undisturbed"), learning_shop)
+    operation_id = works.ask()
+    assert works.work() == 0
+    return outcome(works, operation_id)
+
+
+def test_a_retrain_goes_from_labels_to_a_better_release(undisturbed):
+    assert undisturbed["steps"] == list(STEPS)
+    assert undisturbed["activations"] == 2
+    (_, after), (_, before) = undisturbed["candidate"], undisturbed["active"]
+    assert after["mean_of_parts"]["recall_at_1"] > before["mean_of_parts"]["recall_at_1"]
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_dies_after_every_step_in_turn_changes_nothing(works_on_both: Works, undisturbed):
+    """Each death falls between a step's end and the memory of it, so that each step is done twice."""
+    operation_id = works_on_both.ask()
+    # A process takes seconds to start, and the other database needs no proof of each step.
+    steps = STEPS if not works_on_both.database_url else ("snapshot", "train", "evaluate", "build", "activate")
+
+    for step in steps:
+        assert works_on_both.work("--kill-at", f"within {step}") == -signal.SIGKILL, works_on_both.last_log()[-3000:]
+    assert works_on_both.work() == 0
+
+    assert outcome(works_on_both, operation_id) == undisturbed
+
+
+def test_workers_that_die_in_training_and_in_embedding_change_nothing(works: Works, undisturbed):
+    operation_id = works.ask()
+
+    for step, seconds in (("train", 3.0), ("train", 4.5), ("train", 6.0), ("evaluate", 0.3), ("embed-1", 0.02)):
+        works.work("--kill-in", step, "--kill-after", str(seconds))
+    assert works.work() == 0
+
+    assert outcome(works, operation_id) == undisturbed
+
+
+@pytest.mark.parametrize("is_keeper_killed", [False, True])
+def test_a_training_process_that_is_killed_goes_on(works: Works, undisturbed, is_keeper_killed):
+    operation_id = works.ask()
+    worker = works.start_worker()
+    run = works.settings.operations_dir / operation_id / RUN
+    wait_for(lambda: (run / "run_card.json").exists(), 60)
+    keeper = int(_pgrep("-f", f"training.keeper.*{operation_id}")[0])
+
+    os.kill(keeper if is_keeper_killed else int(_pgrep("-P", str(keeper))[0]), signal.SIGKILL)
+    assert worker.wait(120) == 0
+
+    assert "training_killed" in works.last_log()
+    assert outcome(works, operation_id) == undisturbed
+
+
+def test_sigterm_saves_the_state_and_another_worker_goes_on(works: Works, undisturbed):
+    operation_id = works.ask()
+    worker = works.start_worker("--stay")
+    run = works.settings.operations_dir / operation_id / RUN
+    wait_for(lambda: (run / "run_card.json").exists(), 60)
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(60) == 0
+    assert works.operation(operation_id).state == "running"
+    assert not _processes_of(operation_id)
+    assert works.work() == 0
+    assert outcome(works, operation_id) == undisturbed
+
+
+def test_cancel_stops_training_within_seconds_and_leaves_no_process(works: Works):
+    operation_id = works.ask(overrides=["network.image_size=112", "augmentation.views=1", "steps=100000"])
+    works.start_worker("--stay")
+    run = works.settings.operations_dir / operation_id / RUN
+    wait_for(lambda: (run / "run_card.json").exists(), 60)
+
+    start = time.monotonic()
+    with works.open() as installation:
+        request_cancel(installation.database, operation_id)
+    wait_for(lambda: works.operation(operation_id).state == "cancelled", 20)
+    seconds = time.monotonic() - start
+
+    assert seconds < 15
+    assert not _processes_of(operation_id)
+    assert (works.operation(operation_id).error or {})["code"] == "cancelled"
+
+
+def test_a_worker_of_another_machine_takes_over_what_a_dead_one_had(works: Works, undisturbed):
+    """Its lock cannot be seen from there: only its heartbeat, which is not heard any more."""
+    operation_id = works.ask()
+    assert works.work("--kill-at", "within split") == -signal.SIGKILL
+    for lock in works.settings.workers_dir.glob("*.lock"):
+        lock.rename(lock.with_name(f"elsewhere.{lock.name.split('.', 1)[1]}"))
+
+    patient = works.start_worker("--takeover-seconds", "3600", "--stay")
+    time.sleep(6)
+    still = works.operation(operation_id)
+    patient.kill()
+    patient.wait()
+    assert works.work("--takeover-seconds", "0.5") == 0
+
+    assert [step["name"] for step in still.steps] == ["labels", "snapshot", "split"]
+    assert outcome(works, operation_id) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_long_sweep_of_kill_points(tmp_path: Path, learning_shop: Path, undisturbed):
+    """Each point and 20 random moments by themselves, in an operation of its own."""
+    deaths: list[tuple[str, ...]] = [("--kill-at", point) for point in POINTS]
+    deaths += [
+        ("--kill-in", step, "--kill-after", str(round(0.4 * number, 2)))
+        for step in ("train", "evaluate")
+        for number in range(10)
+    ]
+    survived = []
+    for number, death in enumerate(deaths):
+        works = copied_shop(tmp_path / str(number), learning_shop)
+        operation_id = works.ask()
+        try:
+            first = works.work(*death)
+            if first != 0:
+                assert works.work() == 0, works.last_log()[-3000:]
+            assert outcome(works, operation_id) == undisturbed
+            survived.append([*death, first])
+        finally:
+            stop_all(works)
+    (tmp_path / "survived.json").write_text(json.dumps(survived))
+    assert len(survived) == len(deaths)
+
+
+def _processes_of(operation_id: str) -> list[str]:
+    return _pgrep("-f", operation_id)
+
+
+def _pgrep(*arguments: str) -> list[str]:
+    """Return the ids of processes."""
+    found = subprocess.run(["pgrep", *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.split()
