@@ -20,7 +20,18 @@ from service.installation import Installation, open_installation
 from service.observability import RequestLog
 from service.release_files import LoadedRelease, load_release
 from service.release_watcher import ReleaseWatcher
-from service.routes import health, media, pages, search
+from service.routes import (
+    catalogue,
+    evaluations,
+    health,
+    labels,
+    media,
+    operations,
+    pages,
+    releases,
+    retrain,
+    search,
+)
 from service.settings import Settings
 
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.
@@ -36,12 +47,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with open_installation(settings) as installation:
             live = LiveEngine()
-            app.state.parts = Parts(settings, installation.media_store, live)
+            app.state.parts = Parts(installation, live)
             async with _following_releases(installation, live):
                 yield
 
     app = FastAPI(title="Akin", version=version("akin"), description=_DESCRIPTION, lifespan=lifespan)
-    for router in (search.router, media.router, health.router, pages.router):
+    for router in (
+        search.router, media.router, health.router, pages.router, releases.router, evaluations.router, labels.router,
+        catalogue.router, operations.router, retrain.router,
+    ):  # fmt: skip
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
     app.add_middleware(RequestLog)

@@ -4,29 +4,35 @@ Rows are taken in chunks; each chunk stores its pictures first and then commits 
 a run that was cut off leaves whole rows and at worst some pictures that no row names yet. Run again, it finds them.
 """
 
-import hashlib
 import json
-import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from embedding.decoding import DecodingLimits, decode_with_format
-from embedding.errors import InvalidImage
+from embedding.decoding import DecodingLimits
 from service.catalogue import chunks
-from service.database import Database, next_change_seqs, now
-from service.import_sources import ImportSource, RowError, SourceRow
-from service.media import MediaName, MediaStore
-from service.tables import MediaObject, Product, ProductImage
+from service.catalogue_rows import (
+    Picture,
+    PictureIntake,
+    image_id_of,
+    lock_changes,
+    new_media_of,
+    number_changes,
+    relabel,
+    rows_by_id,
+)
+from service.database import Database, now
+from service.import_sources import ImportSource, RowError, SourceRow, first_reasons, without_folder
+from service.media import MediaStore
+from service.releases import COMMAND_LINE
+from service.tables import LabelChange, Product, ProductImage
 
 _CHUNK_ROWS = 32
-Row = TypeVar("Row", Product, ProductImage)
 OnProgress = Callable[[int, int], None]  # rows done, rows in all
 
 
@@ -45,29 +51,19 @@ class ImportReport:
     seconds: float = 0.0
     errors: list[RowError] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, object]:
+    @property
+    def num_usable(self) -> int:
+        """How much of the source could be used, changed by it or not."""
+        changed = self.num_products_added + self.num_products_updated + self.num_images_added + self.num_images_updated
+        return changed + self.num_unchanged
+
+    def reasons(self) -> str:
+        """Say in one line why the first rows failed."""
+        return first_reasons(self.errors, len(self.errors))
+
+    def to_json(self) -> dict[str, Any]:
         """Return the report as it is written to a file."""
         return asdict(self)
-
-
-@dataclass(slots=True)
-class _Picture:
-    """The picture of a row: read and, unless its bytes are known already, decoded once to see that it can be."""
-
-    row: SourceRow
-    image_bytes: bytes
-    sha256: str
-    extension: str = ""
-    new_media: MediaObject | None = None
-
-    @property
-    def image_id(self) -> str:
-        return image_id_of(self.row.product_id, self.sha256)
-
-
-def image_id_of(product_id: str, sha256: str) -> str:
-    """Return the id of a picture: equal for the same bytes of the same product, so that imports repeat safely."""
-    return hashlib.sha256(f"{product_id}\0{sha256}".encode()).hexdigest()[:20]
 
 
 def import_catalogue(
@@ -77,13 +73,16 @@ def import_catalogue(
     *,
     limits: DecodingLimits | None = None,
     dry_run: bool = False,
+    actor: str = COMMAND_LINE,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
     """Bring the catalogue to what the rows of `source` say; what they do not mention stays as it is.
 
-    With `dry_run` everything is read and checked, and nothing is written.
+    `actor` is whose name stands by a label that changes. With `dry_run` everything is read and checked, and nothing
+    is written.
     """
-    run = _ImportRun(database, media_store, limits or DecodingLimits(), ImportReport(source.layout, dry_run))
+    intake = PictureIntake(database, media_store, limits or DecodingLimits())
+    run = _ImportRun(database, intake, ImportReport(source.layout, dry_run), actor, source.folder)
     start = time.perf_counter()
     run.report.errors.extend(source.errors)
     run.report.num_ignored = source.num_ignored
@@ -98,10 +97,17 @@ def import_catalogue(
     return run.report
 
 
-def write_import_report(report: ImportReport, directory: Path) -> Path:
+class Report(Protocol):
+    """What has been done with a source, in a form that can be written down."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+
+
+def write_import_report(report: Report, directory: Path, kind: str = "import") -> Path:
     """Write the report as JSON and return the file's path."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"import-{now():%Y%m%dT%H%M%S%f}.json"
+    path = directory / f"{kind}-{now():%Y%m%dT%H%M%S%f}.json"
     # Escaped, since a path in a message may be no text.
     path.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     return path
@@ -111,12 +117,13 @@ class _ImportRun:
     """State of one import: the report, and what earlier rows of the same source said."""
 
     def __init__(
-        self, database: Database, media_store: MediaStore, limits: DecodingLimits, report: ImportReport
+        self, database: Database, intake: PictureIntake, report: ImportReport, actor: str, folder: Path | None
     ) -> None:
         self.report = report
         self._database = database
-        self._media_store = media_store
-        self._limits = limits
+        self._intake = intake
+        self._actor = actor
+        self._folder = folder
         self._first_rows: dict[str, SourceRow] = {}  # by image id
         self._titles: dict[str, SourceRow] = {}  # by product id: the row that gave the title
         self._attributes: dict[str, SourceRow] = {}
@@ -124,10 +131,7 @@ class _ImportRun:
 
     def take(self, rows: list[SourceRow], pool: ThreadPoolExecutor) -> None:
         """Import one chunk of rows."""
-        pictures = self._without_failures(rows, list(pool.map(self._read, rows)))
-        known = self._known_extensions({picture.sha256 for picture in pictures})
-        outcomes = list(pool.map(lambda picture: self._check(picture, known), pictures))
-        pictures = self._without_failures([picture.row for picture in pictures], outcomes)
+        pictures = self._without_failures(rows, self._intake.take(rows, pool))
         outcomes = [self._contradiction(picture) or picture for picture in pictures]
         pictures = self._without_failures([picture.row for picture in pictures], outcomes)
         if self.report.dry_run:
@@ -136,64 +140,27 @@ class _ImportRun:
                 session.expunge_all()
             return
         # All pictures of the chunk are on disk before a row names them.
-        list(pool.map(self._store, pictures))
+        self._intake.store(pictures, pool)
         with self._database.transaction() as session, session.no_autoflush:
-            changed = self._merge(session, pictures)
-            seqs = next_change_seqs(session, len(changed)) if changed else ()
-            for row, seq in zip(changed, seqs, strict=True):
-                row.change_seq = seq
+            lock_changes(session)
+            changed, label_changes = self._merge(session, pictures)
+            number_changes(session, changed)
+            session.flush()
+            session.add_all(label_changes)
 
-    def _without_failures(self, rows: list[SourceRow], outcomes: Sequence[_Picture | str]) -> list[_Picture]:
+    def _without_failures(
+        self, rows: list[SourceRow], outcomes: Sequence[Picture[SourceRow] | str]
+    ) -> list[Picture[SourceRow]]:
         """Move what failed (a text says why) to the report."""
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, str):
-                self.report.errors.append(RowError(row.location, outcome))
-        return [outcome for outcome in outcomes if isinstance(outcome, _Picture)]
+                self.report.errors.append(RowError(row.location, without_folder(outcome, self._folder)))
+        return [outcome for outcome in outcomes if not isinstance(outcome, str)]
 
-    def _read(self, row: SourceRow) -> _Picture | str:
-        most = self._limits.max_image_bytes
-        try:
-            status = row.image.stat()
-            if not stat.S_ISREG(status.st_mode):
-                return f"{row.image} is not a file"
-            if (num_bytes := status.st_size) > most:
-                return f"the file {row.image} has {num_bytes:,} bytes; at most {most:,} are allowed"
-            image_bytes = row.image.read_bytes()
-        except FileNotFoundError:
-            return f"the file {row.image} does not exist"
-        except (OSError, ValueError) as error:
-            return f"the file {row.image} cannot be read: {error}"
-        return _Picture(row, image_bytes, hashlib.sha256(image_bytes).hexdigest())
-
-    def _known_extensions(self, digests: set[str]) -> dict[str, str]:
-        with self._database.reading() as session:
-            known = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(digests))
-            return {row[0]: row[1] for row in session.execute(known)}
-
-    def _check(self, picture: _Picture, known_extensions: Mapping[str, str]) -> _Picture | str:
-        if extension := known_extensions.get(picture.sha256):
-            picture.extension = extension
-            return picture
-        try:
-            decoded = decode_with_format(picture.image_bytes, self._limits)
-        except InvalidImage as error:
-            return f"{picture.row.image.name}: {error}"
-        width, height = decoded.image.size
-        picture.extension = decoded.extension
-        picture.new_media = MediaObject(
-            sha256=picture.sha256,
-            extension=decoded.extension,
-            num_bytes=len(picture.image_bytes),
-            width=width,
-            height=height,
-            created_at=now(),
-        )
-        return picture
-
-    def _contradiction(self, picture: _Picture) -> str | None:
+    def _contradiction(self, picture: Picture[SourceRow]) -> str | None:
         """Say where a row says otherwise than an earlier one; following both would change the result each time."""
         row = picture.row
-        first = self._first_rows.setdefault(picture.image_id, row)
+        first = self._first_rows.setdefault(_image_id(picture), row)
         if first.role != row.role:
             return f"the same picture has role {first.role} at {first.location} and {row.role} here"
         if None not in (first.label, row.label) and first.label != row.label:
@@ -208,26 +175,22 @@ class _ImportRun:
                 return f"the attributes of {row.product_id!r} differ from those at {first.location}"
         return None
 
-    def _store(self, picture: _Picture) -> None:
-        self._media_store.put(MediaName(picture.sha256, picture.extension), picture.image_bytes)
-
-    def _merge(self, session: Session, pictures: list[_Picture]) -> list[Product | ProductImage]:
-        """Bring the tables to what the rows say, and return the products and images that changed."""
-        products = _by_id(session, Product, {picture.row.product_id for picture in pictures})
-        images = _by_id(session, ProductImage, {picture.image_id for picture in pictures})
+    def _merge(
+        self, session: Session, pictures: list[Picture[SourceRow]]
+    ) -> tuple[list[Product | ProductImage], list[LabelChange]]:
+        """Bring the tables to what the rows say; return the products and images that changed, and changes of labels."""
+        products = rows_by_id(session, Product, {picture.row.product_id for picture in pictures})
+        images = rows_by_id(session, ProductImage, {_image_id(picture) for picture in pictures})
         changed: dict[int, Product | ProductImage] = {}
-        new_media: dict[str, MediaObject] = {}
+        label_changes: list[LabelChange] = []
         for picture in pictures:
-            # Another import may have stored the same picture since this one looked.
-            if picture.new_media and session.get(MediaObject, picture.sha256) is None:
-                new_media.setdefault(picture.sha256, picture.new_media)
             product = self._merge_product(products, picture.row)
-            image = self._merge_image(images, picture)
+            image = self._merge_image(images, picture, label_changes)
             changed.update((id(row), row) for row in (product, image) if row is not None)
             if product is None and image is None:
                 self.report.num_unchanged += 1
-        session.add_all([*new_media.values(), *changed.values()])
-        return list(changed.values())
+        session.add_all([*new_media_of(session, pictures), *changed.values()])
+        return list(changed.values()), label_changes
 
     def _merge_product(self, products: dict[str, Product], row: SourceRow) -> Product | None:
         """Return the product of a row when it has to be written."""
@@ -246,13 +209,16 @@ class _ImportRun:
         self.report.num_products_updated += self._is_new(row.product_id)
         return product
 
-    def _merge_image(self, images: dict[str, ProductImage], picture: _Picture) -> ProductImage | None:
+    def _merge_image(
+        self, images: dict[str, ProductImage], picture: Picture[SourceRow], label_changes: list[LabelChange]
+    ) -> ProductImage | None:
         """Return the image of a row when it has to be written."""
         row = picture.row
-        image = images.get(picture.image_id)
+        image_id = _image_id(picture)
+        image = images.get(image_id)
         if image is None:
             image = ProductImage(
-                id=picture.image_id,
+                id=image_id,
                 product_id=row.product_id,
                 sha256=picture.sha256,
                 role=row.role,
@@ -265,7 +231,10 @@ class _ImportRun:
         label = image.label if row.label is None else row.label
         if (image.role, image.label, image.deleted_at) == (row.role, label, None):
             return None
-        image.role, image.label, image.deleted_at = row.role, label, None
+        if image.label != label:
+            # Only what was there already has a history: a new picture came with its label.
+            label_changes.append(relabel(image, label, actor=self._actor, source=f"import ({self.report.layout})"))
+        image.role, image.deleted_at = row.role, None
         self.report.num_images_updated += self._is_new(image.id)
         return image
 
@@ -276,5 +245,5 @@ class _ImportRun:
         return is_new
 
 
-def _by_id(session: Session, table: type[Row], ids: set[str]) -> dict[str, Row]:
-    return {row.id: row for row in session.scalars(select(table).where(table.id.in_(ids)))}
+def _image_id(picture: Picture[SourceRow]) -> str:
+    return image_id_of(picture.row.product_id, picture.sha256)

@@ -8,8 +8,8 @@
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.errors import InvalidImportSource
@@ -17,7 +17,7 @@ from service.tables import CATALOGUE, EXAMPLE, ROLES
 from training.datasets.files import IMAGE_ENDINGS as IMAGE_ENDINGS
 from training.datasets.files import UNREAD_IMAGE_ENDINGS, files_below, first_example_folder, location_below, short
 from training.datasets.grocery import is_grocery, read_grocery_classes, read_grocery_photos
-from training.datasets.records import ATTRIBUTE_PREFIX, Columns, parse_json, read_records
+from training.datasets.records import ATTRIBUTE_PREFIX, RECORD_ENDINGS, Columns, parse_json, read_records
 from training.errors import InvalidDataset
 
 _COLUMNS = Columns(
@@ -28,6 +28,9 @@ _COLUMNS = Columns(
 _MANIFEST_NAMES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
 _MAX_ID_LENGTH = 200
 _MAX_TITLE_LENGTH = 1000
+# How many folders with nothing beside them an archive may put around its content.
+_MAX_WRAPPINGS = 3
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +62,78 @@ class ImportSource:
     rows: list[SourceRow]
     errors: list[RowError] = field(default_factory=list)
     num_ignored: int = 0  # files that are no pictures
+    folder: Path | None = None  # where it was unpacked, which messages leave out
 
 
-def read_import_source(path: Path) -> ImportSource:
+def read_import_source(path: Path, *, is_trusted: bool = True) -> ImportSource:
     """Read the rows that `path` offers; pictures are not opened yet.
+
+    What somebody sent (`is_trusted` False: an unpacked archive) may name no file outside of `path`, may stand in
+    folders that only wrap it, and messages do not say where it lies here.
 
     Raises InvalidImportSource when the whole of it cannot be read; a bad row only becomes a RowError.
     """
     if not path.exists():
         raise InvalidImportSource(f"{path} does not exist")
+    root = path if is_trusted else unwrapped(path)
     try:
-        return _read(path)
-    except InvalidDataset as error:
+        source = _read(root)
+    except (InvalidDataset, InvalidImportSource) as error:
         # Training reads the same layouts, and calls an unreadable one by a name of its own.
-        raise InvalidImportSource(str(error)) from error
+        raise InvalidImportSource(without_folder(str(error), None if is_trusted else root)) from error
+    return source if is_trusted else _confined(source, root)
+
+
+def unwrapped(path: Path) -> Path:
+    """Return the folder where an unpacked archive begins: one that has nothing beside it only wraps what is in it.
+
+    A lone folder with pictures of its own is a product's, and is left as it is.
+    """
+    for _ in range(_MAX_WRAPPINGS):
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        if len(entries) != 1 or not entries[0].is_dir():
+            break
+        inner = [entry for entry in entries[0].iterdir() if not entry.name.startswith(".")]
+        files = [entry for entry in inner if not entry.is_dir()]
+        has_table = any(file.suffix.lower() in RECORD_ENDINGS for file in files)
+        has_pictures = any(file.suffix.lower() in IMAGE_ENDINGS | UNREAD_IMAGE_ENDINGS for file in files)
+        has_folders = any(first_example_folder(("", entry.name)) is None for entry in inner if entry.is_dir())
+        if not has_table and (has_pictures or not has_folders):
+            break
+        path = entries[0]
+    return path
+
+
+def without_folder(text: str, folder: Path | None) -> str:
+    """Leave the name of a folder out of a message: what was sent lay there only for us."""
+    return text if folder is None else text.replace(f"{folder}/", "").replace(str(folder), "the archive")
+
+
+def first_reasons(errors: Sequence[RowError], num_errors: int) -> str:
+    """Say in one line why the first of some rows failed."""
+    shown = "; ".join(f"{error.location}: {error.message}" for error in errors[:_MOST_REASONS])
+    return f"{shown}; and {num_errors - _MOST_REASONS:,} more" if num_errors > _MOST_REASONS else shown
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Say whether a path leads to something below a folder, through links too."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _confined(source: ImportSource, folder: Path) -> ImportSource:
+    """Refuse the rows that name a file outside of the folder: it would be a file of this machine."""
+    rows: list[SourceRow] = []
+    errors = [RowError(error.location, without_folder(error.message, folder)) for error in source.errors]
+    for row in source.rows:
+        if is_inside(row.image, folder):
+            rows.append(row)
+        else:
+            shown = short(without_folder(str(row.image), folder))
+            errors.append(RowError(row.location, f"the image {shown} is not in the archive; name one that is"))
+    return replace(source, rows=rows, errors=errors, folder=folder)
 
 
 def _read(path: Path) -> ImportSource:

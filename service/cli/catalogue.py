@@ -1,14 +1,28 @@
-"""akin catalogue: fill the catalogue and look at it."""
+"""akin catalogue: fill the catalogue, say what its pictures show, and look at it."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from service.cli.console import notes, output, print_json, progress_bar
 
-app = typer.Typer(help="Fill the catalogue and look at it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from service.catalogue_import import Report
+    from service.import_sources import ImportSource, RowError
+    from service.label_sources import LabelSource
+    from service.settings import Settings
+
+app = typer.Typer(help="Fill the catalogue, say what its pictures show, and look at it.", no_args_is_help=True)
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")]
+ReportAsJSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+By = Annotated[str | None, typer.Option(help="Who labelled, where a row does not say.")]
+Source = Annotated[str, typer.Option(help="On what ground, kept with each change.")]
 
 _MOST_ERRORS_SHOWN = 20
 
@@ -16,32 +30,33 @@ _MOST_ERRORS_SHOWN = 20
 @app.command("import")
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="A folder per product, a CSV / NDJSON file, or the GroceryStoreDataset.")
+        Path,
+        typer.Argument(help="A folder per product, a CSV / NDJSON file, GroceryStoreDataset, or a zip of one."),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    dry_run: DryRun = False,
+    json: ReportAsJSON = False,
 ) -> None:
     """Import products and pictures; safe to repeat, and to go on with after it was cut off.
 
     Bad rows are reported and do not stop the others; the exit status is then 1.
     """
-    from service.catalogue_import import import_catalogue, write_import_report
+    from service.catalogue_import import import_catalogue
     from service.cli.tables import import_table
     from service.demo import is_demo_home
-    from service.import_sources import read_import_source
     from service.installation import open_for_dry_run, open_installation
     from service.settings import load_settings
 
     settings = load_settings()
-    source = read_import_source(path)
-    if is_demo_home(settings):
-        notes.print(
-            f"[yellow]warning:[/] {settings.home} holds the demo's catalogue, and these products are added to it; "
-            "set AKIN_HOME to another folder for a catalogue of their own",
-            highlight=False,
-        )
-    opened = open_for_dry_run(settings) if dry_run else open_installation(settings)
-    with opened as installation, progress_bar("Importing") as move:
+    with ExitStack() as stack:
+        source = stack.enter_context(_import_source(path, settings))
+        if is_demo_home(settings):
+            notes.print(
+                f"[yellow]warning:[/] {settings.home} holds the demo's catalogue, and these products are added to it; "
+                "set AKIN_HOME to another folder for a catalogue of their own",
+                highlight=False,
+            )
+        installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
+        move = stack.enter_context(progress_bar("Importing"))
         report = import_catalogue(
             source,
             installation.database,
@@ -54,12 +69,119 @@ def import_(
         print_json(report.to_json())
     else:
         output.print(import_table(report))
-    for error in report.errors[:_MOST_ERRORS_SHOWN]:
-        notes.print(f"[red]{escape(error.location)}:[/] {escape(error.message)}", highlight=False)
+    _end_with_errors(report, report.errors, len(report.errors), settings, "import", is_kept=not dry_run)
+
+
+@app.command()
+def label(
+    path: Annotated[
+        Path, typer.Argument(help="A CSV / NDJSON file, a folder per class, a zip of either, or one picture.")
+    ],
+    shows: Annotated[
+        str | None, typer.Option("--as", help="For one picture: the product's id, or the label that it shows.")
+    ] = None,
+    by: By = None,
+    source: Source = "command line",
+    dry_run: DryRun = False,
+    json: ReportAsJSON = False,
+) -> None:
+    """Take labels in: what pictures of the catalogue show, and new labelled pictures, which become examples.
+
+    Safe to repeat. Bad rows are reported and do not stop the others; the exit status is then 1.
+    """
+    from service.cli.label_tables import label_report_table
+    from service.installation import open_for_dry_run, open_installation
+    from service.labels import apply_labels
+    from service.settings import load_settings
+
+    settings = load_settings()
+    with ExitStack() as stack:
+        labels = stack.enter_context(_label_source(path, shows, settings))
+        installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
+        move = stack.enter_context(progress_bar("Labelling", "rows"))
+        report = apply_labels(
+            installation,
+            labels,
+            actor=_who(by),
+            source_name=source,
+            dry_run=dry_run,
+            on_progress=move,
+        )
+    if json:
+        print_json(report.to_json())
+    else:
+        output.print(label_report_table(report))
+    _end_with_errors(report, report.errors, report.num_failed, settings, "labels", is_kept=not dry_run)
+
+
+@app.command()
+def relabel(
+    image_id: Annotated[str, typer.Argument(help="Id of the picture; see: akin catalogue labels")],
+    label: Annotated[str | None, typer.Argument(help="What it shows.")] = None,
+    own: Annotated[bool, typer.Option("--own", help="Its product's own label again.")] = False,
+    by: By = None,
+    source: Source = "command line",
+) -> None:
+    """Say what one picture of the catalogue shows."""
+    from service.errors import InvalidLabels
+    from service.installation import open_installation
+    from service.label_sources import single_label
+    from service.labels import apply_labels
+    from service.settings import load_settings
+
+    if (label is None) != own:
+        raise InvalidLabels("say what the picture shows: give a label, or --own for its product's")
+    with open_installation(load_settings()) as installation:
+        report = apply_labels(installation, single_label(image_id, label), actor=_who(by), source_name=source)
     if report.errors:
-        where = "" if dry_run else f"; all of them: {write_import_report(report, settings.reports_dir)}"
-        notes.print(f"{len(report.errors)} rows were not imported{where}", highlight=False)
-        raise typer.Exit(1)
+        raise InvalidLabels(report.errors[0].message)
+    output.print("changed; now: akin retrain" if report.num_changed else "unchanged", highlight=False)
+
+
+@app.command()
+def labels(
+    counts: Annotated[bool, typer.Option("--counts", help="Count them by label instead.")] = False,
+    label: Annotated[str | None, typer.Option(help="Only pictures of this label.")] = None,
+    role: Annotated[str | None, typer.Option(help="Only those of this role: catalogue or example.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only those that are train, validation or test.")] = None,
+    after: Annotated[str | None, typer.Option(help="Only those after this image id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
+    json: AsJSON = False,
+) -> None:
+    """List pictures with their labels, and what training does with each."""
+    from service.cli.label_tables import class_counts_table, labels_table
+    from service.errors import InvalidParameter
+    from service.installation import open_installation
+    from service.label_listing import STATES, count_labels, list_labels, take_overview
+    from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
+    from service.settings import load_settings
+    from service.tables import ROLES
+
+    for name, value, allowed in (("role", role, ROLES), ("state", state, STATES)):
+        if value is not None and value not in allowed:
+            raise InvalidParameter(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
+    with open_installation(load_settings()) as installation, installation.database.reading() as session:
+        overview = take_overview(session)
+        if counts:
+            total, classes = count_labels(session, overview)
+        else:
+            found, following = list_labels(
+                session, overview, label=label, role=role, state=state, after=after, limit=limit
+            )
+    if counts:
+        views = [ClassCountsView.of_class(name, number) for name, number in classes.items() if label in (None, name)]
+        if json:
+            print_json({"total": LabelCounts.of(total).model_dump(), "classes": [view.model_dump() for view in views]})
+        else:
+            output.print(class_counts_table(views, LabelCounts.of(total)))
+        return
+    rows = [LabelView.of(facts, "/v1/admin/media") for facts in found]
+    if json:
+        print_json({"labels": [row.model_dump(mode="json") for row in rows], "next": following})
+        return
+    output.print(labels_table(rows))
+    if following:
+        output.print(f"more: --after {following}", highlight=False)
 
 
 @app.command()
@@ -107,3 +229,59 @@ def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the pro
     with open_installation(load_settings()) as installation, installation.database.transaction() as session:
         num_images = remove_products(session, product_ids)
     output.print(f"removed {len(set(product_ids))} products with {num_images} pictures; now: akin index build")
+
+
+@contextmanager
+def _import_source(path: Path, settings: "Settings") -> "Iterator[ImportSource]":
+    """Open what is to be imported, unpacked for as long as it is read."""
+    from service.import_sources import read_import_source
+    from service.uploads import unpacked_here
+
+    if path.is_file() and path.suffix.lower() == ".zip":
+        with unpacked_here(path, settings) as folder:
+            yield read_import_source(folder, is_trusted=False)
+    else:
+        yield read_import_source(path)
+
+
+@contextmanager
+def _label_source(path: Path, shows: str | None, settings: "Settings") -> "Iterator[LabelSource]":
+    """Open labels, unpacked for as long as they are read."""
+    from service.errors import InvalidLabels
+    from service.import_sources import IMAGE_ENDINGS
+    from service.label_sources import read_label_source, single_picture
+    from service.uploads import unpacked_here
+
+    is_picture = path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
+    if shows is not None and not is_picture:
+        raise InvalidLabels(f"--as says what one picture shows, and {path} is none; leave it out")
+    if is_picture and shows is None:
+        raise InvalidLabels(f"nothing says what {path} shows; give --as with the product's id or a label")
+    if is_picture:
+        yield single_picture(path, product_id=None, label=shows)
+    elif path.is_file() and path.suffix.lower() == ".zip":
+        with unpacked_here(path, settings) as folder:
+            yield read_label_source(folder)
+    else:
+        yield read_label_source(path, is_trusted=True)
+
+
+def _who(by: str | None) -> str:
+    from service.releases import COMMAND_LINE
+
+    return by or COMMAND_LINE
+
+
+def _end_with_errors(
+    report: "Report", errors: "list[RowError]", num_errors: int, settings: "Settings", kind: str, *, is_kept: bool
+) -> None:
+    """Show the rows that failed, keep all of them in a file, and end with status 1; without any, do nothing."""
+    from service.catalogue_import import write_import_report
+
+    for error in errors[:_MOST_ERRORS_SHOWN]:
+        notes.print(f"[red]{escape(error.location)}:[/] {escape(error.message)}", highlight=False)
+    if num_errors:
+        where = f"; all of them: {write_import_report(report, settings.reports_dir, kind)}" if is_kept else ""
+        done = "imported" if kind == "import" else "used"
+        notes.print(f"{num_errors:,} rows were not {done}{where}", highlight=False)
+        raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """GET /media/NAME: the catalogue's pictures."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -17,16 +18,16 @@ MEDIA_PATH = "/media"
 
 router = APIRouter(tags=["media"])
 
-# A name stands for its bytes for ever. The picture was made by somebody else: a browser must take it for nothing
-# but a picture, and run nothing that may be hidden in it.
-_HEADERS = {
-    "Cache-Control": "public, max-age=31536000, immutable",
+# The picture was made by somebody else: a browser must take it for nothing but a picture, and run nothing that may be
+# hidden in it.
+SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Content-Disposition": "inline",
 }
-
+# A name stands for its bytes for ever.
+_HEADERS = {**SAFE_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No product on show has this picture."},
@@ -41,13 +42,20 @@ async def media(request: Request, parts: PartsDep, name: str) -> Response:
     media_name = MediaName.parse(name)
     if media_name is None or not parts.live.shows(name):
         raise PictureNotShown(f"no product on show has the picture {name[:80]!r}")
+    return await picture_response(request, parts, media_name, _HEADERS)
+
+
+async def picture_response(
+    request: Request, parts: PartsDep, media_name: MediaName, headers: Mapping[str, str]
+) -> Response:
+    """Answer with a stored picture, or 304 where the client has it; raises MediaUnavailable."""
     etag = f'"{media_name.sha256}"'
-    headers = {**_HEADERS, "ETag": etag}
+    headers = {**headers, "ETag": etag}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     try:
         content = await asyncio.to_thread(parts.media_store.get, media_name)
     except MediaError as error:
-        log.error("media_unavailable", name=name, reason=str(error))
-        raise MediaUnavailable(f"the picture {name} cannot be read at present; the log has the reason") from error
+        log.error("media_unavailable", name=str(media_name), reason=str(error))
+        raise MediaUnavailable(f"the picture {media_name} cannot be read at present; the log has the reason") from error
     return Response(content, media_type=media_name.media_type, headers=headers)

@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_no_row_without_its_picture(installation, run, pictur
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("service.media.os.fsync", full)
+    monkeypatch.setattr("embedding.whole_files.os.fsync", full)
 
     with pytest.raises(MediaError, match="No space left"):
         run([SourceRow("1", "a", picture("red"))])

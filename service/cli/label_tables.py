@@ -1,0 +1,49 @@
+"""Tables of labels that commands print."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from service.labels import LabelReport
+from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
+
+
+def label_report_table(report: LabelReport) -> Table:
+    """Show what labels did."""
+    title = f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    rows = {
+        "examples added": report.num_added,
+        "labels changed": report.num_changed,
+        "rows unchanged": report.num_unchanged,
+        "rows failed": report.num_failed,
+        "ignored": report.num_ignored,
+    }
+    for name, number in rows.items():
+        table.add_row(name, str(number))
+    table.add_row("seconds", f"{report.seconds:.1f}")
+    return table
+
+
+def labels_table(labels: Sequence[LabelView]) -> Table:
+    """Show pictures with what they show."""
+    table = Table()
+    for name in ("image id", "label", "product", "role", "state", "new", "labelled by"):
+        table.add_column(name, overflow="fold")
+    for row in labels:
+        cells = (row.image_id, row.label, row.product_id, row.role, row.state, "yes" if row.is_new else "")
+        table.add_row(*(escape(cell) for cell in (*cells, row.labelled_by or "")))
+    return table
+
+
+def class_counts_table(classes: Sequence[ClassCountsView], total: LabelCounts) -> Table:
+    """Show how many pictures there are of each class, and of all."""
+    table = Table(title=f"{len(classes):,} labels", title_justify="left", show_footer=True)
+    names = ("images", "catalogue", "examples", "train", "validation", "test", "new")
+    table.add_column("label", "all", overflow="fold")
+    for name in names:
+        table.add_column(name, f"{getattr(total, f'num_{name}'):,}", justify="right")
+    for row in classes:
+        table.add_row(escape(row.label), *(f"{getattr(row, f'num_{name}'):,}" for name in names))
+    return table

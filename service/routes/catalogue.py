@@ -1,0 +1,98 @@
+"""/v1/admin/catalogue: import products and pictures, count them, remove them."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Query, Request
+
+from service.catalogue import count_catalogue, remove_products
+from service.catalogue_import import ImportReport, import_catalogue, write_import_report
+from service.dependencies import AdminDep, Parts, PartsDep
+from service.errors import InvalidImportSource, ProductNotFound
+from service.import_sources import read_import_source
+from service.label_body import receive_archive
+from service.routes.labels import UNKNOWN_KEY, UPLOAD_PROBLEMS, UploadOptions, telling_of_the_store
+from service.schemas import Problem
+from service.schemas_labels import CatalogueCountsView, ImportReportView, RemovedProduct
+from service.uploads import unpack_upload, upload_folder
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/v1/admin/catalogue", tags=["admin"])
+
+_BINARY = {"type": "string", "format": "binary"}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/zip": {"schema": _BINARY},
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["archive"], "properties": {"archive": _BINARY}}
+            },
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
+async def post_catalogue(
+    request: Request, parts: PartsDep, actor: AdminDep, options: Annotated[UploadOptions, Query()]
+) -> ImportReportView:
+    """Import a zip of any layout that `akin catalogue import` reads; the next release shows it."""
+    async with upload_folder(parts.settings) as folder:
+        archive = await receive_archive(request, folder, parts.settings)
+        report = await asyncio.to_thread(_import, parts, archive, actor.name, options.dry_run)
+    log.info(
+        "catalogue_imported",
+        actor=actor.name,
+        layout=report.layout,
+        images_added=report.num_images_added,
+        failed=len(report.errors),
+        dry_run=report.dry_run,
+    )
+    return ImportReportView.of(report)
+
+
+@router.get("", responses=UNKNOWN_KEY)
+def get_catalogue(parts: PartsDep, _: AdminDep) -> CatalogueCountsView:
+    """Count products and pictures."""
+    with parts.database.reading() as session:
+        return CatalogueCountsView(**asdict(count_catalogue(session)))
+
+
+# A path, since an id may hold a slash.
+@router.delete(
+    "/{product_id:path}",
+    responses={**UNKNOWN_KEY, 404: {"model": Problem, "description": "There is no such product."}},
+)
+def delete_product(parts: PartsDep, actor: AdminDep, product_id: str) -> RemovedProduct:
+    """Remove a product with its pictures; the next release is without it."""
+    # No id holds what cannot be printed, and some databases refuse to be asked for it.
+    if not product_id.isprintable():
+        raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")
+    with parts.database.transaction() as session:
+        num_images = remove_products(session, [product_id])
+    log.info("product_removed", actor=actor.name, product_id=product_id, images=num_images)
+    return RemovedProduct(product_id=product_id, num_images=num_images)
+
+
+def _import(parts: Parts, archive: Path, actor: str, dry_run: bool) -> ImportReport:
+    source = read_import_source(unpack_upload(archive, archive.with_name("unpacked"), parts.settings), is_trusted=False)
+    with telling_of_the_store():
+        report = import_catalogue(
+            source,
+            parts.database,
+            parts.media_store,
+            limits=parts.installation.limits,
+            dry_run=dry_run,
+            actor=actor,
+        )
+    if report.num_usable == 0:
+        raise InvalidImportSource(f"nothing of the {source.layout} could be imported: {report.reasons()}")
+    if report.errors and not dry_run:
+        # The answer holds the first of them only.
+        write_import_report(report, parts.settings.reports_dir)
+    return report

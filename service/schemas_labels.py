@@ -1,0 +1,217 @@
+"""Labels and the catalogue as they go over HTTP."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.catalogue_import import ImportReport
+from service.label_listing import ClassCounts, LabelFacts
+from service.labels import LabelReport
+from service.releases import in_utc
+from service.tables import LabelChange
+
+MAX_PAGE = 1000
+_MOST_ERRORS = 100
+
+_FIRST = f"The first {_MOST_ERRORS} of the rows that failed."
+
+
+class RowProblem(BaseModel):
+    """A row that could not be used, and why."""
+
+    location: str
+    message: str
+
+
+class LabelRowView(BaseModel):
+    """One row: of a picture that is there (`image_id` or `sha256`), or of a new one (`image_base64`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_id: str | None = None
+    sha256: str | None = Field(None, description="Of the picture's bytes; with product_id where several have it.")
+    image_base64: str | None = Field(None, description="A new example, with product_id, label or both.")
+    product_id: str | None = None
+    label: str | None = Field(None, description="Empty or null: that of the product again.")
+    labelled_by: str | None = None
+
+
+class LabelReportView(BaseModel):
+    """What labels did, or would do; each row is counted once."""
+
+    layout: str
+    dry_run: bool
+    num_added: int
+    num_changed: int
+    num_unchanged: int
+    num_failed: int
+    num_ignored: int = Field(description="Files that are no pictures, and rows that say nothing of labels.")
+    seconds: float
+    errors: list[RowProblem] = Field(description=_FIRST)
+
+    @classmethod
+    def of(cls, report: LabelReport) -> "LabelReportView":
+        """Describe a report."""
+        return cls.model_validate({**report.to_json(), "errors": _problems(report.to_json()["errors"])})
+
+
+class ImportReportView(BaseModel):
+    """What an import did, or would do; each row is counted once."""
+
+    layout: str
+    dry_run: bool
+    num_products_added: int
+    num_products_updated: int
+    num_images_added: int
+    num_images_updated: int
+    num_unchanged: int
+    num_failed: int
+    num_ignored: int = Field(description="Files that are no pictures.")
+    seconds: float
+    errors: list[RowProblem] = Field(description=_FIRST)
+
+    @classmethod
+    def of(cls, report: ImportReport) -> "ImportReportView":
+        """Describe a report."""
+        values = report.to_json()
+        return cls.model_validate({**values, "num_failed": len(report.errors), "errors": _problems(values["errors"])})
+
+
+class LabelView(BaseModel):
+    """A picture and what it shows."""
+
+    image_id: str
+    product_id: str
+    label: str
+    role: str
+    state: str = Field(description="What training does with it: train, validation or test.")
+    is_new: bool = Field(description="Came or changed since the catalogue that the active release shows.")
+    labelled_by: str | None
+    labelled_at: datetime | None
+    label_source: str | None
+    image_url: str
+
+    @classmethod
+    def of(cls, facts: LabelFacts, media_root: str) -> "LabelView":
+        """Describe a picture; `media_root` is the path under which pictures are served."""
+        return cls.model_validate(_label_values(facts, media_root))
+
+
+class LabelPage(BaseModel):
+    """Pictures in the order of their ids."""
+
+    labels: list[LabelView]
+    next: str | None = Field(description="Send it as `after` for the next page; null: this is the last.")
+
+
+class LabelChangeView(BaseModel):
+    """One change of a label; null stands for that of the product."""
+
+    old_label: str | None
+    new_label: str | None
+    changed_by: str
+    changed_at: datetime
+    source: str
+
+    @classmethod
+    def of(cls, change: LabelChange) -> "LabelChangeView":
+        """Describe a change."""
+        return cls(
+            old_label=change.old_label,
+            new_label=change.new_label,
+            changed_by=change.changed_by,
+            changed_at=in_utc(change.changed_at),
+            source=change.source,
+        )
+
+
+class LabelHistory(LabelView):
+    """A picture with every change of its label, the oldest first."""
+
+    changes: list[LabelChangeView]
+
+    @classmethod
+    def with_changes(cls, facts: LabelFacts, changes: list[LabelChange], media_root: str) -> "LabelHistory":
+        """Describe a picture and its changes."""
+        values = _label_values(facts, media_root)
+        return cls.model_validate({**values, "changes": [LabelChangeView.of(change) for change in changes]})
+
+
+class LabelCounts(BaseModel):
+    """How many pictures."""
+
+    num_images: int
+    num_catalogue: int
+    num_examples: int
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_new: int = Field(description="Came or changed since the catalogue that the active release shows.")
+
+    @classmethod
+    def of(cls, counts: ClassCounts) -> "LabelCounts":
+        """Describe counts."""
+        return cls(**asdict(counts))
+
+
+class ClassCountsView(LabelCounts):
+    """How many pictures of one class."""
+
+    label: str
+
+    @classmethod
+    def of_class(cls, label: str, counts: ClassCounts) -> "ClassCountsView":
+        """Describe the counts of a class."""
+        return cls(label=label, **asdict(counts))
+
+
+class LabelCountsPage(BaseModel):
+    """Counts of all pictures, and of classes in the order of their labels."""
+
+    watermark: int = Field(description="The number of the last change of the catalogue.")
+    release_watermark: int = Field(description="That of the active release; 0: none is active.")
+    num_classes: int
+    total: LabelCounts
+    classes: list[ClassCountsView]
+    next: str | None = Field(description="Send it as `after` for the next page; null: this is the last.")
+
+
+class CatalogueCountsView(BaseModel):
+    """How much is in the catalogue."""
+
+    num_products: int
+    num_images: dict[str, int] = Field(description="By role.")
+    watermark: int = Field(description="The number of the last change.")
+
+
+class RemovedProduct(BaseModel):
+    """A product that was removed with its pictures."""
+
+    product_id: str
+    num_images: int
+
+
+def _label_values(facts: LabelFacts, media_root: str) -> dict[str, Any]:
+    picture = facts.picture
+    return {
+        "image_id": picture.image_id,
+        "product_id": picture.product_id,
+        "label": picture.label,
+        "role": picture.role,
+        "state": facts.state,
+        "is_new": facts.is_new,
+        "labelled_by": facts.labelled_by,
+        "labelled_at": facts.labelled_at,
+        "label_source": facts.label_source,
+        "image_url": f"{media_root}/{picture.media_name}",
+    }
+
+
+def _problems(errors: list[dict[str, str]]) -> list[dict[str, str]]:
+    # A name of an old archive may be no text, which JSON cannot hold.
+    return [
+        {name: text.encode("utf-8", "backslashreplace").decode() for name, text in error.items()}
+        for error in errors[:_MOST_ERRORS]
+    ]

@@ -1,0 +1,290 @@
+"""Where labels come from: tables, folders, what was sent."""
+
+import base64
+import json
+import re
+
+import pytest
+
+from service import label_sources
+from service.errors import InvalidLabels
+from service.import_sources import RowError, read_import_source, unwrapped
+from service.label_sources import NewExample, Relabel, read_label_rows, read_label_source, single_label, single_picture
+from tests.pictures import png
+from tests.service.conftest import write_shop
+from tests.service.test_import_sources import write_grocery
+
+DIGEST = "ab" * 32
+
+
+def write(path, text="", content=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if content is None else content)
+    return path
+
+
+def rows_of(source):
+    return list(source.rows)
+
+
+def error_of(source):
+    (error,) = (row for row in source.rows if isinstance(row, RowError))
+    return error.message
+
+
+def test_reads_a_csv_of_changes_and_pictures(tmp_path):
+    write(tmp_path / "x" / "1.png", content=png("red"))
+    path = write(
+        tmp_path / "labels.csv",
+        "image_id,sha256,product_id,label,image,labelled_by\n"
+        "i1,,,  apple ,,Ada\n"
+        f",{DIGEST},p1,,,\n"
+        ",,p2,,x/1.png,\n"
+        ",,,pear,x/1.png,\n",
+    )
+
+    source = read_label_source(path)
+
+    assert (source.layout, source.num_rows) == ("CSV", 4)
+    image = tmp_path / "x" / "1.png"
+    assert rows_of(source) == [
+        Relabel("labels.csv:2", "i1", None, None, "apple", "Ada"),
+        Relabel("labels.csv:3", None, DIGEST, "p1", None),
+        NewExample("labels.csv:4", image, "p2", None),
+        NewExample("labels.csv:5", image, None, "pear"),
+    ]
+
+
+def test_rows_may_be_read_again(tmp_path):
+    source = read_label_source(write(tmp_path / "labels.csv", "image_id,label\na,b\n"))
+
+    assert rows_of(source) == rows_of(source) != []
+
+
+def test_reads_ndjson_with_pictures_in_it(tmp_path):
+    text = base64.b64encode(png("red")).decode()
+    rows = [
+        {"image_base64": text, "product_id": 7},
+        {"image_base64": f"data:image/png;base64,{text}", "label": "a"},
+        {"image_id": "i", "label": None},
+    ]
+    path = write(tmp_path / "labels.ndjson", "\n".join(json.dumps(row) for row in rows))
+
+    first, second, third = rows_of(read_label_source(path, has_pictures=False))
+
+    assert (first.image, first.product_id, first.label) == (png("red"), "7", None)
+    assert (second.image, second.label) == (png("red"), "a")
+    assert (third.image_id, third.label) == ("i", None)
+
+
+def test_reads_a_folder_per_class(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    write(shop / "loose.png", content=png("red"))
+    write(shop / "amber" / "phone.heic")
+    write(shop / "amber" / "notes.txt")
+
+    source = read_label_source(shop)
+
+    good = [row for row in source.rows if isinstance(row, NewExample)]
+    assert len(good) == 9
+    assert {row.label for row in good} == {"amber", "birch", "cedar"}
+    assert {row.product_id for row in good} == {None}
+    messages = {row.location: row.message for row in source.rows if isinstance(row, RowError)}
+    assert "save it as JPEG" in messages["amber/phone.heic"]
+    assert "move it into one" in messages["loose.png"]
+    assert source.num_ignored == 1
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.ndjson", "labels.jsonl"])
+def test_a_folder_with_a_table_is_read_by_it(tmp_path, name):
+    text = "image_id,label\na,b\n" if name.endswith("csv") else '{"image_id": "a", "label": "b"}\n'
+    write(tmp_path / name, text)
+    write(tmp_path / "other" / "x.png", content=png("red"))
+
+    (row,) = read_label_source(tmp_path).rows
+
+    assert row == Relabel(f"{name}:{2 if name.endswith('csv') else 1}", "a", None, None, "b")
+
+
+def test_of_a_catalogue_only_the_examples_are_labels(tmp_path):
+    write(tmp_path / "a.png", content=png("red"))
+    write(
+        tmp_path / "catalogue.csv", "product_id,image,role,label\np,a.png,catalogue,\nq,a.png,example,x\nr,a.png,x,\n"
+    )
+
+    source = read_label_source(tmp_path)
+
+    example, error = rows_of(source)
+    assert (example.product_id, example.label, source.num_ignored) == ("q", "x", 1)
+    assert error.location == "catalogue.csv:4"
+
+
+def test_a_catalogue_without_examples_is_refused(tmp_path):
+    write(tmp_path / "a.png", content=png("red"))
+    write(tmp_path / "catalogue.csv", "product_id,image\np,a.png\n")
+
+    with pytest.raises(InvalidLabels, match=r"none of the 1 rows .* has the role example"):
+        read_label_source(tmp_path)
+
+
+def test_photos_of_the_grocery_dataset_are_labels(tmp_path):
+    root = write_grocery(tmp_path / "up" / "GroceryStoreDataset")
+
+    for start in (root, root.parent, root / "dataset"):
+        source = read_label_source(start)
+        (photo,) = (row for row in source.rows if isinstance(row, NewExample))
+        assert (photo.product_id, photo.label, source.num_ignored) == ("Oat-Milk", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"label": "x"}, "one of image_id, sha256, image and image_base64 .* it has none"),
+        ({"image_id": "a", "sha256": DIGEST, "label": "x"}, "it has image_id and sha256"),
+        ({"image_id": "a", "image_base64": "AAAA", "label": "x"}, "it has image_id and image_base64"),
+        ({"image_id": "a"}, "the row has no label"),
+        ({"image_id": "a", "label": ["x"]}, "the label must be text"),
+        ({"image_id": "a", "label": "x" * 201}, "longer than 200"),
+        ({"image_id": "a", "label": "x\0y"}, "cannot be printed"),
+        ({"image_id": "a\n", "label": "x\ny"}, "cannot be printed"),
+        ({"image_id": {"a": 1}, "label": "x"}, "the image_id must be text"),
+        ({"sha256": DIGEST.upper(), "label": "x"}, "64 hexadecimal digits in lower case"),
+        ({"sha256": "abc", "label": "x"}, "64 hexadecimal digits"),
+        ({"image_base64": "AAAA"}, "nothing says what the picture shows"),
+        ({"image_base64": "not base64!", "label": "x"}, "is not base64"),
+        ({"image_base64": 7, "label": "x"}, "must be text"),
+        ({"image": "a.png", "label": "x"}, "did not come along; send a zip"),
+        ({"image": 7, "label": "x"}, "must be a path as text"),
+        ({"image_id": "a", "label": "x", "lable": "y"}, "unknown column 'lable'; columns are image_id"),
+        ({"image_id": "a", "label": "x", "attributes.size": "y"}, "unknown column 'attributes.size'"),
+        ({"image": "a.png", "path": "b.png", "label": "x"}, "two columns 'image'"),
+        (["image_id", "a"], "a JSON object is needed"),
+        (None, "a JSON object is needed"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(row, message):
+    (error,) = read_label_rows([row]).rows
+
+    assert isinstance(error, RowError)
+    assert error.location == "labels[0]"
+    assert re.search(message, error.message), error.message
+
+
+@pytest.mark.parametrize("image", ["../secret.png", "/etc/hostname", "a/../../secret.png", "nul\0.png", "link.png"])
+def test_what_was_sent_names_no_file_of_this_machine(tmp_path, image):
+    """The name of a file outside is refused whether it is there or not, and a link is not followed out."""
+    write(tmp_path / "secret.png", content=png("red"))
+    sent = tmp_path / "sent"
+    write(sent / "labels.ndjson", json.dumps({"image": image, "label": "x"}))
+    (sent / "link.png").symlink_to(tmp_path / "secret.png")
+
+    message = error_of(read_label_source(sent))
+
+    assert "is not in the archive; name one that is" in message
+    assert str(tmp_path) not in message
+
+
+@pytest.mark.parametrize("image", ["../secret.png", "/etc/hostname"])
+def test_a_catalogue_that_was_sent_names_no_file_of_this_machine(tmp_path, image):
+    write(tmp_path / "secret.png", content=png("red"))
+    sent = tmp_path / "sent"
+    write(sent / "catalogue.csv", f"product_id,image\na,{image}\n")
+
+    source = read_import_source(sent, is_trusted=False)
+
+    assert source.rows == []
+    assert "is not in the archive" in source.errors[0].message
+    assert str(tmp_path) not in source.errors[0].message
+
+
+def test_a_grocery_list_that_was_sent_names_no_file_of_this_machine(tmp_path):
+    root = write_grocery(tmp_path / "sent")
+    write(root / "dataset" / "train.txt", "../../../secret.jpg, 0, 4\n")
+
+    source = read_import_source(tmp_path / "sent", is_trusted=False)
+
+    assert [row.role for row in source.rows] == ["catalogue"]
+    assert "is not in the archive" in source.errors[0].message
+
+
+def test_at_a_terminal_a_table_may_name_any_file(tmp_path):
+    write(tmp_path / "photos" / "a.png", content=png("red"))
+    path = write(tmp_path / "lists" / "labels.csv", "image,label\n../photos/a.png,x\n")
+
+    (row,) = read_label_source(path, is_trusted=True).rows
+
+    assert isinstance(row, NewExample)
+    assert isinstance(row.image, type(path))
+    assert row.image.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("labels.csv", "label,product_id\na,b\n", "no column 'image_id' or 'sha256' or 'image'"),
+        ("labels.csv", "image_id,label,color\na,b,c\n", "unknown column 'color'"),
+        ("labels.csv", "image_id,label,image_base64\na,b,c\n", "unknown column 'image_base64'"),
+        ("labels.csv", "image_id;label\na;b\n", "parted by commas"),
+        ("labels.csv", 'image_id,label\na,"b\nc,d\n', "a quote may not be closed"),
+        ("labels.csv", "", "no column"),
+        ("labels.txt", "x", "neither a folder nor"),
+    ],
+)
+def test_a_table_that_cannot_be_read_as_a_whole_is_refused_before_any_row(tmp_path, name, text, message):
+    path = write(tmp_path / name, text)
+
+    with pytest.raises(InvalidLabels, match=message) as refused:
+        read_label_source(path)
+
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_text_in_another_encoding_is_refused_before_any_row(tmp_path):
+    path = write(tmp_path / "labels.ndjson", content=b'{"image_id": "a", "label": "b"}\n{"label": "\xe4"}\n')
+
+    with pytest.raises(InvalidLabels, match="save it as UTF-8"):
+        read_label_source(path)
+
+
+def test_a_line_too_long_for_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_sources, "_MAX_LINE_BYTES", 100)
+    path = write(tmp_path / "labels.ndjson", '{"image_id": "a", "label": "b"}\n' + "x" * 101)
+
+    with pytest.raises(InvalidLabels, match=r"labels\.ndjson, line 2 has more than 100 bytes"):
+        read_label_source(path)
+
+
+def test_a_path_that_is_missing_or_holds_nothing_is_refused(tmp_path):
+    with pytest.raises(InvalidLabels, match="does not exist"):
+        read_label_source(tmp_path / "nowhere")
+    with pytest.raises(InvalidLabels, match="the archive has no pictures in folders; expected a folder per class"):
+        read_label_source(tmp_path)
+
+
+def test_one_picture_needs_something_that_it_shows(tmp_path):
+    with pytest.raises(InvalidLabels, match="nothing says what the picture shows"):
+        single_picture(tmp_path / "a.png", product_id=None, label=" ")
+    with pytest.raises(InvalidLabels, match="cannot be printed"):
+        single_label("i", "a\nb")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["amber/front.png", "amber/example/a.png"], ""),  # one product
+        (["amber/example/a.png"], ""),
+        (["shop/amber/a.png", "shop/birch/b.png"], "shop"),
+        (["shop/amber/a.png"], "shop"),
+        (["up/shop/amber/a.png", "up/shop/birch/a.png"], "up/shop"),
+        (["shop/catalogue.csv", "shop/a.png"], "shop"),
+        (["shop/pictures/a.png", "shop/labels.ndjson"], "shop"),
+        (["shop/amber/a.png", "readme.txt"], ""),
+        (["shop/amber/a.png", ".hidden/x"], "shop"),
+        ([], ""),
+    ],
+)
+def test_folders_that_only_wrap_an_archive_are_looked_into(tmp_path, files, expected):
+    for name in files:
+        write(tmp_path / name)
+
+    assert unwrapped(tmp_path) == tmp_path / expected

@@ -1,0 +1,488 @@
+"""Labels on their way in: what changes, what does not, and what stays on record."""
+
+import hashlib
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+
+from service import labels as labels_module
+from service.catalogue import count_catalogue, labelled_pictures, remove_products
+from service.catalogue_import import import_catalogue
+from service.catalogue_rows import image_id_of
+from service.errors import MediaError
+from service.import_sources import ImportSource, SourceRow
+from service.label_listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
+from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
+from service.labels import apply_labels
+from service.tables import LabelChange, MediaObject, Product, ProductImage
+from tests.pictures import encode, png
+from tests.service.conftest import product_image, write_shop
+
+
+@pytest.fixture
+def run(shop):
+    """Apply rows to the shop of three products."""
+
+    def run(rows, **options):
+        source = rows if isinstance(rows, LabelSource) else LabelSource("rows", list(rows), len(rows))
+        return apply_labels(shop, source, **{"actor": "ada", "source_name": "test", **options})
+
+    return run
+
+
+def new(number, image, product_id=None, label=None, **options):
+    return NewExample(f"r:{number}", image, product_id, label, **options)
+
+
+def change(number, label, image_id=None, sha256=None, product_id=None, **options):
+    return Relabel(f"r:{number}", image_id, sha256, product_id, label, **options)
+
+
+def digest_of(product_id, number=0):
+    return hashlib.sha256(encode(product_image(product_id, number))).hexdigest()
+
+
+def id_of(product_id, number=0):
+    """Return the id of picture `number` of a product; 2 is its example."""
+    return image_id_of(product_id, digest_of(product_id, number))
+
+
+def images_of(installation):
+    """Return (product, role, label, who, why, change number, is deleted) of each picture by its id."""
+    with installation.database.reading() as session:
+        return {
+            row.id: (
+                row.product_id,
+                row.role,
+                row.label,
+                row.labelled_by,
+                row.label_source,
+                row.change_seq,
+                row.deleted_at is not None,
+            )
+            for row in session.scalars(select(ProductImage))
+        }
+
+
+def history_of(installation):
+    with installation.database.reading() as session:
+        rows = session.scalars(select(LabelChange).order_by(LabelChange.id))
+        return [(row.image_id, row.old_label, row.new_label, row.changed_by, row.source) for row in rows]
+
+
+def files_of(installation):
+    return sorted(path.name for path in (installation.settings.home / "media").rglob("*") if path.is_file())
+
+
+def messages_of(report):
+    return {error.location: error.message for error in report.errors}
+
+
+def test_a_label_is_changed_with_who_why_and_when(shop, run):
+    before = images_of(shop)
+
+    report = run([change(1, "wood", image_id=id_of("birch")), change(2, "gem", sha256=digest_of("amber"))])
+
+    assert (report.num_changed, report.num_added, report.num_failed) == (2, 0, 0)
+    after = images_of(shop)
+    assert after[id_of("birch")] == ("birch", "catalogue", "wood", "ada", "test", 13, False)
+    assert after[id_of("amber")] == ("amber", "catalogue", "gem", "ada", "test", 14, False)
+    assert {key: row for key, row in after.items() if key not in (id_of("birch"), id_of("amber"))} == {
+        key: row for key, row in before.items() if key not in (id_of("birch"), id_of("amber"))
+    }
+    assert history_of(shop) == [
+        (id_of("birch"), None, "wood", "ada", "test"),
+        (id_of("amber"), None, "gem", "ada", "test"),
+    ]
+    with shop.database.reading() as session:
+        assert {row.label for row in labelled_pictures(session)} == {"amber", "birch", "cedar", "wood", "gem"}
+
+
+def test_a_new_picture_becomes_an_example_of_its_product(shop, run):
+    report = run([new(1, png("red"), "birch"), new(2, png("blue"), "amber", "gem", labelled_by="Bo")])
+
+    assert report.num_added == 2
+    rows = images_of(shop)
+    red = image_id_of("birch", hashlib.sha256(png("red")).hexdigest())
+    blue = image_id_of("amber", hashlib.sha256(png("blue")).hexdigest())
+    assert rows[red] == ("birch", "example", None, "ada", "test", 13, False)
+    assert rows[blue] == ("amber", "example", "gem", "Bo", "test", 14, False)
+    assert history_of(shop) == [(red, None, None, "ada", "test"), (blue, None, "gem", "Bo", "test")]
+    with shop.database.reading() as session:
+        assert count_catalogue(session).num_images == {"catalogue": 6, "example": 5}
+        media = session.get(MediaObject, hashlib.sha256(png("red")).hexdigest())
+    assert media is not None
+    assert (media.extension, media.width) == ("png", 32)
+    assert len(files_of(shop)) == 11
+
+
+def test_applying_the_same_labels_twice_changes_nothing(shop, run):
+    rows = [
+        new(1, png("red"), "birch"),
+        new(2, png("blue"), None, "amber"),
+        new(3, png("green"), "cedar", "wood"),
+        change(4, "gem", image_id=id_of("amber")),
+    ]
+    run(rows)
+    before = images_of(shop), history_of(shop), files_of(shop)
+
+    report = run(rows)
+
+    assert (report.num_unchanged, report.num_usable) == (4, 4)
+    assert (images_of(shop), history_of(shop), files_of(shop)) == before
+
+
+def test_a_label_is_taken_back_and_the_way_there_stays_on_record(shop, run):
+    for label in ("wood", "tree", None):
+        run([change(1, label, image_id=id_of("birch"))])
+
+    assert images_of(shop)[id_of("birch")][2] is None
+    assert [(old, new) for _, old, new, _, _ in history_of(shop)] == [(None, "wood"), ("wood", "tree"), ("tree", None)]
+
+
+def test_the_products_own_label_said_aloud_is_no_change(shop, run):
+    report = run([change(1, "birch", image_id=id_of("birch")), new(2, png("red"), "birch", "birch")])
+
+    assert (report.num_unchanged, report.num_added) == (1, 1)
+    assert {row[2] for row in images_of(shop).values()} == {None}
+
+
+def test_each_change_has_a_number_of_its_own(shop, run):
+    run([new(n, png((n, 0, 0)), "birch") for n in range(40)] + [change(99, "x", image_id=id_of("amber"))])
+
+    with shop.database.reading() as session:
+        seqs = sorted([*session.scalars(select(Product.change_seq)), *session.scalars(select(ProductImage.change_seq))])
+    assert len(set(seqs)) == len(seqs) == 52
+    assert seqs[-41:] == list(range(13, 54))
+
+
+def test_a_label_finds_its_product(shop, run):
+    """By the product's id, then the label of products, then that of their pictures; the lowest id of several."""
+    with shop.database.transaction() as session:
+        for product_id in ("cedar", "birch"):
+            product = session.get(Product, product_id)
+            assert product is not None
+            product.label = "wood"
+    run([change(1, "gem", image_id=id_of("cedar")), change(2, "gem", image_id=id_of("amber"))])
+
+    report = run([new(n, png((n, 9, 9)), None, label) for n, label in enumerate(["amber", "wood", "gem"])])
+
+    assert report.num_added == 3
+    rows = images_of(shop)
+    added = [
+        rows[image_id_of(product_id, hashlib.sha256(png((n, 9, 9))).hexdigest())][2]
+        for n, product_id in enumerate(["amber", "birch", "amber"])
+    ]
+    assert added == [None, None, "gem"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (lambda: new(1, png("red"), "zebra"), "no product 'zebra'; import the product first"),
+        (lambda: new(1, png("red"), None, "zebra"), "no product of the id or label 'zebra'; import the product first"),
+        (lambda: new(1, png("red"), "gone"), "no product 'gone'"),
+        (lambda: new(1, png("red"), None, "gone"), "no product of the id or label 'gone'"),
+        (lambda: new(1, b"no picture", "birch"), "supported format"),
+        (lambda: new(1, b"", "birch"), "empty"),
+        (lambda: new(1, encode(product_image("amber"))[:-900], "birch"), "damaged|truncated|cut"),
+        (lambda: change(1, "x", image_id="unknown"), "no picture of image_id 'unknown'"),
+        (lambda: change(1, "x", sha256="0" * 64), "no picture of sha256"),
+        (lambda: change(1, "x", sha256=digest_of("amber"), product_id="birch"), "of 'birch'; look it up"),
+        (lambda: change(1, "x", image_id=id_of("amber"), product_id="birch"), "'amber', and the row says 'birch'"),
+        (lambda: change(1, "x", image_id=image_id_of("gone", "")), "no picture"),
+    ],
+)
+def test_a_row_that_cannot_be_used_changes_and_stores_nothing(shop, run, row, message):
+    import_one(shop, "gone", png("white"))
+    with shop.database.transaction() as session:
+        remove_products(session, ["gone"])
+    before = images_of(shop), files_of(shop)
+
+    report = run([row()])
+
+    assert (report.num_failed, report.num_usable) == (1, 0)
+    assert re.search(message, report.errors[0].message), report.errors[0].message
+    assert (images_of(shop), files_of(shop)) == before
+
+
+def import_one(installation, product_id, image_bytes, **options):
+    path = installation.settings.home / f"{product_id}.png"
+    path.write_bytes(image_bytes)
+    source = ImportSource("one", [SourceRow("1", product_id, path, **options)])
+    import_catalogue(source, installation.database, installation.media_store)
+
+
+def test_a_picture_of_several_products_needs_the_product_too(shop, run):
+    for product_id in ("x1", "x2"):
+        import_one(shop, product_id, png("white"))
+    digest = hashlib.sha256(png("white")).hexdigest()
+
+    report = run([change(1, "a", sha256=digest), change(2, "b", sha256=digest, product_id="x2")])
+
+    assert "several products have the picture" in messages_of(report)["r:1"]
+    assert "'x1', 'x2'); give the product_id too" in messages_of(report)["r:1"]
+    assert images_of(shop)[image_id_of("x2", digest)][2] == "b"
+    assert images_of(shop)[image_id_of("x1", digest)][2] is None
+
+
+def test_a_picture_of_the_catalogue_is_made_no_example(shop, run):
+    before = images_of(shop)
+
+    report = run([new(1, encode(product_image("amber")), "amber"), new(2, encode(product_image("amber")), "birch")])
+
+    assert f"image_id {id_of('amber')}), and labels make no example of it" in messages_of(report)["r:1"]
+    # The same bytes as an example of another product are another matter, as in an import.
+    assert report.num_added == 1
+    assert images_of(shop)[id_of("amber")] == before[id_of("amber")]
+
+
+def test_a_removed_picture_is_not_labelled_and_comes_back_as_an_example(shop, run):
+    with shop.database.transaction() as session:
+        image = session.get(ProductImage, id_of("birch", 1))
+        assert image is not None
+        image.deleted_at = image.created_at
+
+    report = run([change(1, "x", image_id=id_of("birch", 1)), new(2, encode(product_image("birch", 1)), "birch")])
+
+    assert "was removed; import it again" in messages_of(report)["r:1"]
+    assert report.num_added == 1
+    assert images_of(shop)[id_of("birch", 1)][1:3] == ("example", None)
+
+
+def test_pictures_of_a_removed_product_are_not_labelled(shop, run):
+    with shop.database.transaction() as session:
+        remove_products(session, ["birch"])
+
+    report = run([change(1, "x", image_id=id_of("birch"))])
+
+    assert "was removed" in messages_of(report)["r:1"]
+
+
+def test_what_an_example_shows_may_be_said_anew_or_left_unsaid(shop, run):
+    run([new(1, png("red"), "birch", "wood")])
+
+    unsaid = run([new(1, png("red"), "birch")])
+    anew = run([new(1, png("red"), "birch", "tree")])
+
+    assert (unsaid.num_unchanged, anew.num_changed) == (1, 1)
+    assert [row[2] for row in images_of(shop).values() if row[2]] == ["tree"]
+
+
+def test_rows_that_contradict_each_other_are_reported(shop, run):
+    rows = [
+        change(1, "wood", image_id=id_of("birch")),
+        change(2, "tree", sha256=digest_of("birch")),
+        change(3, None, image_id=id_of("birch")),
+        new(4, png("red"), "amber"),
+        new(5, png("red"), "amber", "gem"),
+        new(6, png("red"), None, "amber"),
+    ]
+
+    report = run(rows)
+
+    assert "has label 'wood' at r:1 and 'tree' here; keep one" in messages_of(report)["r:2"]
+    assert "label 'wood' at r:1 and its product's here" in messages_of(report)["r:3"]
+    assert list(messages_of(report)) == ["r:2", "r:3", "r:6"]
+    assert (report.num_changed, report.num_added) == (2, 1)
+
+
+def test_the_same_picture_twice_is_added_once(shop, run):
+    dry = run([new(n, png("red"), "birch") for n in range(70)], dry_run=True)
+    report = run([new(n, png("red"), "birch") for n in range(70)])
+
+    assert (dry.num_added, dry.num_unchanged) == (report.num_added, report.num_unchanged) == (1, 69)
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(shop, run):
+    before = images_of(shop), files_of(shop)
+    rows = [
+        new(1, png("red"), "birch"),
+        change(2, "gem", image_id=id_of("amber")),
+        new(3, b"no picture", "birch"),
+        change(4, "x", image_id="unknown"),
+    ]
+
+    dry = run(rows, dry_run=True)
+
+    assert (images_of(shop), files_of(shop)) == before
+    assert history_of(shop) == []
+    real = run(rows)
+    assert (dry.num_added, dry.num_changed, dry.num_failed) == (real.num_added, real.num_changed, real.num_failed)
+    assert dry.errors == real.errors
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_result(shop, run, monkeypatch):
+    monkeypatch.setattr(labels_module, "_CHUNK_ROWS", 2)
+    rows = [new(n, png((n, 0, 0)), "birch") for n in range(6)]
+
+    def stop(done, total):
+        assert total == 6
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(rows, on_progress=stop)
+    report = run(rows)
+
+    assert (report.num_unchanged, report.num_added) == (4, 2)
+    assert len(history_of(shop)) == 6
+
+
+def test_a_full_disk_leaves_no_row_without_its_picture(shop, run, monkeypatch):
+    before = images_of(shop)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("embedding.whole_files.os.fsync", full)
+
+    with pytest.raises(MediaError, match="No space left"):
+        run([new(1, png("red"), "birch")])
+
+    assert images_of(shop) == before
+
+
+def test_of_very_many_errors_the_first_are_kept_and_all_are_counted(shop, run, monkeypatch):
+    monkeypatch.setattr(labels_module, "_MOST_ERRORS", 3)
+
+    report = run([change(n, "x", image_id=f"no{n}") for n in range(50)])
+
+    assert (len(report.errors), report.num_failed) == (3, 50)
+    assert report.reasons().endswith("and 47 more")
+
+
+def test_the_picture_of_an_oversized_file_is_refused(shop, run):
+    small = replace(shop, settings=shop.settings.model_copy(update={"max_image_bytes": 90}))
+
+    report = apply_labels(
+        small, LabelSource("rows", [new(1, png("red", (64, 64)) + b"x" * 90, "birch")], 1), actor="a", source_name="s"
+    )
+
+    assert "at most 90 are allowed" in report.errors[0].message
+
+
+def test_a_folder_per_class_is_taken_whole_and_again(shop, run, tmp_path):
+    folder = tmp_path / "photos"
+    for number, product_id in enumerate(("amber", "birch", "zebra")):
+        path = folder / product_id / "photo.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png((number, 5, 5)))
+
+    report = run(read_label_source(folder))
+    again = run(read_label_source(folder))
+
+    assert (report.num_added, report.num_failed) == (2, 1)
+    assert messages_of(report)["zebra/photo.png"].startswith("the catalogue has no product")
+    assert (again.num_unchanged, again.num_failed) == (2, 1)
+
+
+def test_messages_do_not_say_where_the_archive_was_unpacked(shop, run, tmp_path):
+    (tmp_path / "labels.csv").write_text("product_id,image\nbirch,missing.png\n")
+
+    report = run(read_label_source(tmp_path))
+
+    assert messages_of(report) == {"labels.csv:2": "the file missing.png does not exist"}
+
+
+def test_an_import_that_changes_a_label_puts_it_on_record(shop):
+    import_one(shop, "x", png("white"), label="old")
+    import_one(shop, "x", png("white"), label="old")
+    import_one(shop, "x", png("white"))
+    assert history_of(shop) == []
+
+    import_one(shop, "x", png("white"), label="new")
+
+    ((image_id, old, new_label, who, why),) = history_of(shop)
+    assert (old, new_label, who, why) == ("old", "new", "command line", "import (one)")
+    assert images_of(shop)[image_id][2:5] == ("new", "command line", "import (one)")
+
+
+def test_two_at_the_same_time_both_succeed(shop):
+    """Both see a new picture; only one adds it, and numbers are given once."""
+    rows = [new(n, png((n, 1, 1)), "birch") for n in range(64)]
+    reports = []
+
+    def apply():
+        source = LabelSource("rows", rows, len(rows))
+        reports.append(apply_labels(shop, source, actor="a", source_name="s"))
+
+    threads = [threading.Thread(target=apply) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sum(report.num_added for report in reports) == 64
+    assert sum(report.num_unchanged for report in reports) == 128
+    assert len(history_of(shop)) == 64
+
+
+def test_lists_and_counts_say_what_training_does_with_each_picture(shop, run):
+    run([new(1, png("red"), "birch", "wood")])
+
+    with shop.database.reading() as session:
+        overview = take_overview(session)
+        total, classes = count_labels(session, overview)
+        everything, following = list_labels(session, overview)
+        examples, _ = list_labels(session, overview, role="example", label="wood")
+
+    assert (total.num_images, total.num_catalogue, total.num_examples, total.num_new) == (10, 6, 4, 10)
+    assert total.num_train + total.num_validation + total.num_test == 10
+    assert {label: count.num_images for label, count in classes.items()} == {
+        "amber": 3, "birch": 3, "cedar": 3, "wood": 1,
+    }  # fmt: skip
+    assert len(everything) == 10
+    assert following is None
+    assert [row.picture.label for row in examples] == ["wood"]
+    assert (examples[0].labelled_by, examples[0].label_source, examples[0].is_new) == ("ada", "test", True)
+    by_state = {state: sum(row.state == state for row in everything) for state in ("train", "validation", "test")}
+    assert by_state == {"train": total.num_train, "validation": total.num_validation, "test": total.num_test}
+
+
+@pytest.mark.parametrize("limit", [1, 3, 9, 10])
+def test_pages_together_are_the_whole_list(shop, limit):
+    found, after = [], None
+    with shop.database.reading() as session:
+        overview = take_overview(session)
+        while True:
+            page, after = list_labels(session, overview, after=after, limit=limit)
+            found += [row.picture.image_id for row in page]
+            if after is None:
+                break
+
+    assert found == [picture.image_id for picture in overview.pictures]
+    assert len(found) == 9
+
+
+def test_the_overview_is_kept_until_the_catalogue_changes(shop, run):
+    overviews = LabelOverviews()
+    with shop.database.reading() as session:
+        first = overviews.of(session)
+    with shop.database.reading() as session:
+        assert overviews.of(session) is first
+
+    run([change(1, "wood", image_id=id_of("birch"))])
+
+    with shop.database.reading() as session:
+        second = overviews.of(session)
+        facts, changes = show_label(session, second, id_of("birch"))
+    assert second is not first
+    assert facts.picture.label == "wood"
+    assert [(row.old_label, row.new_label) for row in changes] == [(None, "wood")]
+
+
+def test_an_empty_catalogue_has_empty_lists(installation):
+    with installation.database.reading() as session:
+        overview = take_overview(session)
+        assert list_labels(session, overview) == ([], None)
+        assert count_labels(session, overview)[1] == {}
+
+
+def test_the_shop_of_the_tests_is_what_these_tests_think(tmp_path):
+    path = write_shop(tmp_path) / "birch" / "example" / "photo.png"
+
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest_of("birch", 2)
