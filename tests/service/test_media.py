@@ -40,7 +40,7 @@ def test_a_changed_picture_is_noticed(tmp_path):
 
 def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch):
     store = MediaStore(str(tmp_path))
-    monkeypatch.setattr("service.media.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("embedding.whole_files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
 
     with pytest.raises(MediaError, match="No space left"):
         store.put(NAME, CONTENT)
