@@ -1,6 +1,6 @@
 """First steps of a retrain: take in what came with the request, fix what is trained on and what is measured on.
 
-Each leaves a file in the operation's folder, written whole; what is there already is not made again.
+Each leaves files written whole, and may be done again: what nothing stands on yet is made anew.
 """
 
 import json
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
 from service.catalogue import LabelledPicture, labelled_pictures
-from service.errors import InvalidOperation
+from service.errors import InvalidLabels, InvalidOperation
 from service.evaluations import set_path
 from service.label_sources import read_label_source
 from service.labels import apply_labels
-from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS
+from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
 from service.operations.requests import RetrainRequest
 from service.operations.run import Facts, Run
 from service.uploads import unpack_upload
@@ -38,24 +38,22 @@ def request_of(run: Run) -> RetrainRequest:
 
 def config_of(run: Run) -> TrainingConfig:
     """Return the configuration that the run trains with."""
-    return request_of(run).config(default_preset(run))
-
-
-def default_preset(run: Run) -> str:
-    """Return the preset of requests that name none, as `akin train` chooses it."""
-    device = choose_device(run.installation.settings.device, "float32")
-    return "small" if device.type == "cuda" else "head"
+    return request_of(run).config(run.facts["preset"])
 
 
 def import_labels(run: Run) -> Facts:
-    """Take the labelled pictures of the archive that came with the request, if one did."""
-    archive = run.folder / ARCHIVE
+    """Take the labelled pictures of the archive that came with the request, if one did; choose the preset.
+
+    The preset where the request names none is that of `akin train`. It is chosen once: another worker that goes on
+    with the operation may have other devices.
+    """
+    device = choose_device(run.installation.settings.device, "float32")
+    facts: Facts = {"preset": request_of(run).preset or ("small" if device.type == "cuda" else "head")}
     if not run.request.get("archive"):
-        return {}
-    settings = run.installation.settings
-    unpacked = run.folder / "labels"
+        return facts
+    unpacked = run.folder / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
-    unpack_upload(archive, unpacked, settings)
+    unpack_upload(run.folder / ARCHIVE, unpacked, run.installation.settings)
     report = apply_labels(
         run.installation,
         read_label_source(unpacked),
@@ -64,9 +62,11 @@ def import_labels(run: Run) -> Facts:
         on_progress=lambda done, total: run.report("Importing labels", done, total),
     )
     shutil.rmtree(unpacked, ignore_errors=True)
+    if report.num_usable == 0:
+        raise InvalidLabels(f"nothing of the archive could be used: {report.reasons()}")
     counts = report.to_json()
     counts["errors"] = counts["errors"][:_MOST_ERRORS_KEPT]
-    return {"labels": counts}
+    return {**facts, "labels": counts}
 
 
 def take_snapshot(run: Run) -> Facts:
@@ -121,6 +121,7 @@ def split(run: Run) -> Facts:
             "num_unseen_classes": len(parts.unseen_classes),
         },
         "num_training_images": len(parts.train),
+        "num_training_classes": len({snapshot.images[position].label for position in parts.train}),
         "notes": list(parts.notes),
     }
 

@@ -15,15 +15,16 @@ from service.database import now
 from service.embeddings import embed_missing
 from service.errors import ActivationConflict, BuilderBusy, EmptyCatalogue, ServiceError
 from service.evaluations import assign_release
-from service.operations.folder import ARCHIVE, BASE, RUN
+from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
 from service.operations.preparation import request_of
 from service.operations.proof import judge
 from service.operations.records import own_operation
-from service.operations.run import Facts, Run, reject
+from service.operations.run import Ended, Facts, Run, reject
 from service.processes import API, living_processes
 from service.release_build import ReleaseOrigin, build_release, default_checkpoint
 from service.releases import ActiveRelease, activate_release, activation_of_operation, active_release
 from service.retention import retire_old_releases
+from service.tables import CANCELLED
 from training.run import CHECKPOINT, STATE
 
 _SHARD_IMAGES = 2048
@@ -44,11 +45,15 @@ def plan_embedding(run: Run) -> Facts:
         raise EmptyCatalogue(
             "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
         )
-    return {
+    facts: Facts = {
         "num_shards": min(math.ceil(num_images / _SHARD_IMAGES), _MOST_SHARDS),
         "release_id": f"{now():%Y%m%d-%H%M%S}-{run.operation_id[-6:]}",
         "checkpoint": str(_checkpoint(run, active)),
     }
+    if run.facts.get("candidate") is None:
+        # What this release is to follow; a retrain has it from its evaluation.
+        facts |= {"compared_release_id": active.release_id, "compared_version": active.version}
+    return facts
 
 
 def embed_shard(run: Run, shard: int) -> Facts:
@@ -77,7 +82,11 @@ def build(run: Run, attempt: int) -> Facts:
     """
     release_id = run.facts["release_id"] + (f"-{attempt + 1}" if attempt else "")
     is_retrain = run.facts.get("candidate") is not None
-    options = IndexOptions(min_ann_recall=request_of(run).policy().min_index_recall) if is_retrain else IndexOptions()
+    options = IndexOptions()
+    if is_retrain:
+        policy = request_of(run).policy()
+        # Forced, it is published whatever its index finds, and the verdict says what that is.
+        options = IndexOptions(min_ann_recall=0.0 if policy.force else policy.min_index_recall)
     evaluation = _evaluation_facts(run) if is_retrain else None
     while True:
         run.report("Building the index", 0, 1)
@@ -126,13 +135,13 @@ def activate(run: Run) -> Facts:
     """Serve the release, unless another was activated since this one was compared; a repeated activation is none."""
     release_id = run.facts["release"]["release_id"]
     with run.installation.database.transaction() as session:
-        own_operation(session, run.operation_id, run.worker_id)
+        operation = own_operation(session, run.operation_id, run.worker_id)
         if activation_of_operation(session, run.operation_id) is not None:
             return {"is_active": True}
+        if operation.cancel_requested_at is not None:
+            raise Ended(CANCELLED, "cancelled", "cancelled on request")
         current = active_release(session)
-        expected = current
-        if run.facts.get("candidate") is not None:
-            expected = ActiveRelease(run.facts["compared_release_id"], None, run.facts["compared_version"], None)
+        expected = ActiveRelease(run.facts["compared_release_id"], None, run.facts["compared_version"], None)
         if current.version != expected.version:
             raise _overtaken(release_id, current, expected)
         try:
@@ -170,10 +179,7 @@ def watch_convergence(run: Run) -> Facts:
 
 
 def tidy(run: Run) -> Facts:
-    """Remove releases beyond those that are kept, and what only this operation needed."""
-    shutil.rmtree(run.folder / RUN / STATE, ignore_errors=True)
-    shutil.rmtree(run.folder / BASE, ignore_errors=True)
-    (run.folder / ARCHIVE).unlink(missing_ok=True)
+    """Remove releases beyond those that are kept, and embeddings that nothing needs any more."""
     needed = [release["release_id"]] if (release := run.facts.get("release")) else []
     while True:
         try:
@@ -184,6 +190,20 @@ def tidy(run: Run) -> Facts:
             # What was to be done is done: old releases left on the disk are no reason to call it failed.
             log.warning("releases_not_retired", operation_id=run.operation_id, reason=str(error))
             return {"retired_releases": [], "retention_error": str(error)}
+
+
+def clean_up(run: Run, *, is_published: bool) -> None:
+    """Remove what only an operation under way needs, however it ended; repeatable, and no failure of the operation."""
+    for name in (BASE, UNPACKED, f"{RUN}/{STATE}"):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+    (run.folder / ARCHIVE).unlink(missing_ok=True)
+    if is_published:
+        return  # its last step has tidied
+    try:
+        # Among other things what was embedded with a candidate that nothing came of.
+        retire_old_releases(run.installation)
+    except (ServiceError, OSError) as error:
+        log.warning("releases_not_retired", operation_id=run.operation_id, reason=str(error))
 
 
 def _checkpoint(run: Run, active: ActiveRelease) -> Path:

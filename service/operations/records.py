@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.database import Database, now
 from service.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
-from service.tables import CANCELLED, QUEUED, RUNNING, Operation
+from service.tables import CANCELLED, QUEUED, RUNNING, Operation, Process
 
 ACTIVE_STATES = (QUEUED, RUNNING)
 
@@ -35,17 +35,15 @@ def create_operation(
     *,
     actor: str,
     idempotency_key: str | None = None,
-    attachment_sha256: str = "",
     operation_id: str | None = None,
+    is_second_try: bool = False,
 ) -> tuple[Operation, bool]:
     """Queue an operation; return it, and False where the same request had made it before (`idempotency_key`).
 
     Raises IdempotencyKeyReused when the key came with another request, and OperationActive when one of this kind is
     under way.
     """
-    digest = hashlib.sha256(
-        json.dumps([kind, request, attachment_sha256], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True, default=str).encode()).hexdigest()
     moment = now()
     operation = Operation(
         id=operation_id or new_operation_id(kind, moment),
@@ -75,7 +73,13 @@ def create_operation(
             if earlier is not None:
                 return earlier, False
             require_idle(session, kind)
-        raise
+        if is_second_try:
+            raise
+        # It has ended in between.
+        return create_operation(
+            database, kind, request, actor=actor, idempotency_key=idempotency_key, operation_id=operation_id,
+            is_second_try=True,
+        )  # fmt: skip
     return operation, True
 
 
@@ -123,12 +127,6 @@ def list_operations(
     return list(session.scalars(query))
 
 
-def count_operations(session: Session) -> dict[str, int]:
-    """Count operations by state."""
-    rows = session.execute(select(Operation.state, func.count()).group_by(Operation.state))
-    return {row[0]: row[1] for row in rows}
-
-
 def request_cancel(database: Database, operation_id: str) -> Operation:
     """Cancel an operation: at once while it waits, within seconds where a worker has it.
 
@@ -140,11 +138,15 @@ def request_cancel(database: Database, operation_id: str) -> Operation:
         assert operation is not None
         if operation.state == CANCELLED or operation.cancel_requested_at is not None:
             return operation
+        if operation.state == RUNNING and operation.result.get("is_active"):
+            raise OperationEnded(
+                f"{operation.id} has activated its release already; go back with: akin release rollback"
+            )
         if operation.state not in ACTIVE_STATES:
             raise OperationEnded(f"{operation.id} has {operation.state} already, and cannot be cancelled any more")
         operation.cancel_requested_at = operation.updated_at = now()
-        if operation.state == QUEUED:
-            _end(operation, CANCELLED, {"code": "cancelled", "detail": "cancelled before a worker took it"})
+        if operation.state == QUEUED or _has_no_worker(session, operation):
+            _end(operation, CANCELLED, {"code": "cancelled", "detail": "cancelled while no worker had it"})
         return operation
 
 
@@ -179,13 +181,14 @@ def own_operation(session: Session, operation_id: str, worker_id: str) -> Operat
     return operation
 
 
-def begin_step(database: Database, operation_id: str, worker_id: str, name: str) -> None:
-    """Note that a step has begun, or is begun again after it was cut off."""
+def begin_step(database: Database, operation_id: str, worker_id: str, name: str) -> bool:
+    """Note that a step has begun, or is begun again after it was cut off; say whether somebody asked to cancel."""
     with owned_operation(database, operation_id, worker_id) as operation:
         operation.step, operation.progress = name, None
         steps = [step for step in operation.steps if step["name"] != name]
         first_begun = next((step["started_at"] for step in operation.steps if step["name"] == name), None)
         operation.steps = [*steps, {"name": name, "started_at": first_begun or now().isoformat(timespec="seconds")}]
+        return operation.cancel_requested_at is not None
 
 
 def finish_step(
@@ -214,6 +217,12 @@ def release_claim(database: Database, operation_id: str, worker_id: str) -> None
     with owned_operation(database, operation_id, worker_id) as operation:
         operation.attempts = max(0, operation.attempts - 1)
         operation.progress = {"stage": "waiting for a worker"}
+
+
+def _has_no_worker(session: Session, operation: Operation) -> bool:
+    """Tell whether the worker of an operation has stopped in good order, or is long forgotten."""
+    worker = session.get(Process, operation.worker_id) if operation.worker_id else None
+    return worker is None or worker.stopped_at is not None
 
 
 def _locked(session: Session, operation_id: str) -> Operation | None:

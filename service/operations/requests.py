@@ -17,12 +17,13 @@ RETRAIN, BUILD = "retrain", "build"
 KINDS = (RETRAIN, BUILD)
 
 # What is held out never depends on who asks: a model must not be measured on what somebody chose for it.
+_HELD_OUT = "what is held out is decided by hash, for all runs alike"
 _FIXED_KNOBS = {
-    "network.checkpoint": "use base: current or pretrained",
-    "split.test": "what is held out is decided by hash, for all runs alike",
-    "split.unseen_share": "what is held out is decided by hash, for all runs alike",
-    "split.unseen_classes": "what is held out is decided by hash, for all runs alike",
-    "split.seen_example_share": "what is held out is decided by hash, for all runs alike",
+    ("network", "checkpoint"): "use base: current or pretrained",
+    ("split", "test"): _HELD_OUT,
+    ("split", "unseen_share"): _HELD_OUT,
+    ("split", "unseen_classes"): _HELD_OUT,
+    ("split", "seen_example_share"): _HELD_OUT,
 }
 
 
@@ -71,11 +72,12 @@ class RetrainRequest(BaseModel):
         """Raise InvalidOperation for what could only fail later."""
         if self.preset and self.preset not in preset_names():
             raise InvalidOperation(f"there is no preset {self.preset!r}; presets are {', '.join(preset_names())}")
-        for override in self.overrides:
-            name = override.partition("=")[0].strip()
-            if name in _FIXED_KNOBS:
-                raise InvalidOperation(f"the override {override!r} is refused: {_FIXED_KNOBS[name]}")
-        self.config("head")
+        preset = self.preset or "head"
+        config, untouched = self.config(preset), load_preset(preset, ["split.test=hash"])
+        # What came of the overrides, however they are written: a whole section may be given as one.
+        for (section, knob), remedy in _FIXED_KNOBS.items():
+            if getattr(getattr(config, section), knob) != getattr(getattr(untouched, section), knob):
+                raise InvalidOperation(f"the overrides may not change {section}.{knob}: {remedy}")
         self.policy()
 
 

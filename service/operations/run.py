@@ -23,6 +23,7 @@ from training.errors import TrainingError
 
 # How long a step waits for a database that is away before the operation fails.
 _DATABASE_SECONDS = 600.0
+_DATABASE_PAUSE_SECONDS = 5.0
 _SECONDS_BETWEEN_PULSES = 1.0
 
 log = structlog.get_logger(__name__)
@@ -123,29 +124,26 @@ class Run:
             log.warning("operation_progress_not_written", operation_id=self.operation_id, reason=str(error))
             return
         if is_cancelled:
-            raise Ended(CANCELLED, "cancelled", "cancelled on request")
+            self._raise_cancelled()
 
     def _outcome(self, name: str, work: Callable[["Run"], Mapping[str, Any]]) -> Facts:
         """Do the work; an end of the operation is an outcome as well, to be remembered like any other."""
         start = time.perf_counter()
-        deadline = time.monotonic() + _DATABASE_SECONDS
+        away_since: float | None = None
         while True:
             try:
-                begin_step(self.installation.database, self.operation_id, self.worker_id, name)
-                self._pulse_at = 0.0
-                self.check()
-                facts = dict(work(self))
-                self._finish(name, facts, start)
-                self.observe(f"within {name}")
+                is_cancelled = begin_step(self.installation.database, self.operation_id, self.worker_id, name)
+                away_since, self._pulse_at = None, 0.0
+                if is_cancelled:
+                    self._raise_cancelled()
+                return self._done(name, work, start)
             except DatabaseUnavailable as error:
-                if time.monotonic() > deadline:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _DATABASE_SECONDS:
                     return _end(FAILED, "database-unavailable", str(error))
                 log.warning("operation_waits_for_database", operation_id=self.operation_id, reason=str(error))
-                self._wait(5.0)
+                self._wait(_DATABASE_PAUSE_SECONDS)
             except Ended as end:
-                if end.state == REJECTED:
-                    # The step has done what it should; what it found is why the operation ends.
-                    self._finish(name, end.facts, start)
                 return _end(end.state, end.code, end.detail, end.facts)
             except (ServiceError, TrainingError, EmbeddingError, VectorIndexError, OSError) as error:
                 log.warning("operation_step_failed", operation_id=self.operation_id, step=name, reason=str(error))
@@ -153,9 +151,25 @@ class Run:
             except Exception:
                 log.exception("operation_step_failed", operation_id=self.operation_id, step=name)
                 return _end(FAILED, "internal-error", f"the step {name} failed unexpectedly; the worker's log says why")
-            else:
-                log.info("operation_step", operation_id=self.operation_id, step=name, seconds=_rounded(start))
-                return {"facts": facts}
+
+    def _done(self, name: str, work: Callable[["Run"], Mapping[str, Any]], start: float) -> Facts:
+        """Do the work and write down what it found; a rejection is found as well."""
+        end: Ended | None = None
+        try:
+            facts = dict(work(self))
+        except Ended as ended:
+            if ended.state != REJECTED:
+                raise
+            end, facts = ended, ended.facts
+        self._finish(name, facts, start)
+        self.observe(f"within {name}")
+        log.info("operation_step", operation_id=self.operation_id, step=name, seconds=_rounded(start))
+        return {"facts": facts} if end is None else _end(end.state, end.code, end.detail, facts)
+
+    def _raise_cancelled(self) -> None:
+        # Past its activation an operation is done, whatever is still to be tidied.
+        if not self.facts.get("is_active"):
+            raise Ended(CANCELLED, "cancelled", "cancelled on request")
 
     def _finish(self, name: str, facts: Facts, start: float) -> None:
         seconds = time.perf_counter() - start
@@ -180,6 +194,8 @@ def _end(state: str, code: str, detail: str, facts: Facts | None = None) -> Fact
 
 def _code_of(error: Exception) -> str:
     """Name an error as clients may switch on: TrainingFailed is "training-failed"."""
+    if isinstance(error, OSError):
+        return "storage-error"  # a full disk, most likely; its message says which
     name = type(error).__name__
     return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
 

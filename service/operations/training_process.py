@@ -18,7 +18,7 @@ import torch
 
 from service.errors import TrainingFailed
 from service.operations.folder import BASE, RUN, SNAPSHOT, TRAINING_LOG, TRAINING_PROGRESS
-from service.operations.preparation import config_of, default_preset, request_of
+from service.operations.preparation import config_of, request_of
 from service.operations.run import Ended, Facts, Run
 from service.release_files import CHECKPOINT_NAME
 from service.releases import require_active_release
@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 60
 _CANCEL_SECONDS = 8.0  # the same, where nobody wants the state
 # How often a training process that was killed is begun again without having got any further.
-_MOST_KILLS = 3
+_MOST_KILLS, _MOST_KILLS_IN_ALL = 3, 20
 _MOST_LOG_BYTES = 4000
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 def train(run: Run) -> Facts:
     """Train until the checkpoint is there; what a run was killed at before, this one goes on from."""
     run_dir = run.folder / RUN
-    num_kills, last_done = 0, -1
+    num_kills, num_in_all, furthest = 0, 0, (False, -1)
     while True:
         _wait_for_lock(run, run_dir)
         if _is_complete(run_dir):
@@ -52,13 +52,15 @@ def train(run: Run) -> Facts:
             break
         if not ended.is_killed:
             raise TrainingFailed(_reason(run.folder / TRAINING_LOG))
-        num_kills = 1 if ended.done > last_done else num_kills + 1
-        last_done = ended.done
+        num_in_all += 1
+        num_kills = 1 if ended.progress > furthest else num_kills + 1
+        furthest = max(furthest, ended.progress)
         log.warning("training_killed", operation_id=run.operation_id, status=ended.status, times=num_kills)
-        if num_kills >= _MOST_KILLS:
+        if num_kills >= _MOST_KILLS or num_in_all >= _MOST_KILLS_IN_ALL:
             raise TrainingFailed(
-                f"the training process was killed {num_kills} times at the same place (signal {ended.signal}): "
-                "most likely the memory ran out; lower batches.classes_per_batch, or give the worker more memory"
+                f"the training process was killed {num_in_all} times, {num_kills} of them without getting any further "
+                f"(signal {ended.signal}): most likely the memory ran out; lower batches.classes_per_batch, or give "
+                "the worker more memory"
             )
     return _facts(run_dir, run.facts["snapshot"]["hash"])
 
@@ -66,8 +68,8 @@ def train(run: Run) -> Facts:
 class _End:
     """How a training process ended."""
 
-    def __init__(self, status: int, done: int, run_dir: Path) -> None:
-        self.status, self.done = status, done
+    def __init__(self, status: int, progress: tuple[bool, int], run_dir: Path) -> None:
+        self.status, self.progress = status, progress
         # The keeper gives 128 + signal for what was killed; where it was killed itself, it is we who are told.
         self.signal = -status if status < 0 else max(0, status - 128)
         self.is_killed = self.signal > 0
@@ -82,19 +84,19 @@ def _train_once(run: Run, run_dir: Path) -> _End:
         *(sys.executable, "-m", "training.keeper", "--grace", str(_GRACE_SECONDS), "--"),
         *_training_command(run, run_dir, progress_file),
     ]
-    done, cancelled = 0, threading.Event()
+    progress, cancelled = (False, -1), threading.Event()
     with (
         (run.folder / TRAINING_LOG).open("ab") as log_file,
         _kept(command, log_file.fileno(), cancelled.is_set) as process,
     ):
         while process.poll() is None:
             try:
-                done = _report(run, progress_file, done)
+                progress = _report(run, progress_file, progress)
             except Ended:
                 cancelled.set()
                 raise
             time.sleep(_POLL_SECONDS)
-        return _End(process.returncode, done, run_dir)
+        return _End(process.returncode, progress, run_dir)
 
 
 @contextmanager
@@ -120,7 +122,9 @@ def _kept(command: list[str], output: int, is_cancelled: Callable[[], bool]) -> 
 def _training_command(run: Run, run_dir: Path, progress_file: Path) -> list[str]:
     settings, request = run.installation.settings, request_of(run)
     config = config_of(run)
-    num_processes = settings.training_processes or max(1, _num_gpus(settings.device))
+    num_processes = settings.training_processes or _num_processes(
+        _num_gpus(settings.device), min(config.batches.classes_per_batch, run.facts["num_training_classes"])
+    )
     starter = [sys.executable, "-m", "training"]
     if num_processes > 1:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
@@ -128,7 +132,7 @@ def _training_command(run: Run, run_dir: Path, progress_file: Path) -> list[str]
     overrides = [*request.overrides, "split.test=hash", *_base(run, config)]
     return [
         *(*starter, "train", "--data", str(run.folder / SNAPSHOT), "--out", str(run_dir)),
-        *("--preset", request.preset or default_preset(run)),
+        *("--preset", run.facts["preset"]),
         *(part for override in overrides for part in ("--set", override)),
         *("--device", settings.device, "--cache", str(settings.cache_dir)),
         *("--progress-file", str(progress_file), "--end-with-parent"),
@@ -151,31 +155,34 @@ def _base(run: Run, config: TrainingConfig) -> list[str]:
     return [f"network.checkpoint={json.dumps(str(copy))}"]
 
 
+def _num_processes(num_gpus: int, num_classes: int) -> int:
+    """Return the most processes that share the classes of a batch evenly: training refuses any other number."""
+    return max((number for number in range(1, num_gpus + 1) if num_classes % number == 0), default=1)
+
+
 def _num_gpus(device: str) -> int:
     return torch.cuda.device_count() if device == "auto" else 1
 
 
-def _report(run: Run, progress_file: Path, done: int) -> int:
-    """Hand on what the process says of itself; return how far it is."""
+def _report(run: Run, progress_file: Path, before: tuple[bool, int]) -> tuple[bool, int]:
+    """Hand on what the process says of itself; return whether it trains already, and how far it is in that stage."""
     try:
         progress = json.loads(progress_file.read_bytes())
         stage, done, total = str(progress.pop("stage")), int(progress.pop("done")), int(progress.pop("total"))
     except (OSError, ValueError, KeyError, TypeError):
         run.check()
-        return done
+        return before
     known = {name: progress[name] for name in ("loss", "validation") if progress.get(name) is not None}
     run.report(stage, done, total, **known)
-    return done
+    return stage == "Training", done
 
 
 def _wait_for_lock(run: Run, run_dir: Path) -> None:
     """Wait until no other process trains into the folder: one of a worker that was killed may be saving its state."""
     path = run_dir / LOCK
-    until = time.monotonic() + 2 * _GRACE_SECONDS
     while path.exists() and not _is_free(path):
-        run.check()
-        if time.monotonic() > until:
-            raise TrainingFailed(f"another process has trained into {run_dir} for {2 * _GRACE_SECONDS} s; end it first")
+        # As long as it takes: it ends with its worker, or within a minute of that. A cancel ends the waiting.
+        run.report("Waiting for an earlier process to save its state", 0, 1)
         time.sleep(_POLL_SECONDS)
 
 

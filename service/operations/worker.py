@@ -9,7 +9,6 @@ and a heartbeat. Whoever finds the lock free (the same machine), or the heartbea
 in the operation's row is then another, so one that was only slow can write nothing any more.
 """
 
-import fcntl
 import logging
 import secrets
 import signal
@@ -19,14 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
-from service.errors import DatabaseError, ServiceError
+from service.errors import DatabaseError
 from service.installation import Installation, open_installation
+from service.operations.asking import remove_stray_folders
+from service.operations.living import alive, living_workers
+from service.operations.publication import clean_up
 from service.operations.records import (
     ACTIVE_STATES,
     OperationLost,
@@ -37,14 +38,16 @@ from service.operations.records import (
 )
 from service.operations.run import Ended, Facts, Run, WorkerStopping
 from service.operations.workflows import WORKFLOW_VERSION, WORKFLOWS
-from service.processes import WORKER, beat, gone_processes, prune_processes, register_process, stop_process
+from service.processes import WORKER, beat, prune_processes
 from service.settings import Settings
 from service.tables import FAILED, SUCCEEDED, Operation
 
 QUEUE = "operations"
 _WORKFLOW = "operation"
 _POLL_SECONDS = 0.5
-_SECONDS_BETWEEN_BEATS = 5.0
+_SECONDS_BETWEEN_ROUNDS = 3.0  # of looking who lives, and of saying that this one does
+_DATABASE_PAUSE_SECONDS = 5.0
+_ENDED_STATUSES = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 # How long an orderly end may take: training saves its state.
 _STOP_SECONDS = 120.0
 # Begun so often without finishing a step, an operation is what kills its workers.
@@ -73,7 +76,6 @@ class _State:
     stopping: threading.Event = field(default_factory=threading.Event)
     at_work: set[str] = field(default_factory=set)  # ids of operations
     handed_over: set[str] = field(default_factory=set)
-    taken_from: set[str] = field(default_factory=set)  # workers whose work was put back
 
 
 # DBOS calls the workflow by its name, and hands over nothing but its arguments: one worker a process.
@@ -87,9 +89,10 @@ def run_worker(settings: Settings, hooks: WorkerHooks | None = None) -> None:
     """
     hooks = hooks or WorkerHooks()
     worker_id = secrets.token_hex(8)
-    with open_installation(settings) as installation, _alive(installation, worker_id), _signals() as is_asked:
+    with open_installation(settings) as installation, alive(installation, worker_id), _signals() as is_asked:
         state = _State(installation, worker_id, hooks)
         with _engine(settings, state):
+            remove_stray_folders(installation)
             hooks.started(worker_id)
             log.info("worker_started", worker_id=worker_id, host=socket.gethostname())
             _loop(state, lambda: is_asked() or hooks.should_stop())
@@ -99,14 +102,14 @@ def run_worker(settings: Settings, hooks: WorkerHooks | None = None) -> None:
 
 
 def _loop(state: _State, should_stop: Callable[[], bool]) -> None:
-    next_beat = 0.0
+    next_round = 0.0
     while not should_stop():
         try:
-            if time.monotonic() >= next_beat:
-                beat(state.installation.database, state.worker_id, kind=WORKER)
-                next_beat = time.monotonic() + _SECONDS_BETWEEN_BEATS
-                _prune(state)
-            _take_over(state)
+            if time.monotonic() >= next_round:
+                _beat(state)
+                _take_over(state)
+                _end_what_has_no_workflow(state)
+                next_round = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
             if not _hand_over(state) and state.hooks.until_idle and not state.at_work:
                 return
         except DatabaseError as error:
@@ -118,66 +121,67 @@ def _loop(state: _State, should_stop: Callable[[], bool]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _beat(state: _State) -> None:
+    beat(state.installation.database, state.worker_id, kind=WORKER)
+    with state.installation.database.transaction() as session:
+        prune_processes(session)
+
+
 def _hand_over(state: _State) -> bool:
     """Give DBOS what is queued and not yet known to it; say whether any operation is queued or under way."""
-    with state.installation.database.reading() as session:
-        active = list_operations(session, states=ACTIVE_STATES, limit=1000)
+    active = _active_operations(state)
     for operation in active:
         if operation.id in state.handed_over or operation.kind not in WORKFLOWS:
             continue
         # Where DBOS lost its own records, what is called running is begun again: its steps find what they have made.
         with SetWorkflowID(operation.id):
-            handle = DBOS.enqueue_workflow(QUEUE, _workflow, operation.id)
+            DBOS.enqueue_workflow(QUEUE, _workflow, operation.id)
         state.handed_over.add(operation.id)
-        _check_workflow(state, operation, handle.get_status().status)
     return bool(active)
 
 
-def _check_workflow(state: _State, operation: Operation, status: str) -> None:
-    """End an operation whose workflow has ended without it: else it would be called running for ever."""
-    if status in ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED", "SUCCESS"):
-        claimed = claim_operation(state.installation.database, operation.id, state.worker_id)
-        if claimed is not None:
-            log.error("operation_without_workflow", operation_id=operation.id, workflow_status=status)
-            detail = f"its workflow has ended as {status} without it; ask for it again"
-            _end(state, operation.id, FAILED, {"code": "internal-error", "detail": detail})
-
-
 def _take_over(state: _State) -> None:
-    """Put back what workers had that are gone."""
-    installation = state.installation
-    gone = _free_locks(installation.settings.workers_dir, state.worker_id)
-    for worker_id in gone:
-        stop_process(installation.database, worker_id)
-    with installation.database.reading() as session:
-        gone |= set(gone_processes(session, WORKER, installation.settings.worker_takeover_seconds))
-    for worker_id in sorted(gone - state.taken_from - {state.worker_id}):
+    """Put back what workers had that are gone; asked again and again, since each may die at any moment."""
+    pending = DBOS.list_workflows(status=["PENDING"], load_input=False, load_output=False)
+    owners = {workflow.executor_id for workflow in pending if workflow.executor_id}
+    if owners <= {state.worker_id}:
+        return
+    for worker_id in sorted(owners - living_workers(state.installation, state.worker_id)):
         # Only workflows that still name that worker are put back, by whoever comes first.
         for handle in DBOS._recover_pending_workflows([worker_id]):
             log.warning("operation_taken_over", operation_id=handle.get_workflow_id(), worker_id=worker_id)
-        state.taken_from.add(worker_id)
 
 
-def _free_locks(workers_dir: Path, own_id: str) -> set[str]:
-    """Return the ids of workers of this machine whose lock is free, and remove those files."""
-    free = set()
-    for path in workers_dir.glob(f"{socket.gethostname()}.*.lock"):
-        worker_id = path.name.split(".")[-2]
-        if worker_id == own_id:
+def _end_what_has_no_workflow(state: _State) -> None:
+    """End operations whose workflow has ended without them, or is of another version of Akin and of no living worker.
+
+    Else they would be called running for ever, and stand in the way of all that follow.
+    """
+    active = _active_operations(state)
+    if not active:
+        return
+    ids = [operation.id for operation in active]
+    workflows = {
+        workflow.workflow_id: workflow
+        for workflow in DBOS.list_workflows(workflow_ids=ids, load_input=False, load_output=False)
+    }
+    living = living_workers(state.installation, state.worker_id)
+    for workflow in workflows.values():
+        is_other_version = workflow.app_version not in (None, WORKFLOW_VERSION)
+        if workflow.status in _ENDED_STATUSES:
+            code, detail = "internal-error", f"its workflow has ended as {workflow.status} without it; ask for it again"
+        elif is_other_version and workflow.executor_id not in living:
+            code, detail = "worker-upgraded", "it was begun by another version of Akin; ask for it again"
+        else:
             continue
-        try:
-            with path.open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-            free.add(worker_id)
-        except (BlockingIOError, FileNotFoundError):
-            continue
-    return free
+        if claim_operation(state.installation.database, workflow.workflow_id, state.worker_id) is not None:
+            log.error("operation_without_workflow", operation_id=workflow.workflow_id, code=code)
+            _end(state, workflow.workflow_id, FAILED, {"code": code, "detail": detail})
 
 
-def _prune(state: _State) -> None:
-    with state.installation.database.transaction() as session:
-        prune_processes(session)
+def _active_operations(state: _State) -> list[Operation]:
+    with state.installation.database.reading() as session:
+        return list_operations(session, states=ACTIVE_STATES, limit=1000)
 
 
 @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
@@ -187,14 +191,18 @@ def _workflow(operation_id: str) -> str:
     assert state is not None
     if state.stopping.is_set():
         raise WorkerStopping
-    operation = claim_operation(state.installation.database, operation_id, state.worker_id)
+    operation = _claim(state, operation_id)
     if operation is None:
         return "ended before"
     state.at_work.add(operation_id)
     try:
         return _work(state, operation)
     except WorkerStopping:
-        release_claim(state.installation.database, operation_id, state.worker_id)
+        try:
+            release_claim(state.installation.database, operation_id, state.worker_id)
+        except DatabaseError as error:
+            # It counts as one attempt more, and that is all.
+            log.warning("claim_not_released", operation_id=operation_id, reason=str(error))
         log.info("operation_goes_on_later", operation_id=operation_id)
         raise
     except OperationLost:
@@ -204,11 +212,18 @@ def _workflow(operation_id: str) -> str:
         state.at_work.discard(operation_id)
 
 
+def _claim(state: _State, operation_id: str) -> Operation | None:
+    """Claim an operation, however long the database is away: an error here would end the workflow for good."""
+    while True:
+        try:
+            return claim_operation(state.installation.database, operation_id, state.worker_id)
+        except DatabaseError as error:
+            log.warning("operation_waits_for_database", operation_id=operation_id, reason=str(error))
+            if state.stopping.wait(_DATABASE_PAUSE_SECONDS):
+                raise WorkerStopping from error
+
+
 def _work(state: _State, operation: Operation) -> str:
-    if operation.attempts > _MOST_ATTEMPTS:
-        detail = f"it was begun {operation.attempts - 1} times and its worker died each time; the workers' logs say why"
-        _end(state, operation.id, FAILED, {"code": "worker-died", "detail": detail})
-        return FAILED
     run = Run(
         installation=state.installation,
         operation_id=operation.id,
@@ -219,17 +234,29 @@ def _work(state: _State, operation: Operation) -> str:
         is_stopping=state.stopping.is_set,
         observe=state.hooks.observe,
     )
-    run.observe("begin")
     start = time.perf_counter()
-    ended, error = SUCCEEDED, None
+    ended, error = _outcome(run, operation)
+    _end(state, operation.id, ended, error)
+    log.info("operation_ended", operation_id=operation.id, state=ended, seconds=round(time.perf_counter() - start, 2))
+    clean_up(run, is_published=ended == SUCCEEDED)
+    return ended
+
+
+def _outcome(run: Run, operation: Operation) -> tuple[str, Facts | None]:
+    """Do the steps; return the state that the operation ends in, and why."""
+    if operation.attempts > _MOST_ATTEMPTS:
+        detail = f"it was begun {operation.attempts - 1} times and its worker died each time; the workers' logs say why"
+        return FAILED, {"code": "worker-died", "detail": detail}
+    run.observe("begin")
     try:
         WORKFLOWS[operation.kind](run)
     except Ended as end:
-        ended, error = end.state, {"code": end.code, "detail": end.detail}
-        run.facts |= end.facts
-    _end(state, operation.id, ended, error)
-    log.info("operation_ended", operation_id=operation.id, state=ended, seconds=round(time.perf_counter() - start, 2))
-    return ended
+        return end.state, {"code": end.code, "detail": end.detail}
+    except Exception:
+        # Between two steps there is nothing that may fail; where it does, nothing is left hanging.
+        log.exception("operation_failed", operation_id=operation.id)
+        return FAILED, {"code": "internal-error", "detail": "it failed unexpectedly; the worker's log says why"}
+    return SUCCEEDED, None
 
 
 def _remember(name: str, work: Callable[[], Facts]) -> Facts:
@@ -242,7 +269,7 @@ def _end(state: _State, operation_id: str, ended: str, error: Facts | None) -> N
             end_operation(state.installation.database, operation_id, state.worker_id, ended, error)
         except DatabaseError as failure:
             log.warning("operation_waits_for_database", operation_id=operation_id, reason=str(failure))
-            if state.stopping.wait(5.0):
+            if state.stopping.wait(_DATABASE_PAUSE_SECONDS):
                 raise WorkerStopping from failure
         else:
             return
@@ -250,32 +277,18 @@ def _end(state: _State, operation_id: str, ended: str, error: Facts | None) -> N
 
 def _wait_until_idle(state: _State) -> None:
     until = time.monotonic() + _STOP_SECONDS
+    next_beat = 0.0
     while state.at_work and time.monotonic() < until:
+        if time.monotonic() >= next_beat:
+            next_beat = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
+            try:
+                # Silent, it would be taken for gone while training saves its state.
+                beat(state.installation.database, state.worker_id, kind=WORKER)
+            except DatabaseError as error:
+                log.warning("worker_waits_for_database", reason=str(error))
         time.sleep(0.05)
     if state.at_work:
         log.error("worker_gives_up_waiting", operations=sorted(state.at_work))
-
-
-@contextmanager
-def _alive(installation: Installation, worker_id: str) -> Iterator[None]:
-    """Hold the lock and the heartbeat of a living worker."""
-    workers_dir = installation.settings.workers_dir
-    workers_dir.mkdir(parents=True, exist_ok=True)
-    path = workers_dir / f"{socket.gethostname()}.{worker_id}.lock"
-    aside = workers_dir / f".{worker_id}"
-    with aside.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # Named when it is held: a file that is there and free belongs to nobody alive.
-        aside.rename(path)
-        register_process(installation.database, WORKER, worker_id)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            try:
-                stop_process(installation.database, worker_id)
-            except ServiceError as error:
-                log.warning("worker_end_not_written", reason=str(error))
 
 
 @contextmanager

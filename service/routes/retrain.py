@@ -1,24 +1,23 @@
 """POST /admin/retrain and POST /v1/admin/releases: ask for a better model, or for a release of the catalogue."""
 
 import asyncio
-import shutil
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from embedding.artifact import sha256_of_file
 from service.archives import check
 from service.dependencies import AdminDep, Parts, PartsDep
 from service.errors import UnsupportedContentType
-from service.operations.folder import ARCHIVE
-from service.operations.records import create_operation, new_operation_id, require_idle
+from service.operations.asking import queue_with_archive
+from service.operations.records import create_operation, require_idle
 from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainRequest, parse_build, parse_retrain
 from service.request_body import content_type_of, read_small_body
 from service.schemas import Problem
 from service.schemas_operations import OPERATIONS_PATH, OperationView
 from service.tables import Operation
-from service.uploads import receive_form
+from service.uploads import max_unpacked_bytes, receive_form, upload_folder
 
 router = APIRouter(tags=["admin"])
 
@@ -93,14 +92,11 @@ async def build(
 
 
 async def _retrain_with_archive(request: Request, parts: Parts, actor: str, key: str | None) -> Operation:
-    """Keep the archive in the folder of the operation, which its first step takes it from."""
+    """Keep the archive for the operation, whose first step takes it in."""
     if key is None:
         # Gigabytes need not arrive to be told that there is work already.
         await asyncio.to_thread(_require_idle, parts)
-    operation_id = new_operation_id(RETRAIN)
-    folder = parts.settings.operations_dir / operation_id
-    await asyncio.to_thread(folder.mkdir, parents=True)
-    try:
+    async with upload_folder(parts.settings) as folder:
         form = await receive_form(
             request,
             folder,
@@ -110,18 +106,11 @@ async def _retrain_with_archive(request: Request, parts: Parts, actor: str, key:
         )
         asked = parse_retrain(form.fields.get(_REQUEST_FIELD, "{}").encode())
         archive = form.files[_ARCHIVE_FIELD]
-        await asyncio.to_thread(check, archive, max_bytes=4 * parts.settings.max_upload_bytes)
-        digest = await asyncio.to_thread(sha256_of_file, archive)
-        await asyncio.to_thread(archive.rename, folder / ARCHIVE)
-        queued = await asyncio.to_thread(
-            _queue, parts, RETRAIN, {**asked.model_dump(mode="json"), "archive": digest}, actor, key, operation_id
+        await asyncio.to_thread(check, archive, max_bytes=max_unpacked_bytes(parts.settings))
+        values = asked.model_dump(mode="json")
+        return await asyncio.to_thread(
+            partial(queue_with_archive, parts.installation, archive, values, actor=actor, idempotency_key=key)
         )
-    except BaseException:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        raise
-    if queued.id != operation_id:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    return queued
 
 
 def _require_idle(parts: Parts) -> None:
@@ -129,13 +118,8 @@ def _require_idle(parts: Parts) -> None:
         require_idle(session, RETRAIN)
 
 
-def _queue(
-    parts: Parts, kind: str, asked: Mapping[str, Any], actor: str, key: str | None, operation_id: str | None = None
-) -> Operation:
-    queued, _ = create_operation(
-        parts.database, kind, asked, actor=actor, idempotency_key=key, operation_id=operation_id
-    )
-    return queued
+def _queue(parts: Parts, kind: str, asked: Mapping[str, Any], actor: str, key: str | None) -> Operation:
+    return create_operation(parts.database, kind, asked, actor=actor, idempotency_key=key)[0]
 
 
 def _accepted(request: Request, response: Response, queued: Operation) -> OperationView:

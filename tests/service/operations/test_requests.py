@@ -22,9 +22,10 @@ def test_a_request_without_anything_takes_all_labels_and_the_default_gate():
         ({"preset": "../presets/head"}, r"no preset '../presets/head'"),
         ({"overrides": ["loss.nome=triplet"]}, r"loss.nome"),
         ({"overrides": ["steps"]}, r"'steps' is not of the form"),
-        ({"overrides": ["split.unseen_share=0"]}, r"'split.unseen_share=0' is refused: what is held out"),
-        ({"overrides": ["split.test=none"]}, r"'split.test=none' is refused"),
-        ({"overrides": ["network.checkpoint=/etc"]}, r"refused: use base"),
+        ({"overrides": ["split.unseen_share=0"]}, r"may not change split.unseen_share: what is held out"),
+        ({"overrides": ["split={unseen_share=0.0, seen_example_share=0.001}"]}, r"may not change split.unseen_share"),
+        ({"overrides": ['network={checkpoint="/etc"}']}, r"may not change network.checkpoint: use base"),
+        ({"overrides": ["network.checkpoint=/etc"]}, r"may not change network.checkpoint: use base"),
         ({"base": "best"}, r"base.*'best'"),
         ({"gate": {"min_improvment": 1}}, r"gate: policy.min_improvment is unknown; the policy has"),
         ({"gate": {"force": True}}, r"gate: .*force_reason"),
@@ -48,5 +49,6 @@ def test_a_time_without_zone_is_utc():
     assert parse_retrain({"data": "2025-03-01T10:00:00"}).model_dump(mode="json")["data"] == "2025-03-01T10:00:00Z"
 
 
-def test_what_is_held_out_cannot_be_changed_by_the_preset():
-    assert parse_retrain({"overrides": ["split.validation_share=0"]}).config("head").split.test == "hash"
+def test_the_test_part_is_held_out_by_hash_whatever_is_asked_for():
+    for override in ("split.validation_share=0", "split.test=none", 'split={test="none"}'):
+        assert parse_retrain({"overrides": [override]}).config("head").split.test == "hash"

@@ -140,7 +140,8 @@ def test_a_bad_archive_is_refused_at_once_and_leaves_nothing(admin, content, sta
 
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert admin.get("/v1/operations").json()["operations"] == []
-    assert list((admin.home / "operations").iterdir()) == []
+    assert not (admin.home / "operations").exists()
+    assert list((admin.home / "uploads").iterdir()) == []
 
 
 def test_another_content_type_is_refused(admin):
