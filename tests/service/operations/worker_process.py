@@ -5,14 +5,16 @@ Killed means SIGKILL: nothing is cleaned up, written or said.
 
 import argparse
 import os
-import random
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
-from service.operations.worker import WorkerHooks, run_worker
+from service.catalogue import remove_products
+from service.installation import open_installation
+from service.operations import publication, worker
+from service.operations.workflows import WORKFLOW_VERSION
 from service.settings import Settings
 
 
@@ -25,7 +27,12 @@ def main() -> None:
     parser.add_argument("--kill-in", default="")
     parser.add_argument("--takeover-seconds", type=float, default=60.0)
     parser.add_argument("--stay", action="store_true")
+    parser.add_argument("--version", default=WORKFLOW_VERSION)
+    parser.add_argument("--shard-images", type=int, default=publication._SHARD_IMAGES)
+    parser.add_argument("--remove-product", default="", help="from the catalogue, when the release has just been built")
     options = parser.parse_args()
+    vars(worker)["WORKFLOW_VERSION"] = options.version
+    publication._SHARD_IMAGES = options.shard_images
     settings = Settings(
         home=options.home,
         database_url=options.database_url,
@@ -39,6 +46,9 @@ def main() -> None:
         sys.stderr.flush()
         if point == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if point == "within build" and options.remove_product:
+            with open_installation(settings) as installation, installation.database.transaction() as session:
+                remove_products(session, [options.remove_product])
         if options.kill_in and point == f"before {options.kill_in}":
             threading.Thread(target=kill_later, daemon=True).start()
 
@@ -46,8 +56,7 @@ def main() -> None:
         time.sleep(options.kill_after)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    random.seed(0)
-    run_worker(settings, WorkerHooks(until_idle=not options.stay, observe=observe))
+    worker.run_worker(settings, worker.WorkerHooks(until_idle=not options.stay, observe=observe))
 
 
 if __name__ == "__main__":
