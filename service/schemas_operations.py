@@ -15,7 +15,10 @@ State = Literal["queued", "running", "succeeded", "rejected", "failed", "cancell
 
 
 class OperationStep(BaseModel):
-    """A step that was begun; without `finished_at` it is under way, or was cut off and is begun again."""
+    """A step that was begun; without `finished_at` it is under way, or was cut off and is begun again.
+
+    `seconds` are those of the attempt that finished it; a step that the operation ended in has none.
+    """
 
     name: str
     started_at: datetime

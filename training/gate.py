@@ -151,7 +151,7 @@ def decide(candidate: Measured, active: Measured | None, policy: GatePolicy) -> 
     is_passed = all(reason.is_met for reason in reasons)
     is_forced = policy.force and not is_passed
     if is_forced:
-        message = f"promoted in spite of the failed checks: {policy.force_reason.strip()}"
+        message = f"passed in spite of the failed checks: {policy.force_reason.strip()}"
         reasons.append(Reason("forced", True, message, {"force_reason": policy.force_reason}))
     return Verdict(is_passed or is_forced, is_forced, tuple(reasons), primary, parts)
 

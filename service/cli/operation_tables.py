@@ -33,7 +33,7 @@ def operation_lines(view: OperationView) -> Iterator[str]:
     """Say what an operation is, how far it is, and what came of it."""
     yield f"{view.operation_id}: {view.state}"
     for step in view.steps:
-        took = f"{step.seconds:.1f} s" if step.seconds is not None else "under way"
+        took = f"{step.seconds:.1f} s" if step.seconds is not None else view.state
         yield f"  {step.name:12s} {took}"
     if view.progress is not None and view.progress.total:
         left = f", {view.progress.seconds_left:.0f} s left" if view.progress.seconds_left is not None else ""
@@ -44,9 +44,10 @@ def operation_lines(view: OperationView) -> Iterator[str]:
         for reason in verdict["reasons"]:
             yield f"  {'ok ' if reason['is_met'] else 'NOT'} {reason['message']}"
     if release := view.result.get("release"):
-        active = "active" if view.result.get("is_active") else "published, not active"
+        active = "activated" if view.result.get("is_active") else "published, not activated by this operation"
         yield f"release {release['release_id']}: {active}"
-    if view.error is not None:
+    # What the gate says stands above already, line by line.
+    if view.error is not None and not (verdict and view.error.code == "gate"):
         yield f"{view.error.code}: {view.error.detail}"
 
 

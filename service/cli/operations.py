@@ -36,7 +36,9 @@ def retrain(
         list[str] | None,
         typer.Option("--gate", help="Change the gate's policy, for example --gate min_improvement=0.01; repeatable."),
     ] = None,
-    force: Annotated[str, typer.Option(help="Promote whatever the gate says; the reason is recorded.")] = "",
+    force: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Promote whatever the gate says; the reason is recorded.")
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Activate what passes the gate.")] = True,
     note: Annotated[str, typer.Option(help="For people.")] = "",
     wait: Annotated[bool, typer.Option(help="Follow it until it ends.")] = True,
@@ -53,10 +55,10 @@ def retrain(
     from service.settings import load_settings
 
     policy = _policy(gate or [])
-    if force:
+    if force is not None:
         policy |= {"force": True, "force_reason": force}
     asked = {
-        "data": since or "all",
+        "data": _time(since) if since else "all",
         "preset": preset,
         "overrides": set_ or [],
         "base": base,
@@ -105,11 +107,15 @@ def list_(
 ) -> None:
     """List operations, the newest first."""
     from service.cli.operation_tables import operations_table
+    from service.errors import InvalidOperation
     from service.installation import open_installation
     from service.operations.records import list_operations
     from service.schemas_operations import OperationView
     from service.settings import load_settings
+    from service.tables import OPERATION_STATES
 
+    if state and state not in OPERATION_STATES:
+        raise InvalidOperation(f"there is no state {state!r}; states are {', '.join(OPERATION_STATES)}")
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         found = list_operations(session, limit=limit, states=[state] if state else ())
         views = [OperationView.of(operation) for operation in found]
@@ -127,6 +133,8 @@ def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
 
     with open_installation(load_settings()) as installation:
         view = _view(installation, operation_id)
+        if view.finished_at is None:
+            _note_missing_worker(installation)
     if json:
         print_json(view.model_dump(mode="json"))
     else:
@@ -175,11 +183,13 @@ def worker_beside(settings: "Settings") -> Iterator[Path]:
 
 
 def _follow_or_tell(installation: "Installation", operation_id: str, wait: bool, json: bool) -> None:
-    from service.operations.asking import has_worker
-
-    if not has_worker(installation):
-        notes.print("[yellow]note:[/] no worker runs on this installation; start one: akin worker", highlight=False)
-    view = _follow(installation, operation_id) if wait else _view(installation, operation_id)
+    _note_missing_worker(installation)
+    try:
+        view = _follow(installation, operation_id) if wait else _view(installation, operation_id)
+    except KeyboardInterrupt:
+        notes.print(f"{operation_id} goes on; follow it: akin operations follow {operation_id}", highlight=False)
+        notes.print(f"cancel it: akin operations cancel {operation_id}", highlight=False)
+        raise typer.Exit(130) from None
     if json:
         print_json(view.model_dump(mode="json"))
     elif not wait:
@@ -190,6 +200,13 @@ def _follow_or_tell(installation: "Installation", operation_id: str, wait: bool,
         _print(view)
     if wait and view.state not in _ENDED_WELL:
         raise typer.Exit(3 if view.state == "rejected" else 1)
+
+
+def _note_missing_worker(installation: "Installation") -> None:
+    from service.operations.asking import has_worker
+
+    if not has_worker(installation):
+        notes.print("[yellow]note:[/] no worker runs on this installation; start one: akin worker", highlight=False)
 
 
 def _follow(installation: "Installation", operation_id: str) -> "OperationView":
@@ -263,6 +280,17 @@ def _policy(changes: list[str]) -> dict[str, Any]:
         except JSONDecodeError:
             policy[name] = text
     return policy
+
+
+def _time(text: str) -> str:
+    from datetime import datetime
+
+    from service.errors import InvalidOperation
+
+    try:
+        return datetime.fromisoformat(text).isoformat()
+    except ValueError:
+        raise InvalidOperation(f"--since {text}: write a time such as 2025-03-01 or 2025-03-01T10:00:00Z") from None
 
 
 def _user() -> str:

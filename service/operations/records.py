@@ -235,6 +235,9 @@ def _end(operation: Operation, state: str, error: Mapping[str, object] | None) -
     operation.state = state
     operation.finished_at = operation.updated_at = now()
     operation.progress = None
+    # The step that it ended in is over as well.
+    ended_at = operation.finished_at.isoformat(timespec="seconds")
+    operation.steps = [{"finished_at": ended_at, **step} for step in operation.steps]
     operation.error = None if error is None else dict(error)
 
 

@@ -107,8 +107,13 @@ def _parse(kind: type[Request], value: Mapping[str, Any] | bytes) -> Request:
         return kind.model_validate_json(value or b"{}") if isinstance(value, bytes) else kind.model_validate(value)
     except ValidationError as error:
         reasons = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']} (got {detail['input']!r:.80})"
+            f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']} (got {_shown(detail['input'])})"
             for detail in error.errors()
         )
         allowed = ", ".join(kind.model_fields)
         raise InvalidOperation(f"the request cannot be used: {reasons}; it may have {allowed}") from error
+
+
+def _shown(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return f"{text!r:.80}"

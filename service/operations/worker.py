@@ -98,7 +98,7 @@ def run_worker(settings: Settings, hooks: WorkerHooks | None = None) -> None:
             _loop(state, lambda: is_asked() or hooks.should_stop())
             state.stopping.set()
             _wait_until_idle(state)
-        log.info("worker_stopped", worker_id=worker_id)
+        log.info("worker_stopped", worker_id=worker_id, reason="signal" if is_asked() else "nothing left to do")
 
 
 def _loop(state: _State, should_stop: Callable[[], bool]) -> None:

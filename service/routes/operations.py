@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.dependencies import AdminDep, PartsDep
 from service.errors import OperationNotFound
@@ -21,25 +22,29 @@ _ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description"
 States = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
 
 
+class _ListQuery(BaseModel):
+    # A misspelt name would list everything.
+    model_config = ConfigDict(extra="forbid")
+
+    state: list[States] = Field([], description="Only those in one of these states.")
+    kind: Literal["retrain", "build"] | None = Field(None, description="Only those of this kind.")
+    limit: int = Field(50, ge=1, le=200)
+    before: str | None = Field(None, description="The last id of an earlier page.")
+
+
 @router.get("")
-def operations(
-    request: Request,
-    parts: PartsDep,
-    _: AdminDep,
-    state: Annotated[list[States] | None, Query(description="Only those in one of these states.")] = None,
-    kind: Annotated[Literal["retrain", "build"] | None, Query(description="Only those of this kind.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: Annotated[str | None, Query(description="The last id of an earlier page.")] = None,
-) -> OperationList:
+def operations(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[_ListQuery, Query()]) -> OperationList:
     """List operations, the newest first."""
     with parts.database.reading() as session:
-        found = list_operations(session, kind=kind, states=state or (), limit=limit + 1, before=before)
+        found = list_operations(
+            session, kind=query.kind, states=query.state, limit=query.limit + 1, before=query.before
+        )
     root_path = request.scope.get("root_path", "")
-    page = [OperationView.of(operation, root_path) for operation in found[:limit]]
+    page = [OperationView.of(operation, root_path) for operation in found[: query.limit]]
     following = None
-    if len(found) > limit:
-        following = root_path + str(request.url.include_query_params(before=page[-1].operation_id).path)
-        following += "?" + str(request.url.include_query_params(before=page[-1].operation_id).query)
+    if len(found) > query.limit:
+        asked = request.url.include_query_params(before=page[-1].operation_id).query
+        following = f"{root_path}{OPERATIONS_PATH}?{asked}"
     return OperationList(operations=page, next=following)
 
 

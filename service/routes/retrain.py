@@ -60,7 +60,9 @@ def _body(model: type[RetrainRequest] | type[BuildRequest], *, has_archive: bool
 @router.post(
     "/v1/admin/retrain", status_code=202, responses=_RESPONSES, openapi_extra=_body(RetrainRequest, has_archive=True)
 )
-@router.post("/admin/retrain", status_code=202, include_in_schema=False)
+@router.post(
+    "/admin/retrain", status_code=202, responses=_RESPONSES, openapi_extra=_body(RetrainRequest, has_archive=True)
+)
 async def retrain(
     request: Request, response: Response, parts: PartsDep, actor: AdminDep, idempotency_key: IdempotencyKey = None
 ) -> OperationView:
