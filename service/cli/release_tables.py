@@ -29,7 +29,10 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Show evaluations, the newest first."""
     table = Table()
     table.add_column("evaluation", no_wrap=True, min_width=max((len(row["evaluation_id"]) for row in rows), default=0))
-    for name in ("created", "release", "set", "queries"):
+    table.add_column("created", overflow="fold")
+    # Ids are copied from here: never shortened, however narrow the terminal.
+    table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"] or "") for row in rows), default=0))
+    for name in ("set", "queries"):
         table.add_column(name, overflow="fold")
     for part in _PARTS:
         table.add_column(f"recall@1 {part.replace('_', ' ')}", justify="right")
