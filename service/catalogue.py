@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.database import current_watermark, next_change_seqs, now
+from service.database import current_watermark, in_utc, next_change_seqs, now
 from service.errors import ProductNotFound
 from service.media import MediaName
 from service.tables import CATALOGUE, ROLES, MediaObject, Product, ProductImage
@@ -108,7 +108,7 @@ def labelled_pictures(session: Session) -> list[LabelledPicture]:
     return [
         # As training reads a label from a file: without the space around it.
         LabelledPicture(
-            image_id, product_id, label.strip() or product_id, role, MediaName(sha256, extension), _with_zone(moment)
+            image_id, product_id, label.strip() or product_id, role, MediaName(sha256, extension), in_utc(moment)
         )
         for image_id, product_id, label, role, sha256, extension, moment in rows
     ]
@@ -132,11 +132,6 @@ def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaN
         query = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(part))
         found.update((sha256, MediaName(sha256, extension)) for sha256, extension in session.execute(query))
     return found
-
-
-def _with_zone(moment: datetime) -> datetime:
-    # SQLite gives times back without their zone.
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def remove_products(session: Session, product_ids: Sequence[str]) -> int:

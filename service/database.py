@@ -103,6 +103,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return a stored time with its zone, which SQLite forgets."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def _connect(address: str) -> Engine:
     try:
         url = make_url(address)

@@ -11,9 +11,8 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.database import now
+from service.database import in_utc, now
 from service.errors import EvaluationNotFound
-from service.releases import in_utc
 from service.settings import Settings
 from service.tables import Evaluation
 

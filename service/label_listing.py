@@ -12,10 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.catalogue import LabelledPicture, chunks, labelled_pictures
-from service.database import current_watermark
+from service.database import current_watermark, in_utc
 from service.errors import ImageNotFound
 from service.media import MediaName
-from service.releases import active_release, in_utc
+from service.releases import active_release
 from service.tables import EXAMPLE, LabelChange, MediaObject, ProductImage, Release
 from training.data.label_states import LabelState, held_out_states
 from training.data.snapshot import SnapshotImage, snapshot_of

@@ -76,13 +76,6 @@ def served_releases(session: Session) -> set[str]:
     return {process.release_id for process in living_processes(session, API) if process.release_id}
 
 
-def gone_processes(session: Session, kind: str, older_than_seconds: float) -> list[str]:
-    """Return the ids of processes that have stopped, or were not heard of for so long."""
-    earliest = now() - timedelta(seconds=older_than_seconds)
-    is_gone = or_(Process.stopped_at.is_not(None), Process.seen_at < earliest)
-    return list(session.scalars(select(Process.id).where(Process.kind == kind, is_gone).order_by(Process.id)))
-
-
 def prune_processes(session: Session) -> Sequence[str]:
     """Remove the rows of processes that stopped, or were last seen, a day ago; return their ids."""
     earliest = now() - timedelta(seconds=_KEPT_SECONDS)

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
-from service.database import now
+from service.database import in_utc, now
 from service.errors import ActivationConflict, NoActiveRelease, NoPreviousRelease, ReleaseNotFound
 from service.tables import QUEUED, RUNNING, Activation, ActivationEvent, Operation, Release
 
@@ -218,11 +218,6 @@ def mark_retired(session: Session, release_id: str, protected: Collection[str]) 
 def forget_release(session: Session, release_id: str) -> None:
     """Delete the row of a retired release, as the last step of its removal; its activations stay on record."""
     session.execute(delete(Release).where(Release.id == release_id, Release.retired_at.is_not(None)))
-
-
-def in_utc(moment: datetime) -> datetime:
-    """Return a stored time with its zone, which SQLite does not keep."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _lock_activation(session: Session) -> ActiveRelease:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from service.comparison import Answer, Comparison, QueryChange
-from service.releases import in_utc
+from service.database import in_utc
 from service.tables import Evaluation
 
 ADMIN_MEDIA_PATH = "/v1/admin/media"

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue_import import ImportReport
+from service.database import in_utc
 from service.label_listing import ClassCounts, LabelFacts
 from service.labels import LabelReport
-from service.releases import in_utc
 from service.tables import LabelChange
 
 MAX_PAGE = 1000

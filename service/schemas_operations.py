@@ -1,11 +1,12 @@
 """Operations as they go over HTTP and to a terminal."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, Field
 
+from service.database import in_utc
 from service.operations.requests import RETRAIN
 from service.tables import SUCCEEDED, Operation
 
@@ -83,9 +84,9 @@ class OperationView(BaseModel):
             error=OperationError.model_validate(operation.error) if operation.error else None,
             request=operation.request,
             created_by=operation.created_by,
-            created_at=_utc(operation.created_at),
+            created_at=in_utc(operation.created_at),
             started_at=_utc(operation.started_at),
-            updated_at=_utc(operation.updated_at),
+            updated_at=in_utc(operation.updated_at),
             finished_at=_utc(operation.finished_at),
             cancel_requested_at=_utc(operation.cancel_requested_at),
             worker_id=operation.worker_id,
@@ -119,6 +120,5 @@ def _links(operation: Operation) -> dict[str, str]:
     return links
 
 
-def _utc(moment: Any) -> Any:
-    # SQLite gives times back without their zone.
-    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) and moment.tzinfo is None else moment
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else in_utc(moment)

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.activation import Activated
-from service.releases import ActiveRelease, in_utc
+from service.database import in_utc
+from service.releases import ActiveRelease
 from service.schemas_evaluations import EvaluationView
 from service.tables import ActivationEvent, Evaluation, Process, Release
 

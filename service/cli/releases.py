@@ -65,8 +65,9 @@ def build(
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all releases, the newest first."""
     from service.cli.tables import releases_table
+    from service.database import in_utc
     from service.installation import open_installation
-    from service.releases import active_release, in_utc, list_releases
+    from service.releases import active_release, list_releases
     from service.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -142,8 +143,9 @@ def history(
 ) -> None:
     """List activations and rollbacks, the newest first: what, when, who and why."""
     from service.cli.release_tables import activations_table
+    from service.database import in_utc
     from service.installation import open_installation
-    from service.releases import in_utc, list_activations
+    from service.releases import list_activations
     from service.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:

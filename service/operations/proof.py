@@ -20,7 +20,7 @@ from service.operations.preparation import request_of
 from service.operations.run import Facts, Run, reject
 from service.release_files import CHECKPOINT_NAME
 from service.releases import ActiveRelease, active_release
-from training.evaluation.evaluation_set import EvaluationSet, SetImage, SetMeasurement, measure
+from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
 from training.gate import Measured, Verdict, decide
 from training.run import CHECKPOINT
@@ -122,7 +122,7 @@ def _subjects(run: Run, active: ActiveRelease) -> list[_Subject]:
 
 
 def _names(run: Run, evaluation_set: EvaluationSet) -> dict[str, MediaName]:
-    digests = [image.sha256 for image in (*evaluation_set.queries, *evaluation_set.gallery)]
+    digests = [*evaluation_set.query_sha256, *evaluation_set.gallery_sha256]
     with run.installation.database.reading() as session:
         names = media_names_of(session, digests)
     if missing := set(digests) - names.keys():
@@ -144,13 +144,13 @@ def _measure(run: Run, subject: _Subject, evaluation_set: EvaluationSet, names: 
         on_progress=lambda done, total: run.report(stage, done, total),
     )
 
-    def rows(images: Sequence[SetImage]) -> NDArray[np.float32]:
+    def rows(digests: Sequence[str]) -> NDArray[np.float32]:
         with installation.database.reading() as session:
-            digests = [image.sha256 for image in images]
             return read_embeddings(session, embedder.space_id, digests, embedder.embedding_dim)
 
     run.check()
-    return measure(evaluation_set, rows(evaluation_set.queries), rows(evaluation_set.gallery), str(embedder.device))
+    queries_QD, gallery_GD = rows(evaluation_set.query_sha256), rows(evaluation_set.gallery_sha256)
+    return measure(evaluation_set, queries_QD, gallery_GD, str(embedder.device))
 
 
 def _latencies(run: Run, subjects: Sequence[_Subject], names: dict[str, MediaName]) -> list[float]:

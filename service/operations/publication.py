@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -11,7 +12,7 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue import num_changes_after, take_snapshot
-from service.database import now
+from service.database import in_utc, now
 from service.embeddings import embed_missing
 from service.errors import ActivationConflict, BuilderBusy, EmptyCatalogue, ServiceError
 from service.evaluations import assign_release
@@ -136,14 +137,13 @@ def activate(run: Run) -> Facts:
     release_id = run.facts["release"]["release_id"]
     with run.installation.database.transaction() as session:
         operation = own_operation(session, run.operation_id, run.worker_id)
-        if activation_of_operation(session, run.operation_id) is not None:
-            return {"is_active": True}
+        done = activation_of_operation(session, run.operation_id)
+        if done is not None:
+            return _activated(done.activated_at)
         if operation.cancel_requested_at is not None:
             raise Ended(CANCELLED, "cancelled", "cancelled on request")
         current = active_release(session)
         expected = ActiveRelease(run.facts["compared_release_id"], None, run.facts["compared_version"], None)
-        if current.version != expected.version:
-            raise _overtaken(release_id, current, expected)
         try:
             activate_release(
                 session,
@@ -155,7 +155,7 @@ def activate(run: Run) -> Facts:
             )
         except ActivationConflict as error:
             raise _overtaken(release_id, current, expected) from error
-    return {"is_active": True, "activated_at": now().isoformat(timespec="milliseconds")}
+    return _activated(now())
 
 
 def watch_convergence(run: Run) -> Facts:
@@ -223,6 +223,10 @@ def _evaluation_facts(run: Run) -> Facts:
         "operation_id": run.operation_id,
         "space_id": read_checkpoint_facts(Path(run.facts["checkpoint"])).space_id,
     }
+
+
+def _activated(moment: datetime) -> Facts:
+    return {"is_active": True, "activated_at": in_utc(moment).isoformat(timespec="milliseconds")}
 
 
 def _overtaken(release_id: str, current: ActiveRelease, expected: ActiveRelease) -> Exception:

@@ -46,10 +46,8 @@ def train(run: Run) -> Facts:
         if _is_complete(run_dir):
             break
         ended = _train_once(run, run_dir)
-        if ended.is_interrupted:
-            continue  # somebody asked the process to end, and not its worker
         if ended.status == 0:
-            break
+            continue  # complete; or somebody asked the process to end, and not its worker
         if not ended.is_killed:
             raise TrainingFailed(_reason(run.folder / TRAINING_LOG))
         num_in_all += 1
@@ -68,13 +66,11 @@ def train(run: Run) -> Facts:
 class _End:
     """How a training process ended."""
 
-    def __init__(self, status: int, progress: tuple[bool, int], run_dir: Path) -> None:
+    def __init__(self, status: int, progress: tuple[bool, int]) -> None:
         self.status, self.progress = status, progress
         # The keeper gives 128 + signal for what was killed; where it was killed itself, it is we who are told.
         self.signal = -status if status < 0 else max(0, status - 128)
         self.is_killed = self.signal > 0
-        is_whole = _is_complete(run_dir)
-        self.is_interrupted = status == 0 and not is_whole
 
 
 def _train_once(run: Run, run_dir: Path) -> _End:
@@ -96,7 +92,7 @@ def _train_once(run: Run, run_dir: Path) -> _End:
                 cancelled.set()
                 raise
             time.sleep(_POLL_SECONDS)
-        return _End(process.returncode, progress, run_dir)
+        return _End(process.returncode, progress)
 
 
 @contextmanager

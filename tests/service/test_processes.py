@@ -8,7 +8,6 @@ from sqlalchemy import update
 from service.database import now
 from service.processes import (
     beat,
-    gone_processes,
     list_processes,
     living_processes,
     prune_processes,
@@ -36,9 +35,9 @@ def age(database, process_id, seconds, *, column="seen_at"):
         session.execute(update(Process).where(Process.id == process_id).values({column: moment}))
 
 
-def gone(database, seconds=60.0, kind="worker"):
+def living(database, seconds=60.0, kind="worker"):
     with database.reading() as session:
-        return gone_processes(session, kind, seconds)
+        return sorted(process.id for process in living_processes(session, kind, seconds))
 
 
 def test_a_process_is_known_with_its_host_and_pid(database):
@@ -92,16 +91,13 @@ def test_a_beat_after_the_row_was_pruned_makes_it_again(database):
 
 
 def test_a_process_is_gone_once_it_stops_or_is_silent_for_too_long(database):
-    stopped, silent, living = (register_process(database, "worker") for _ in range(3))
+    stopped, silent, well = (register_process(database, "worker") for _ in range(3))
     stop_process(database, stopped)
     age(database, silent, 61)
 
-    assert gone(database) == sorted([stopped, silent])
-    assert gone(database, seconds=120) == [stopped]
-    assert gone(database, kind="api") == []
-    with database.reading() as session:
-        assert [process.id for process in living_processes(session, "worker")] == [living]
-        assert living_processes(session, "api") == []
+    assert living(database) == [well]
+    assert living(database, seconds=120) == sorted([silent, well])
+    assert living(database, kind="api") == []
 
 
 def test_a_process_that_was_taken_for_gone_lives_again_with_its_next_beat(database):
@@ -110,7 +106,7 @@ def test_a_process_that_was_taken_for_gone_lives_again_with_its_next_beat(databa
 
     beat(database, process_id, kind="worker")
 
-    assert gone(database) == []
+    assert living(database) == [process_id]
 
 
 def test_the_id_of_an_earlier_run_may_be_used_again(database):
@@ -125,7 +121,7 @@ def test_the_id_of_an_earlier_run_may_be_used_again(database):
 
 
 def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
-    old, silent, stopped, living = (register_process(database, "api") for _ in range(4))
+    old, silent, stopped, well = (register_process(database, "api") for _ in range(4))
     for process_id in (old, stopped):
         stop_process(database, process_id)
     age(database, old, 90_000, column="stopped_at")
@@ -135,4 +131,4 @@ def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
         assert sorted(prune_processes(session)) == sorted([old, silent])
 
     with database.reading() as session:
-        assert {process.id for process in list_processes(session)} == {stopped, living}
+        assert {process.id for process in list_processes(session)} == {stopped, well}
