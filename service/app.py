@@ -7,17 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from service.dependencies import Parts
+from service.access.key_ring import KeyRing
+from service.access.route_scopes import require_declared_scopes
+from service.dependencies import Parts, refuse_key_in_address
 from service.engine import LiveEngine, SearchEngine
-from service.errors import PROBLEMS, http_problem, known_problem, validation_problem
+from service.errors import PROBLEMS
 from service.inference import InferenceThread
 from service.installation import Installation, open_installation
 from service.observability import RequestLog
+from service.problems import http_problem, known_problem, validation_problem
 from service.release_files import LoadedRelease, load_release
 from service.release_watcher import ReleaseWatcher
 from service.routes import (
@@ -40,18 +43,35 @@ Every error is an `application/problem+json` document (RFC 9457) with a stable `
 Every answer carries `X-Request-ID`, the id under which the log has the request."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application; nothing is opened before it starts."""
+def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
+    """Build the application; nothing is opened before it starts.
+
+    `is_loopback` says that only this machine can reach it: then searching needs no key, unless the settings say so.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with open_installation(settings) as installation:
             live = LiveEngine()
-            app.state.parts = Parts(installation, live)
+            app.state.parts = Parts(
+                installation,
+                live,
+                KeyRing(installation.database, settings),
+                is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
+            )
             async with _following_releases(installation, live):
                 yield
 
-    app = FastAPI(title="Akin", version=version("akin"), description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Akin",
+        version=version("akin"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        root_path=settings.root_path,
+        # The contract is the same whatever gateway stands before it.
+        root_path_in_servers=False,
+        dependencies=[Depends(refuse_key_in_address)],
+    )
     for router in (
         search.router, media.router, health.router, pages.router, releases.router, evaluations.router, labels.router,
         catalogue.router, operations.router, retrain.router,
@@ -63,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_exception_handler(error_class, known_problem)
     app.add_exception_handler(HTTPException, http_problem)
     app.add_exception_handler(RequestValidationError, validation_problem)
+    require_declared_scopes(app.routes)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong in the running system, and how HTTP says it: the only module that knows status codes.
+"""What can go wrong in the running system, and its status over HTTP: the only module that knows status codes.
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
@@ -35,9 +35,23 @@ ServiceError
 ├── NotComparable                two evaluations on different sets of queries
 ├── AccessError
 │   ├── MissingKey               a route that needs a key was asked without one
-│   └── InvalidKey               the key is not known here
+│   ├── InvalidKey               the key is not known here
+│   ├── ExpiredKey
+│   ├── RevokedKey
+│   ├── InsufficientScope        the key is good, but not for this
+│   ├── KeyInAddress             a key in the query string, where logs keep it
+│   └── KeysUnavailable          keys cannot be checked at present
+├── KeyNotFound                  no key has this name or id
+├── KeyNameTaken
+├── LastAdminKey                 without it nobody could use the admin routes
+├── InvalidKeyRequest            a key that cannot be made so
+├── Overloaded                   as many searches as the process may have are in progress
+├── NotReady                     the server is not to be given requests, and why
+├── StorageFull                  a disk has no space left
 ├── RequestError                 a request that cannot be understood
 │   ├── BodyTooLarge
+│   ├── BodyTooSlow
+│   ├── ClientLeft               the client went away before it had its answer
 │   ├── EmptyBody
 │   ├── UnsupportedContentType
 │   ├── InvalidForm
@@ -48,12 +62,6 @@ ServiceError
 """
 
 from collections.abc import Mapping
-from http import HTTPStatus
-
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
 
@@ -211,12 +219,77 @@ class InvalidKey(AccessError):
     """The key that came is not known."""
 
 
+class ExpiredKey(AccessError):
+    """The time of a key is over."""
+
+
+class RevokedKey(AccessError):
+    """A key was taken back."""
+
+
+class InsufficientScope(AccessError):
+    """A key may not be used for this."""
+
+
+class KeyInAddress(AccessError):
+    """A key stands in the address, which logs and histories keep."""
+
+
+class KeysUnavailable(AccessError):
+    """Keys cannot be checked at present."""
+
+
+class KeyNotFound(ServiceError):
+    """No key has this name or id."""
+
+
+class KeyNameTaken(ServiceError):
+    """Another key has the name."""
+
+
+class LastAdminKey(ServiceError):
+    """A key is the only one to the admin routes."""
+
+
+class InvalidKeyRequest(ServiceError):
+    """A key is asked for that cannot be made so."""
+
+
+class Overloaded(ServiceError):
+    """As many searches as a process may have are in progress."""
+
+
+class NotReady(ServiceError):
+    """The server is not to be given requests; `members` says what is not ready."""
+
+    def __init__(self, message: str, checks: Mapping[str, object]) -> None:
+        super().__init__(message)
+        self.checks = checks
+
+    @property
+    def members(self) -> dict[str, object]:
+        """What the problem document says besides."""
+        return {"checks": self.checks}
+
+
+class StorageFull(ServiceError):
+    """A disk has no space left for what is to be written."""
+
+
 class RequestError(ServiceError):
     """A request cannot be understood."""
 
 
 class BodyTooLarge(RequestError):
     """The body of a request exceeds the limit."""
+
+
+class BodyTooSlow(RequestError):
+    """The body of a request does not arrive."""
+
+
+class ClientLeft(RequestError):
+    """The client went away before it had its answer."""
 
 
 class EmptyBody(RequestError):
@@ -264,6 +337,20 @@ PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     DatabaseUnavailable: (503, "database-unavailable"),
     MissingKey: (401, "missing-key"),
     InvalidKey: (401, "invalid-key"),
+    ExpiredKey: (401, "expired-key"),
+    RevokedKey: (401, "revoked-key"),
+    InsufficientScope: (403, "insufficient-scope"),
+    KeyInAddress: (400, "key-in-address"),
+    KeysUnavailable: (503, "keys-unavailable"),
+    KeyNotFound: (404, "key-not-found"),
+    KeyNameTaken: (409, "key-name-taken"),
+    LastAdminKey: (409, "last-admin-key"),
+    InvalidKeyRequest: (422, "invalid-key-request"),
+    Overloaded: (503, "overloaded"),
+    NotReady: (503, "not-ready"),
+    StorageFull: (507, "storage-full"),
+    BodyTooSlow: (408, "body-too-slow"),
+    ClientLeft: (499, "client-left"),
     ProductNotFound: (404, "product-not-found"),
     ImageNotFound: (404, "image-not-found"),
     InvalidLabels: (422, "invalid-labels"),
@@ -286,61 +373,3 @@ PROBLEMS: dict[type[Exception], tuple[int, str]] = {
 }
 INVALID_REQUEST = (422, "invalid-request")
 INTERNAL_ERROR = (500, "internal-error")
-PROBLEM_MEDIA_TYPE = "application/problem+json"
-
-
-def known_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe an error of PROBLEMS as problem JSON (RFC 9457)."""
-    status, code = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-    members: Mapping[str, object] = getattr(error, "members", {})
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, AccessError) else None
-    return _problem(request, status, code, str(error), headers=headers, **members)
-
-
-def http_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe what the framework refuses (no such route, wrong method) as problem JSON."""
-    assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
-
-
-def validation_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe parameters that do not fit their schema, each by name and with the value that was sent."""
-    assert isinstance(error, RequestValidationError)
-    reasons = [
-        {
-            "parameter": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
-            "in": str(detail["loc"][0]),
-            "reason": detail["msg"],
-            "value": str(detail.get("input"))[:100],
-        }
-        for detail in error.errors()
-    ]
-    summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']!r})" for reason in reasons)
-    return _problem(request, *INVALID_REQUEST, summary, errors=reasons)
-
-
-def unexpected_problem(request: Request) -> JSONResponse:
-    """Say nothing of an unknown error but where to look it up; its details are in the log."""
-    return _problem(request, *INTERNAL_ERROR, "an unexpected error occurred; the log has it under this request id")
-
-
-def _problem(
-    request: Request,
-    status: int,
-    code: str,
-    detail: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    **members: object,
-) -> JSONResponse:
-    body = {
-        "type": f"/problems/{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "request_id": getattr(request.state, "request_id", None),
-        **members,
-    }
-    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)

@@ -11,7 +11,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import unexpected_problem
+from service.problems import unexpected_problem
 
 log = structlog.get_logger(__name__)
 

@@ -1,12 +1,23 @@
 """Settings of an installation: the only module that reads the environment."""
 
+import ipaddress
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,6 +26,10 @@ from service.errors import InvalidSetting
 _PREFIX = "AKIN_"
 _LEAST_KEY_LENGTH = 16
 _LEAST_KEY_LETTERS = 6  # different ones
+_EXAMPLE_KEY = re.compile(r"change|example|secret|password|replace|your|admin[-_ ]?key", re.IGNORECASE)
+# Where Docker and Kubernetes put secrets: files named like the variables, in small letters.
+_SECRETS_DIR = "/run/secrets"
+_SECRETS_VARIABLE = "AKIN_SECRETS_DIR"
 
 
 class Settings(BaseSettings):
@@ -42,7 +57,35 @@ class Settings(BaseSettings):
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     admin_key: SecretStr | None = Field(
-        None, description="Key to the admin routes; empty: one is made at the first start and shown once."
+        None, description="A key with every scope; unset: one is made at the first start and shown once."
+    )
+    public_search: bool | Literal["auto"] = Field(
+        "auto", description="Whether searching needs no key; auto: only while the server listens on loopback."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses and networks of gateways, by commas, whose X-Forwarded-For and -Proto are believed."
+    )
+    root_path: str = Field("", description="Path prefix under which a gateway shows this server, such as /akin.")
+    max_searches: PositiveInt = Field(
+        32, description="Searches in progress in one process; past them the answer is 503 with Retry-After."
+    )
+    body_timeout_seconds: PositiveFloat = Field(
+        30.0, description="How long a request's body may pause, and a search's may take in all."
+    )
+    drain_seconds: NonNegativeFloat = Field(
+        0.0, description="How long a server goes on taking requests after SIGTERM, with /readyz saying 503."
+    )
+    shutdown_seconds: PositiveFloat = Field(30.0, description="How long a stopping server waits for its requests.")
+    min_free_bytes: NonNegativeInt = Field(
+        256 * 2**20, description="Less free space than this under the home folder, and /readyz says so."
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None, description="Port of /metrics without a key; empty: /metrics of the server itself, with an admin key."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the port of the metrics listens on.")
+    audit_retention_days: NonNegativeInt = Field(365, description="How long the audit log is kept; 0: for ever.")
+    auto_migrate: bool = Field(
+        True, description="Bring the tables to this version at every start; off: `akin migrate` does."
     )
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest archive or file of labels that is taken.")
     release_retention: NonNegativeInt = Field(
@@ -67,14 +110,37 @@ class Settings(BaseSettings):
     @field_validator("admin_key")
     @classmethod
     def _no_example_key(cls, value: SecretStr | None) -> SecretStr | None:
-        secret = value.get_secret_value() if value else None
-        if secret is None or secret == "":
+        if value is None:
             return None
-        if len(secret) < _LEAST_KEY_LENGTH or len(set(secret)) < _LEAST_KEY_LETTERS or "change" in secret.lower():
+        secret = value.get_secret_value()
+        if not secret:
+            raise ValueError("the key is empty; unset it, and one is made at the first start")
+        is_short = len(secret) < _LEAST_KEY_LENGTH or len(set(secret)) < _LEAST_KEY_LETTERS
+        if is_short or _EXAMPLE_KEY.search(secret) or not secret.isascii() or not secret.isprintable():
             raise ValueError(
                 f"a key needs {_LEAST_KEY_LENGTH} characters that nobody guesses; make one: openssl rand -hex 24"
             )
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for name in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ipaddress.ip_network(name)
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is no address and no network; write such as 10.0.0.7 or 172.16.0.0/12"
+                ) from None
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        prefix = value.rstrip("/")
+        if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
+            raise ValueError("a path prefix begins with a slash and holds letters, digits and . _ ~ -, such as /akin")
+        return prefix
 
     @field_validator("demo_data", mode="before")
     @classmethod
@@ -140,12 +206,23 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
     try:
-        return Settings()
+        _refuse_empty_key()
+        secrets_dir = os.environ.get(_SECRETS_VARIABLE, _SECRETS_DIR)
+        # Named only where it is there: a missing one would be warned about at every start outside a container.
+        return Settings(_secrets_dir=secrets_dir if Path(secrets_dir).is_dir() else None)
     except ValidationError as error:
         reasons = [
             f"{_PREFIX}{str(detail['loc'][0]).upper()}={_shown(detail)}: {detail['msg']}" for detail in error.errors()
         ]
         raise InvalidSetting("; ".join(reasons)) from error
+
+
+def _refuse_empty_key() -> None:
+    """Refuse AKIN_ADMIN_KEY= without a value, which pydantic would take for a variable that is not set."""
+    name = f"{_PREFIX}ADMIN_KEY"
+    given = {**dotenv_values(".env"), **os.environ}
+    if given.get(name) == "":
+        raise InvalidSetting(f"{name} is empty; unset it, and a key is made at the first start, or give it a value")
 
 
 def _shown(detail: ErrorDetails) -> str:
@@ -154,5 +231,5 @@ def _shown(detail: ErrorDetails) -> str:
 
 def unknown_settings() -> list[str]:
     """Return the names of AKIN_* variables that mean nothing to this version."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {_PREFIX + name.upper() for name in Settings.model_fields} | {_SECRETS_VARIABLE}
     return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)

@@ -90,10 +90,10 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
     with open_installation(settings) as installation:
         show_new_key(installation)
     with listen(host or settings.host, settings.port if port is None else port) as listener:
-        if not is_loopback(listener):
-            notes.print("[yellow]warning:[/] other machines can reach this server, and it asks for no key to search")
+        if settings.public_search is True and not is_loopback(listener):
+            notes.print("[yellow]warning:[/] AKIN_PUBLIC_SEARCH lets everybody search who can reach this server")
         notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
-        serve_app(create_app(settings), listener)
+        serve_app(create_app(settings, is_loopback=is_loopback(listener)), listener)
 
 
 @app.command()
@@ -151,7 +151,7 @@ def demo(
     from service.inference import run_in_own_thread
     from service.installation import open_installation
     from service.observability import configure_logging
-    from service.server import address_of, listen, running
+    from service.server import address_of, is_loopback, listen, running
     from service.server import serve as serve_app
     from service.settings import load_settings
 
@@ -175,7 +175,7 @@ def demo(
                 )
             if not check:
                 show_new_key(installation)
-        application = create_app(settings)
+        application = create_app(settings, is_loopback=is_loopback(listener))
         if check:
             with running(application, listener) as address:
                 check_demo(prepared, address, announce=announce)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 
 from service.catalogue import count_catalogue, remove_products
 from service.catalogue_import import ImportReport, import_catalogue, write_import_report
-from service.dependencies import AdminDep, Parts, PartsDep
+from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import InvalidImportSource, ProductNotFound
 from service.import_sources import read_import_source
 from service.label_body import receive_archive
@@ -39,7 +39,7 @@ _BODY: dict[str, Any] = {
 
 @router.post("", openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
 async def post_catalogue(
-    request: Request, parts: PartsDep, actor: AdminDep, options: Annotated[UploadOptions, Query()]
+    request: Request, parts: PartsDep, actor: WriterDep, options: Annotated[UploadOptions, Query()]
 ) -> ImportReportView:
     """Import a zip of any layout that `akin catalogue import` reads; the next release shows it."""
     async with upload_folder(parts.settings) as folder:
@@ -57,7 +57,7 @@ async def post_catalogue(
 
 
 @router.get("", responses=UNKNOWN_KEY)
-def get_catalogue(parts: PartsDep, _: AdminDep) -> CatalogueCountsView:
+def get_catalogue(parts: PartsDep, _: WriterDep) -> CatalogueCountsView:
     """Count products and pictures."""
     with parts.database.reading() as session:
         return CatalogueCountsView(**asdict(count_catalogue(session)))
@@ -68,7 +68,7 @@ def get_catalogue(parts: PartsDep, _: AdminDep) -> CatalogueCountsView:
     "/{product_id:path}",
     responses={**UNKNOWN_KEY, 404: {"model": Problem, "description": "There is no such product."}},
 )
-def delete_product(parts: PartsDep, actor: AdminDep, product_id: str) -> RemovedProduct:
+def delete_product(parts: PartsDep, actor: WriterDep, product_id: str) -> RemovedProduct:
     """Remove a product with its pictures; the next release is without it."""
     # No id holds what cannot be printed, and some databases refuse to be asked for it.
     if not product_id.isprintable():

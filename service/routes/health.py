@@ -5,10 +5,10 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
-from service.dependencies import PartsDep
+from service.dependencies import PUBLIC, PartsDep
 from service.schemas import Liveness, Problem, Readiness, Version
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], dependencies=[PUBLIC])
 
 
 @router.head("/livez", include_in_schema=False)

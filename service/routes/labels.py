@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue_import import write_import_report
-from service.dependencies import AdminDep, Parts, PartsDep
+from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import InvalidLabels, InvalidParameter, MediaError, MediaUnavailable, PictureNotShown
 from service.label_body import COMMON_FIELDS, ReceivedLabels, receive_labels
 from service.label_listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
@@ -112,7 +112,7 @@ class _LabelQuery(_Page):
 
 @router.post("/labels", openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
 async def post_labels(
-    request: Request, parts: PartsDep, actor: AdminDep, options: Annotated[_LabelOptions, Query()]
+    request: Request, parts: PartsDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
 ) -> LabelReportView:
     """Say what pictures show, and add labelled ones as examples; a bad row is reported and does not stop the others."""
     async with upload_folder(parts.settings) as folder:
@@ -135,7 +135,7 @@ async def post_labels(
 
 
 @router.get("/labels", responses=UNKNOWN_KEY)
-def get_labels(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[_LabelQuery, Query()]) -> LabelPage:
+def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]) -> LabelPage:
     """List pictures with their labels and what training does with them, in the order of their ids."""
     with parts.database.reading() as session:
         overview = _overviews(request).of(session)
@@ -145,7 +145,7 @@ def get_labels(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[
 
 @router.get("/labels/counts", responses=UNKNOWN_KEY)
 def get_label_counts(
-    request: Request, parts: PartsDep, _: AdminDep, query: Annotated[_Page, Query()]
+    request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_Page, Query()]
 ) -> LabelCountsPage:
     """Count pictures by label, role and what training does with them, classes in the order of their labels."""
     with parts.database.reading() as session:
@@ -165,7 +165,7 @@ def get_label_counts(
 
 
 @router.get("/labels/{image_id}", responses=_NOT_FOUND)
-def get_label(request: Request, parts: PartsDep, _: AdminDep, image_id: str) -> LabelHistory:
+def get_label(request: Request, parts: PartsDep, _: WriterDep, image_id: str) -> LabelHistory:
     """Return what one picture shows, and every change of its label."""
     with parts.database.reading() as session:
         facts, changes = show_label(session, _overviews(request).of(session), image_id)
@@ -178,7 +178,7 @@ def get_label(request: Request, parts: PartsDep, _: AdminDep, image_id: str) -> 
     response_class=Response,
     responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The picture store does not answer."}},
 )
-async def get_any_picture(request: Request, parts: PartsDep, _: AdminDep, name: str) -> Response:
+async def get_any_picture(request: Request, parts: PartsDep, _: WriterDep, name: str) -> Response:
     """Return any stored picture, examples too."""
     media_name = MediaName.parse(name)
     if media_name is None or not await asyncio.to_thread(_is_stored, parts, media_name):

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from service.dependencies import PartsDep
+from service.dependencies import PUBLIC, PartsDep
 from service.errors import MediaError, MediaUnavailable, PictureNotShown
 from service.media import MediaName
 from service.schemas import Problem
@@ -16,7 +16,8 @@ log = structlog.get_logger(__name__)
 
 MEDIA_PATH = "/media"
 
-router = APIRouter(tags=["media"])
+# A browser cannot send a key for a picture; its name is the hash of its bytes, and only what is on show has one.
+router = APIRouter(tags=["media"], dependencies=[PUBLIC])
 
 # The picture was made by somebody else: a browser must take it for nothing but a picture, and run nothing that may be
 # hidden in it.

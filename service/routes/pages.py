@@ -5,14 +5,14 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
-from service.dependencies import PartsDep
+from service.dependencies import PUBLIC, PartsDep
 from service.import_sources import IMAGE_ENDINGS
 
 STATIC_DIR = Path(__file__).parents[1] / "static"
 _TEMPLATES = Jinja2Templates(Path(__file__).parents[1] / "templates")
 _CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'"
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 
 
 @router.head("/")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from service.dependencies import EngineDep, PartsDep
+from service.dependencies import EngineDep, PartsDep, SearchDep
 from service.request_body import read_search_query
 from service.routes.media import MEDIA_PATH
 from service.schemas import MAX_K, JSONQuery, Problem, SearchResponse
@@ -50,7 +50,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 @router.post("/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
 @router.post("/v1/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
 async def search(
-    request: Request, parts: PartsDep, engine: EngineDep, k: K = None, min_score: MinScore = None
+    request: Request, parts: PartsDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
 ) -> SearchResponse:
     """Rank catalogue products by visual similarity to the uploaded picture."""
     limit = parts.settings.max_image_bytes

@@ -13,7 +13,7 @@ SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
     "service/tables.py", "service/database.py", "service/catalogue.py", "service/catalogue_import.py",
     "service/embeddings.py", "service/releases.py", "service/processes.py", "service/evaluations.py",
-    "service/admin_key.py", "service/operations/records.py", "service/labels.py", "service/label_listing.py",
+    "service/access/keys.py", "service/operations/records.py", "service/labels.py", "service/label_listing.py",
     "service/catalogue_rows.py",
 }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_only_settings_read_the_environment():
     assert readers == {"service/settings.py"}
 
 
-def test_only_errors_map_exceptions_to_statuses():
+def test_only_problems_answer_for_errors():
     """Routes document statuses; none raises or returns one for an error."""
     raising = {
         name_of(path)
@@ -64,7 +64,7 @@ def test_only_errors_map_exceptions_to_statuses():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("HTTPException", "JSONResponse")
     }
 
-    assert raising == {"service/errors.py"}
+    assert raising == {"service/problems.py"}
 
 
 def test_only_the_index_imports_faiss():

@@ -15,7 +15,7 @@ from service.errors import DatabaseUnavailable, DatabaseVersionError, InvalidSet
 from service.tables import Product, Table
 from tests.databases import new_database
 
-NEWEST = "0002"
+NEWEST = "0003"
 
 
 @pytest.fixture

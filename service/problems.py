@@ -1,0 +1,87 @@
+"""Errors as clients get them: problem JSON (RFC 9457), with the statuses and codes of service.errors."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS
+
+_CLIENT_LEFT = 499
+_RETRY_SECONDS = 1
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+def known_problem(request: Request, error: Exception) -> JSONResponse:
+    """Describe an error of PROBLEMS as problem JSON (RFC 9457)."""
+    status, code = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
+    members: Mapping[str, object] = getattr(error, "members", {})
+    return _problem(request, status, code, str(error), headers=_headers(status), **members)
+
+
+def _headers(status: int) -> dict[str, str]:
+    """Return what a client is told besides: how to show a key, or when to ask again."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    if status == HTTPStatus.FORBIDDEN:
+        return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": str(_RETRY_SECONDS)}
+    return {}
+
+
+def _title(status: int) -> str:
+    # nginx's number for a client that left, which the standard does not have.
+    return "Client Closed Request" if status == _CLIENT_LEFT else HTTPStatus(status).phrase
+
+
+def http_problem(request: Request, error: Exception) -> JSONResponse:
+    """Describe what the framework refuses (no such route, wrong method) as problem JSON."""
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def validation_problem(request: Request, error: Exception) -> JSONResponse:
+    """Describe parameters that do not fit their schema, each by name and with the value that was sent."""
+    assert isinstance(error, RequestValidationError)
+    reasons = [
+        {
+            "parameter": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
+            "in": str(detail["loc"][0]),
+            "reason": detail["msg"],
+            "value": str(detail.get("input"))[:100],
+        }
+        for detail in error.errors()
+    ]
+    summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']!r})" for reason in reasons)
+    return _problem(request, *INVALID_REQUEST, summary, errors=reasons)
+
+
+def unexpected_problem(request: Request) -> JSONResponse:
+    """Say nothing of an unknown error but where to look it up; its details are in the log."""
+    return _problem(request, *INTERNAL_ERROR, "an unexpected error occurred; the log has it under this request id")
+
+
+def _problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **members: object,
+) -> JSONResponse:
+    body = {
+        "type": f"/problems/{code}",
+        "title": _title(status),
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": getattr(request.state, "request_id", None),
+        **members,
+    }
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
