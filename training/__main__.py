@@ -1,13 +1,12 @@
 """`python -m training`: the commands of this room where the rest of Akin is not installed."""
 
-import sys
-
 import typer
 from rich.markup import escape
 
 from embedding.errors import EmbeddingError
 from training.cli import add_commands, notes
 from training.errors import TrainingError
+from training.process_end import end_process
 
 app = typer.Typer(name="training", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 add_commands(app)
@@ -17,4 +16,6 @@ if __name__ == "__main__":
         app()
     except (TrainingError, EmbeddingError, OSError) as error:
         notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+        end_process(1)
+    except SystemExit as error:
+        end_process(error.code if isinstance(error.code, int) else int(error.code is not None))

@@ -26,6 +26,7 @@ import torch
 from tests.training.clouds import loop_parts, weights, with_knobs
 from training.distributed import process_group
 from training.loop import TrainingLoop
+from training.process_end import end_process
 
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as group:
@@ -35,6 +36,7 @@ with process_group(torch.device("cpu")) as group:
     TrainingLoop(parts).run()
     gradients = [parameter.grad for parameter in [*parts.model.head.parameters(), *parts.loss.parameters()]]
     torch.save({{"gradients": gradients, "weights": weights(parts)}}, sys.argv[1] + f"/{{group.rank}}.pt")
+end_process(0)
 """
 KNOBS: dict[str, Any] = {
     "optimiser": {"clip_norm": 0.0},
