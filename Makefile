@@ -16,10 +16,10 @@ PRODUCT := $(VENV)/.product-$(FAISS)
 STAMP := $(VENV)/.developer-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench openapi
+.PHONY: help setup demo test test-postgresql check fmt bench openapi
 
 help: ## list these verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with everything in it, the command line included: .venv/bin/akin
 
@@ -41,6 +41,9 @@ demo: $(PRODUCT) ## fill a small catalogue, build a release, serve it (ARGS=--ch
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-postgresql: $(STAMP) ## run the service's tests on PostgreSQL
+	$(BIN)/python -m pytest --database postgresql tests/service $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/ruff check .

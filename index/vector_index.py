@@ -3,6 +3,7 @@
 Shape legend: N queries, D embedding dimension, K hits.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
@@ -38,6 +39,15 @@ class ProductHit:
 
     row: int
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedHits:
+    """Products, best first, with the seconds that finding rows took and those of making products of them."""
+
+    hits: list[ProductHit]
+    search_seconds: float
+    group_seconds: float
 
 
 class VectorIndex:
@@ -157,22 +167,40 @@ class VectorIndex:
         Fewer come back only where there are fewer products, or fewer that reach `min_score`. Equal scores are in the
         order of their image ids. Raises SpaceMismatch like `search`.
         """
+        return self.timed_search_products(query_D, k, min_score=min_score).hits
+
+    def timed_search_products(
+        self, query_D: NDArray[np.float32], k: int, *, min_score: float | None = None
+    ) -> TimedHits:
+        """Do what `search_products` does, and say how long its two stages took, over all rounds of widening."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        start = time.perf_counter()
+        group_seconds = 0.0
         query_1D = self._checked(query_D[None])
         num_wanted = min(k, self.num_products)
         num_rows = min(self.num_rows, _ROWS_PER_PRODUCT * num_wanted)
         while True:
             hits = self._row_search.search(query_1D, num_rows)
-            scores, rows = hits.scores[0], hits.rows[0]
-            _, first = np.unique(self._product_numbers[rows], return_index=True)
-            # Hits are a complete beginning of the ranking: what comes first here comes first of all.
-            has_all = len(first) >= num_wanted or num_rows == self.num_rows
-            if has_all or (min_score is not None and scores[-1] < min_score):
-                places = np.sort(first)[:num_wanted]
-                found = [ProductHit(int(rows[place]), float(scores[place])) for place in places]
-                return [hit for hit in found if min_score is None or hit.score >= min_score]
+            found_at = time.perf_counter()
+            products = self._grouped(hits, num_wanted, min_score)
+            end = time.perf_counter()
+            group_seconds += end - found_at
+            if products is not None:
+                return TimedHits(products, end - start - group_seconds, group_seconds)
             num_rows = min(self.num_rows, 2 * num_rows)
+
+    def _grouped(self, hits: Hits, num_wanted: int, min_score: float | None) -> list[ProductHit] | None:
+        """Return the products of one query's hits, None where more rows are needed to have all that are wanted."""
+        scores, rows = hits.scores[0], hits.rows[0]
+        _, first = np.unique(self._product_numbers[rows], return_index=True)
+        # Hits are a complete beginning of the ranking: what comes first here comes first of all.
+        has_all = len(first) >= num_wanted or len(rows) == self.num_rows
+        if not has_all and (min_score is None or scores[-1] >= min_score):
+            return None
+        places = np.sort(first)[:num_wanted]
+        found = [ProductHit(int(rows[place]), float(scores[place])) for place in places]
+        return [hit for hit in found if min_score is None or hit.score >= min_score]
 
     def _checked(self, queries_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         if queries_ND.ndim != 2 or queries_ND.shape[1] != self.embedding_dim or queries_ND.dtype != np.float32:

@@ -12,21 +12,31 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from service.access.key_ring import KeyRing
+from service.access.recorder import AuditRecorder
 from service.access.route_scopes import require_declared_scopes
+from service.access.upkeep import open_access
+from service.admission import Admission
+from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
+from service.disk import DiskWatch
 from service.engine import LiveEngine, SearchEngine
 from service.errors import PROBLEMS
 from service.inference import InferenceThread
 from service.installation import Installation, open_installation
+from service.metrics import ServerMetrics
 from service.observability import RequestLog
-from service.problems import http_problem, known_problem, validation_problem
+from service.problems import as_handler, disk_problem, http_problem, known_problem, validation_problem
+from service.readiness import DatabaseState, ProcessState
 from service.release_files import LoadedRelease, load_release
 from service.release_watcher import ReleaseWatcher
+from service.routes import (
+    audit as audit_routes,
+)
 from service.routes import (
     catalogue,
     evaluations,
     health,
+    keys,
     labels,
     media,
     operations,
@@ -34,6 +44,9 @@ from service.routes import (
     releases,
     retrain,
     search,
+)
+from service.routes import (
+    metrics as metrics_route,
 )
 from service.settings import Settings
 
@@ -49,46 +62,64 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     `is_loopback` says that only this machine can reach it: then searching needs no key, unless the settings say so.
     """
 
+    metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with open_installation(settings) as installation:
+        with (
+            open_installation(settings) as installation,
+            contextlib.closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk,
+        ):
             live = LiveEngine()
-            app.state.parts = Parts(
-                installation,
-                live,
-                KeyRing(installation.database, settings),
-                is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
-            )
-            async with _following_releases(installation, live):
-                yield
+            async with open_access(installation.database, settings) as (key_ring, audit):
+                app.state.parts = Parts(
+                    installation,
+                    live,
+                    key_ring,
+                    audit,
+                    metrics,
+                    admission,
+                    process_state,
+                    disk,
+                    is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
+                )
+                with metrics.telling_of(installation, live, admission, process_state):
+                    async with _following_releases(installation, live, process_state.database):
+                        yield
 
     app = FastAPI(
         title="Akin",
         version=version("akin"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        root_path=settings.root_path,
         # The contract is the same whatever gateway stands before it.
         root_path_in_servers=False,
         dependencies=[Depends(refuse_key_in_address)],
     )
+    app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
     for router in (
         search.router, media.router, health.router, pages.router, releases.router, evaluations.router, labels.router,
-        catalogue.router, operations.router, retrain.router,
+        catalogue.router, operations.router, retrain.router, keys.router, audit_routes.router, metrics_route.router,
     ):  # fmt: skip
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
-    app.add_middleware(RequestLog)
+    app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
+    app.add_middleware(AuditRecorder)
+    # The last is the outermost: it sees each answer as the client gets it.
+    app.add_middleware(RequestLog, metrics=metrics, process_state=process_state)
     for error_class in PROBLEMS:
-        app.add_exception_handler(error_class, known_problem)
-    app.add_exception_handler(HTTPException, http_problem)
-    app.add_exception_handler(RequestValidationError, validation_problem)
+        app.add_exception_handler(error_class, as_handler(known_problem))
+    app.add_exception_handler(OSError, as_handler(disk_problem))
+    app.add_exception_handler(HTTPException, as_handler(http_problem))
+    app.add_exception_handler(RequestValidationError, as_handler(validation_problem))
     require_declared_scopes(app.routes)
     return app
 
 
 @contextlib.asynccontextmanager
-async def _following_releases(installation: Installation, live: LiveEngine) -> AsyncIterator[None]:
+async def _following_releases(
+    installation: Installation, live: LiveEngine, database_state: DatabaseState
+) -> AsyncIterator[None]:
     """Serve the active release, and each later one, for as long as the block runs."""
     settings = installation.settings
     inference = InferenceThread()
@@ -106,7 +137,12 @@ async def _following_releases(installation: Installation, live: LiveEngine) -> A
         index_device=settings.index_device,
     )
     watcher = ReleaseWatcher(
-        installation.database, live, load=load, make_engine=make_engine, poll_seconds=settings.release_poll_seconds
+        installation.database,
+        live,
+        database_state,
+        load=load,
+        make_engine=make_engine,
+        poll_seconds=settings.release_poll_seconds,
     )
     following = asyncio.create_task(watcher.run())
     try:

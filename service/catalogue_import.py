@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits
+from embedding.whole_files import write_whole
 from service.catalogue import chunks
 from service.catalogue_rows import (
     Picture,
@@ -106,10 +107,9 @@ class Report(Protocol):
 
 def write_import_report(report: Report, directory: Path, kind: str = "import") -> Path:
     """Write the report as JSON and return the file's path."""
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{kind}-{now():%Y%m%dT%H%M%S%f}.json"
     # Escaped, since a path in a message may be no text.
-    path.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(report.to_json(), indent=2) + "\n").encode())
     return path
 
 

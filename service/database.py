@@ -1,28 +1,32 @@
-"""Connections, transactions and migrations."""
+"""The database as all modules use it: short transactions, and one error for whatever keeps it from answering."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
+import structlog
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy import DateTime, Engine, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from service.errors import DatabaseUnavailable, DatabaseVersionError, InvalidSetting
-from service.tables import ChangeCounter
+from service.database_engine import READING, describe_failure, make_engine, sqlstate_of
+from service.database_migration import bring_up_to_date
+from service.errors import DatabaseFull, DatabaseUnavailable, ServiceError
+from service.postgresql import CONNECT_SECONDS, ServerSilent
+from service.tables import ChangeCounter, Table
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
-# A writer of a large batch may hold the lock of SQLite for a moment; others wait that long before they give up.
-_BUSY_SECONDS = 30
-_READING = "akin_reading"  # execution option of connections that only read
+_POSTGRESQL = "postgresql"
+_READ_ONLY, _DISK_FULL = "25006", "53100"
+_SECONDS_BETWEEN_QUESTIONS = 1.0
+_LONGEST_QUESTION_SECONDS = 2.0 * CONNECT_SECONDS
+
+log = structlog.get_logger(__name__)
 
 
 class Database:
@@ -30,11 +34,17 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        options: dict[str, object] = {_READING: True}
-        if engine.dialect.name == "postgresql":
+        self._outage = _Outage()
+        options: dict[str, object] = {READING: True}
+        if engine.dialect.name == _POSTGRESQL:
             # Its default shows each statement of a transaction what was committed meanwhile.
-            options["isolation_level"] = "REPEATABLE READ"
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading_engine = engine.execution_options(**options)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database did not answer when it was last asked; always False of SQLite."""
+        return self._outage.reason is not None
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -50,33 +60,102 @@ class Database:
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
+        self._outage.refuse()
+        is_connected = False
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
+                session.connection()
+                is_connected = True
+                self._outage.end()
                 yield session
-        except OperationalError as error:
-            raise DatabaseUnavailable(_unavailable(self._engine, error)) from error
+        except (DBAPIError, PoolTimeout) as error:
+            known = self._known_error(error)
+            if known is None:
+                raise
+            if isinstance(known, DatabaseUnavailable):
+                # Away, and not only busy: others need not wait as long to hear of it.
+                is_away = isinstance(getattr(error, "orig", None), ServerSilent) or not (
+                    is_connected or isinstance(error, PoolTimeout)
+                )
+                if is_away and engine.dialect.name == _POSTGRESQL:
+                    self._outage.begin(known.reason)
+                log.warning("database_unavailable", reason=known.reason)
+            raise known from error
+
+    def _known_error(self, error: DBAPIError | PoolTimeout) -> ServiceError | None:
+        """Return what the error means for whoever asked; None: a mistake of ours."""
+        if isinstance(error, DBAPIError):
+            state = sqlstate_of(error)
+            if state == _DISK_FULL or getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                return DatabaseFull(describe_failure(self._engine, error))
+            # A server that lost its disk, was promoted elsewhere, or was told to let nobody write is of no use either.
+            if not (isinstance(error, OperationalError) or error.connection_invalidated or state == _READ_ONLY):
+                return None
+        return DatabaseUnavailable(describe_failure(self._engine, error))
 
     def revision(self) -> str | None:
         """Return the revision of the database's tables."""
-        with self._reading_engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+        with self.reading() as session:
+            return MigrationContext.configure(session.connection()).get_current_revision()
 
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
 
 
-def open_database(address: str) -> Database:
-    """Connect, and bring the tables to the current version.
+class _Outage:
+    """Keeps a database that is away from holding up everybody: one asks it again now and then, the others are told.
+
+    Without it, each request would wait for a connection for seconds, and all threads would soon do nothing else.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._lock = threading.Lock()
+        self._ask_at = 0.0
+        self._since = 0.0
+
+    def refuse(self) -> None:
+        """Raise DatabaseUnavailable while the database is away, unless it is time to ask it again."""
+        if self.reason is None:
+            return
+        with self._lock:
+            moment = time.monotonic()
+            if self.reason is not None and moment < self._ask_at:
+                raise DatabaseUnavailable(self.reason)
+            self._ask_at = moment + _LONGEST_QUESTION_SECONDS
+
+    def begin(self, reason: str) -> None:
+        """Note that it is away."""
+        with self._lock:
+            moment = time.monotonic()
+            if self.reason is None:
+                self._since = moment
+            self.reason = reason
+            self._ask_at = moment + _SECONDS_BETWEEN_QUESTIONS
+
+    def end(self) -> None:
+        """Note that it answers."""
+        if self.reason is None:
+            return
+        with self._lock:
+            if self.reason is not None:
+                log.info("database_is_back", seconds=round(time.monotonic() - self._since, 1))
+            self.reason = None
+
+
+def open_database(address: str, *, may_migrate: bool = True) -> Database:
+    """Connect, and bring the tables to the current version, if that is allowed.
 
     Raises InvalidSetting for an address that makes no sense, DatabaseUnavailable when nothing answers,
-    DatabaseVersionError when the database was written by a newer version of Akin.
+    DatabaseVersionError for a database of another version: one that may not be migrated, or a newer one.
     """
-    engine = _connect(address)
+    engine = make_engine(address)
     try:
-        _migrate(engine)
-    except DBAPIError as error:
-        raise DatabaseUnavailable(_unavailable(engine, error)) from error
+        bring_up_to_date(engine, may_migrate=may_migrate)
+    except BaseException:
+        engine.dispose()
+        raise
     return Database(engine)
 
 
@@ -103,69 +182,22 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def insert_missing(session: Session, table: type[Table], rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows, and leave out those whose key is there, though another transaction wrote it at this moment."""
+    if not rows:
+        return
+    is_postgresql = session.get_bind().dialect.name == _POSTGRESQL
+    insert = postgresql.insert(table) if is_postgresql else sqlite.insert(table)
+    session.execute(insert.on_conflict_do_nothing(), rows)
+
+
+def database_time(session: Session) -> datetime:
+    """Return the time by the one clock that all processes share: the server's, or with SQLite this machine's."""
+    if session.get_bind().dialect.name == _POSTGRESQL:
+        return session.scalars(select(func.clock_timestamp(type_=DateTime(timezone=True)))).one()
+    return now()
+
+
 def in_utc(moment: datetime) -> datetime:
     """Return a stored time with its zone, which SQLite forgets."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _connect(address: str) -> Engine:
-    try:
-        url = make_url(address)
-        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(
-            f"AKIN_DATABASE_URL needs a driver that is not installed ({error}); for PostgreSQL: "
-            "pip install 'psycopg[binary]' and postgresql+psycopg://..."
-        ) from error
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InvalidSetting(f"AKIN_DATABASE_URL cannot be used: {error}") from error
-    except OSError as error:
-        raise DatabaseUnavailable(f"the folder of the database cannot be made: {error}") from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    # Transactions are begun by _begin, not by the driver.
-    connection.isolation_level = None
-    for pragma in (f"busy_timeout={_BUSY_SECONDS * 1000}", "journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later would fail at once, not wait, when another wrote in between;
-    # so whoever may write takes the lock at the start.
-    reading = connection.get_execution_options().get(_READING, False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-def _migrate(engine: Engine) -> None:
-    """Upgrade to the newest revision, in one transaction."""
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    scripts = ScriptDirectory.from_config(config)
-    known = {script.revision for script in scripts.walk_revisions()}
-    head = scripts.get_current_head()
-    with engine.execution_options(**{_READING: True}).connect() as connection:
-        if MigrationContext.configure(connection).get_current_revision() == head:
-            return
-    with engine.begin() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise DatabaseVersionError(
-                f"the database has revision {current!r}, which this version of Akin does not know; it was written by "
-                "a newer version: upgrade Akin, or set AKIN_DATABASE_URL or AKIN_HOME to another database"
-            )
-        if current != head:  # another process may have been faster
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-
-def _unavailable(engine: Engine, error: Exception) -> str:
-    reason = str(getattr(error, "orig", None) or error)
-    hint = "; may this user write to its folder?" if "unable to open" in reason or "readonly" in reason else ""
-    return f"the database at {engine.url.render_as_string(hide_password=True)} cannot be used: {reason}{hint}"

@@ -6,13 +6,19 @@ from typing import Annotated, cast
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
+from service.access.keys import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
+from service.admission import Admission
 from service.database import Database
+from service.disk import DiskWatch
 from service.engine import LiveEngine, SearchEngine
 from service.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
 from service.installation import Installation
 from service.media import MediaStore
+from service.metrics import ServerMetrics
+from service.readiness import ProcessState
 from service.settings import Settings
 
 API_KEY_HEADER = "X-API-Key"
@@ -30,6 +36,11 @@ class Parts:
     installation: Installation
     live: LiveEngine
     key_ring: KeyRing
+    audit: AuditWriter
+    metrics: ServerMetrics
+    admission: Admission
+    process_state: ProcessState
+    disk: DiskWatch
     is_search_public: bool
 
     @property
@@ -48,14 +59,22 @@ class Parts:
         return self.installation.database
 
 
-def _parts(request: Request) -> Parts:
+# All of these are coroutines: the framework would run functions in its pool of threads, and a search would wait there
+# behind routes that wait for a database.
+
+
+async def _parts(request: Request) -> Parts:
+    return _parts_of(request)
+
+
+def _parts_of(request: Request) -> Parts:
     return cast(Parts, request.app.state.parts)
 
 
 PartsDep = Annotated[Parts, Depends(_parts)]
 
 
-def _engine(parts: PartsDep) -> SearchEngine:
+async def _engine(parts: PartsDep) -> SearchEngine:
     return parts.live.get()
 
 
@@ -72,11 +91,15 @@ class Requires:
     async def __call__(
         self,
         request: Request,
-        parts: PartsDep,
         _bearer: Annotated[object, Security(_BEARER)],
         _api_key: Annotated[object, Security(_API_KEY)],
     ) -> Actor:
         """Return who asks; raises an AccessError that says what to send."""
+        return await self.check(request)
+
+    async def check(self, request: Request) -> Actor:
+        """Return who asks, for whoever has only the request."""
+        parts = _parts_of(request)
         key = _key_of(request)
         if key is None:
             if self.scope is Scope.SEARCH and parts.is_search_public:
@@ -85,9 +108,12 @@ class Requires:
                 f"this route needs a key with the scope {self.scope}; send it as the header "
                 f"Authorization: Bearer KEY, or {API_KEY_HEADER}: KEY"
             )
-        actor = await parts.key_ring.find(key)
+        found = await parts.key_ring.find(key)
+        actor = found.actor
         # For the audit log, which has those too who may not.
         request.state.actor = actor
+        if found.refusal is not None:
+            raise found.refusal
         if not actor.may(self.scope):
             held = ", ".join(sorted(actor.scopes)) or "none"
             raise InsufficientScope(f"the key {actor.name!r} has not the scope {self.scope} (it has: {held})")
@@ -97,26 +123,34 @@ class Requires:
 class Public:
     """Declares that a route is for everybody, whoever may search."""
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         """Let everybody in."""
 
 
-def refuse_key_in_address(request: Request) -> None:
-    """Raise KeyInAddress for a key in the query string; its value is not repeated."""
-    for name, value in request.query_params.multi_items():
-        if name.lower() in _KEY_PARAMETERS or value.startswith("akin_"):
-            raise KeyInAddress(
-                f"the address has a key in {name!r:.40}, where logs keep it: send it in a header, and rotate this one"
-            )
+async def refuse_key_in_address(request: Request) -> None:
+    """Raise KeyInAddress for a key in the path or the query string; it is not repeated."""
+    where = [name for name, value in request.query_params.multi_items() if _is_key(name, value)]
+    if where or has_key(request.scope["path"]):
+        place = f"the parameter {without_keys(where[0])!r:.40}" if where else "the path"
+        raise KeyInAddress(
+            f"the address has a key in {place}, where logs keep it: send it in a header, and rotate this one"
+        )
+
+
+def _is_key(name: str, value: str) -> bool:
+    return name.lower() in _KEY_PARAMETERS or has_key(name) or has_key(value)
 
 
 def _key_of(request: Request) -> str | None:
     """Return the key that a request brings, None for none; raises InvalidKey for two different ones."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    given = [credentials] if scheme.lower() == "bearer" else []
-    found = {key.strip() for key in (*given, *request.headers.getlist(API_KEY_HEADER)) if key.strip()}
+    given = request.headers.getlist(API_KEY_HEADER)
+    for header in request.headers.getlist("authorization"):
+        scheme, _, credentials = header.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            given.append(credentials)
+    found = {key.strip() for key in given if key.strip()}
     if len(found) > 1:
-        raise InvalidKey(f"the request has two different keys, in Authorization and {API_KEY_HEADER}; send one")
+        raise InvalidKey(f"the request has two different keys in Authorization and {API_KEY_HEADER}; send one")
     return found.pop() if found else None
 
 

@@ -1,6 +1,7 @@
 """Look an installation over: what is there, what is wrong, and what to do about it."""
 
 import enum
+import ipaddress
 import os
 import platform
 import shutil
@@ -19,13 +20,16 @@ from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
 from service.catalogue import count_catalogue
-from service.errors import DatabaseUnavailable, NoActiveRelease, ReleaseError, ServiceError
-from service.installation import open_installation
+from service.errors import DatabaseUnavailable, NoActiveRelease, ReleaseError, ServiceError, reason_of
+from service.installation import Installation, open_installation
+from service.operations.records import ACTIVE_STATES, count_operations
+from service.processes import WORKER, living_processes
 from service.release_files import read_release_facts
 from service.releases import require_active_release
 from service.settings import Settings, unknown_settings
 
 _LITTLE_DISK_BYTES = 2**30
+_WORKER_SECONDS = 30.0  # one that lives is heard of more often
 
 
 class Status(enum.Enum):
@@ -52,7 +56,9 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that a search, an import or a build needs; never raises for what it finds."""
-    return [*_software(), *_devices(settings), *_folders(settings), *_state(settings), *_environment()]
+    return [
+        *_software(), *_devices(settings), *_folders(settings), *_serving(settings), *_state(settings), *_environment(),
+    ]  # fmt: skip
 
 
 def _software() -> Iterator[Finding]:
@@ -94,7 +100,10 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         yield _checked(name, partial(_writable, directory.absolute()), "mend its permissions")
     free = shutil.disk_usage(_nearest_existing(home)).free
     status = Status.OK if free > _LITTLE_DISK_BYTES else Status.NOTE
-    yield Finding("disk", status, f"{free / 2**30:.1f} GiB free", "" if status is Status.OK else "free some space")
+    detail, remedy = f"{free / 2**30:.1f} GiB free", "" if status is Status.OK else "free some space"
+    if free < settings.min_free_bytes:
+        status, remedy = Status.PROBLEM, "free some space, or lower AKIN_MIN_FREE_BYTES: /readyz is degraded"
+    yield Finding("disk", status, detail, remedy)
 
 
 def _writable(directory: Path) -> str:
@@ -107,6 +116,45 @@ def _writable(directory: Path) -> str:
 
 def _nearest_existing(directory: Path) -> Path:
     return next(path for path in (directory, *directory.parents) if path.exists())
+
+
+def _serving(settings: Settings) -> Iterator[Finding]:
+    """Say who may ask a server that is started with these settings, and who is believed."""
+    is_public = _is_loopback(settings.host) if settings.public_search == "auto" else settings.public_search
+    shown = settings.public_search if settings.public_search == "auto" else str(settings.public_search).lower()
+    detail = "everybody who reaches the server" if is_public else "keys with the scope search"
+    yield Finding("who may search", Status.OK, f"{detail} (AKIN_PUBLIC_SEARCH={shown}, AKIN_HOST={settings.host})")
+    believed = settings.trusted_proxies or "nobody"
+    yield Finding("forwarded addresses", Status.OK, f"believed of {believed} (AKIN_TRUSTED_PROXIES)")
+    if settings.metrics_port is None:
+        yield Finding("metrics", Status.OK, "at /metrics of the server, for keys with the scope admin")
+        return
+    address = f"port {settings.metrics_port} of {settings.metrics_host}, without a key"
+    is_inner = _is_loopback(settings.metrics_host)
+    remedy = "" if is_inner else "see that only the inner network reaches it, or unset AKIN_METRICS_PORT"
+    yield Finding("metrics", Status.OK if is_inner else Status.NOTE, address, remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+def _jobs(installation: Installation) -> Iterator[Finding]:
+    """Say whether somebody does what operations ask for."""
+    with installation.database.reading() as session:
+        workers = living_processes(session, WORKER, within_seconds=_WORKER_SECONDS)
+        waiting = sum(number for (_, state), number in count_operations(session).items() if state in ACTIVE_STATES)
+    hosts = ", ".join(sorted({worker.host for worker in workers}))
+    status = Status.OK if workers or not waiting else Status.NOTE
+    yield Finding(
+        "workers",
+        status,
+        f"{len(workers)} living{f' ({hosts})' if hosts else ''}, {waiting} jobs queued or under way",
+        "" if status is Status.OK else "start one: akin worker",
+    )
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
@@ -127,6 +175,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
                 f"{counts.num_products} products, pictures: {pictures}",
                 "akin catalogue import PATH" if empty else "",
             )
+            yield from _jobs(installation)
             with installation.database.reading() as session:
                 release_id = require_active_release(session)
         facts = read_release_facts(settings.releases_dir, release_id)
@@ -136,7 +185,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
     except NoActiveRelease as error:
         yield Finding("active release", Status.NOTE, str(error), "akin index build")
     except ServiceError as error:
-        yield Finding("state", Status.PROBLEM, str(error), _remedy_of(error))
+        yield Finding("state", Status.PROBLEM, reason_of(error), _remedy_of(error))
 
 
 def _remedy_of(error: ServiceError) -> str:

@@ -11,7 +11,7 @@ from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
 from index.indexer import embed_images
 from service.catalogue import chunks
-from service.database import Database
+from service.database import Database, insert_missing
 from service.errors import InvalidRelease, MediaError
 from service.media import MediaName, MediaStore
 from service.tables import StoredEmbedding
@@ -42,13 +42,13 @@ def embed_missing(
     num_done = 0
     for batch in embed_images(_readable(media_store, missing, unreadable), embedder, limits=limits):
         unreadable.extend(f"{digest}: {error}" for digest, error in batch.failures)
+        rows = [
+            {"space_id": embedder.space_id, "sha256": digest, "embedding": embedding.astype(_DTYPE).tobytes()}
+            for digest, embedding in zip(batch.keys, batch.embeddings, strict=True)
+        ]
         with database.transaction() as session:
-            for digest, embedding in zip(batch.keys, batch.embeddings, strict=True):
-                session.merge(
-                    StoredEmbedding(
-                        space_id=embedder.space_id, sha256=digest, embedding=embedding.astype(_DTYPE).tobytes()
-                    )
-                )
+            # Another process may have embedded some of them meanwhile.
+            insert_missing(session, StoredEmbedding, rows)
         num_done += len(batch.keys)
         if on_progress:
             on_progress(num_done, len(missing))

@@ -4,7 +4,7 @@ ServiceError
 ├── InvalidSetting               a setting that cannot be used
 ├── DatabaseError                the database cannot be used
 │   ├── DatabaseUnavailable      it does not answer
-│   └── DatabaseVersionError     it was written by a newer version of Akin
+│   └── DatabaseVersionError     it has another version than this Akin needs
 ├── CatalogueError
 │   ├── InvalidImportSource      what is to be imported cannot be read at all
 │   ├── ProductNotFound
@@ -48,6 +48,7 @@ ServiceError
 ├── Overloaded                   as many searches as the process may have are in progress
 ├── NotReady                     the server is not to be given requests, and why
 ├── StorageFull                  a disk has no space left
+│   └── DatabaseFull             that of the database, which is DatabaseUnavailable for what is to be written
 ├── RequestError                 a request that cannot be understood
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
@@ -79,11 +80,15 @@ class DatabaseError(ServiceError):
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database does not answer."""
+    """The database does not answer; `reason` says more, and is for logs and terminals: it names host and user."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the database cannot be used at present; ask again in a moment (the log has the reason)")
+        self.reason = reason
 
 
 class DatabaseVersionError(DatabaseError):
-    """The database was written by a newer version of Akin."""
+    """The database has another version than is needed, and it is not to be changed by that."""
 
 
 class CatalogueError(ServiceError):
@@ -276,6 +281,15 @@ class StorageFull(ServiceError):
     """A disk has no space left for what is to be written."""
 
 
+class DatabaseFull(StorageFull, DatabaseUnavailable):
+    """The disk of the database has no space left; what is in it can be read."""
+
+    def __init__(self, reason: str) -> None:
+        # The other base would put its own words in place of these.
+        Exception.__init__(self, "the disk of the database is full, and nothing was written")
+        self.reason = reason
+
+
 class RequestError(ServiceError):
     """A request cannot be understood."""
 
@@ -318,6 +332,11 @@ class PortInUse(ServiceError):
 
 class DemoError(ServiceError):
     """The demo cannot run, or its search found too little."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what is wrong as logs and terminals may have it: of the database more than a client is told."""
+    return error.reason if isinstance(error, DatabaseUnavailable) else str(error)
 
 
 # Error -> HTTP status and the stable code that clients may switch on.

@@ -62,7 +62,7 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
     except OSError as error:
         raise InvalidSetting(f"AKIN_HOME={settings.home} cannot be used: {error.strerror}") from error
     media_store = MediaStore(settings.media_address)
-    database = open_database(settings.database_address)
+    database = open_database(settings.database_address, may_migrate=settings.auto_migrate)
     try:
         yield Installation(settings, database, media_store)
     finally:
@@ -76,8 +76,7 @@ def open_for_dry_run(settings: Settings) -> Iterator[Installation]:
         with open_installation(settings) as installation:
             yield installation
         return
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_installation(settings.model_copy(update={"home": Path(folder)})) as installation,
-    ):
-        yield installation
+    with tempfile.TemporaryDirectory() as folder:
+        there = settings.model_copy(update={"home": Path(folder), "auto_migrate": True})
+        with open_installation(there) as installation:
+            yield installation

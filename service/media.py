@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import fsspec
+import structlog
 from fsspec.implementations.local import LocalFileSystem
 
 from embedding.decoding import MEDIA_TYPES
 from embedding.whole_files import write_whole
-from service.errors import InvalidSetting, MediaError
+from service.disk import is_disk_full
+from service.errors import InvalidSetting, MediaError, StorageFull
+
+log = structlog.get_logger(__name__)
 
 _MEDIA_TYPE_OF = {extension: media_type for media_type, extension in MEDIA_TYPES.values()}
 _NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(_MEDIA_TYPE_OF)})")
@@ -65,7 +69,7 @@ class MediaStore:
         self._root = str(root).rstrip("/")
 
     def put(self, name: MediaName, image_bytes: bytes) -> None:
-        """Store a picture; does nothing when it is there already."""
+        """Store a picture; does nothing when it is there already. Raises StorageFull too."""
         path = self._path(name)
         try:
             if self._file_system.exists(path):
@@ -77,6 +81,9 @@ class MediaStore:
                 self._file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._file_system.pipe_file(path, image_bytes)
         except OSError as error:
+            if is_disk_full(error):
+                log.error("storage_full", reason=str(error))
+                raise StorageFull("the disk of the pictures is full, and not all of them could be stored") from error
             raise MediaError(f"the picture cannot be stored under {self.address}: {error}") from error
 
     def get(self, name: MediaName) -> bytes:

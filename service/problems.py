@@ -1,18 +1,36 @@
 """Errors as clients get them: problem JSON (RFC 9457), with the statuses and codes of service.errors."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
+import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS
+from service.disk import is_disk_full
+from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS, RequestError, StorageFull
+
+log = structlog.get_logger(__name__)
 
 _CLIENT_LEFT = 499
 _RETRY_SECONDS = 1
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+Describe = Callable[[Request, Exception], JSONResponse]
+
+
+def as_handler(describe: Describe) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    """Return a function of this module as a handler that answers at once.
+
+    A plain function would be run in the framework's pool of threads, and wait there behind routes that wait for a
+    database.
+    """
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return describe(request, error)
+
+    return handle
 
 
 def known_problem(request: Request, error: Exception) -> JSONResponse:
@@ -38,9 +56,20 @@ def _title(status: int) -> str:
     return "Client Closed Request" if status == _CLIENT_LEFT else HTTPStatus(status).phrase
 
 
+def disk_problem(request: Request, error: Exception) -> JSONResponse:
+    """Describe an error of the system that means a full disk; any other is as unexpected as without this."""
+    if not is_disk_full(error):
+        raise error
+    log.error("storage_full", reason=str(error))
+    return known_problem(request, StorageFull("the server's disk is full, and this was not done; the log says where"))
+
+
 def http_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe what the framework refuses (no such route, wrong method) as problem JSON."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, RequestError):
+        # Raised where the framework read the body, which it tells of with a 400 of its own.
+        return known_problem(request, error.__cause__)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
 
@@ -75,6 +104,8 @@ def _problem(
     headers: Mapping[str, str] | None = None,
     **members: object,
 ) -> JSONResponse:
+    # For the audit log and the metrics, which see only bytes go by.
+    request.state.problem_code = code
     body = {
         "type": f"/problems/{code}",
         "title": _title(status),

@@ -1,15 +1,18 @@
-"""Processes of this installation as the database knows them: who lives, where, and what an API server answers from."""
+"""Processes of this installation as the database knows them: who lives, where, and what an API server answers from.
+
+All times are by the database's clock: those of two machines may differ by more than a process may be silent.
+"""
 
 import os
 import secrets
 import socket
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.database import Database, now
+from service.database import Database, database_time
 from service.tables import Process
 
 API, WORKER = "api", "worker"
@@ -26,7 +29,7 @@ def register_process(database: Database, kind: str, process_id: str | None = Non
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     process_id = process_id or secrets.token_hex(8)
     with database.transaction() as session:
-        session.merge(_new_row(process_id, kind))
+        session.merge(_new_row(process_id, kind, database_time(session)))
     return process_id
 
 
@@ -38,14 +41,15 @@ def beat(
     `kind` is for that row only.
     """
     with database.transaction() as session:
+        moment = database_time(session)
         beaten = session.execute(
             update(Process)
             .where(Process.id == process_id)
-            .values(seen_at=now(), stopped_at=None, release_id=release_id, refusal=refusal)
+            .values(seen_at=moment, stopped_at=None, release_id=release_id, refusal=refusal)
             .returning(Process.id)
         ).all()
         if not beaten:
-            row = _new_row(process_id, kind)
+            row = _new_row(process_id, kind, moment)
             row.release_id, row.refusal = release_id, refusal
             session.add(row)
 
@@ -53,7 +57,7 @@ def beat(
 def stop_process(database: Database, process_id: str) -> None:
     """Say that the process has ended in an orderly way: nobody need wait until it is taken for gone."""
     with database.transaction() as session:
-        session.execute(update(Process).where(Process.id == process_id).values(stopped_at=now()))
+        session.execute(update(Process).where(Process.id == process_id).values(stopped_at=database_time(session)))
 
 
 def list_processes(session: Session, *, kind: str | None = None) -> list[Process]:
@@ -64,7 +68,7 @@ def list_processes(session: Session, *, kind: str | None = None) -> list[Process
 
 def living_processes(session: Session, kind: str | None, within_seconds: float = GONE_SECONDS) -> list[Process]:
     """Return the processes (of one kind, unless None) that have not stopped and were heard of within so long."""
-    earliest = now() - timedelta(seconds=within_seconds)
+    earliest = database_time(session) - timedelta(seconds=within_seconds)
     query = select(Process).where(Process.stopped_at.is_(None), Process.seen_at >= earliest)
     if kind is not None:
         query = query.where(Process.kind == kind)
@@ -78,13 +82,12 @@ def served_releases(session: Session) -> set[str]:
 
 def prune_processes(session: Session) -> Sequence[str]:
     """Remove the rows of processes that stopped, or were last seen, a day ago; return their ids."""
-    earliest = now() - timedelta(seconds=_KEPT_SECONDS)
+    earliest = database_time(session) - timedelta(seconds=_KEPT_SECONDS)
     is_old = or_(Process.stopped_at < earliest, Process.seen_at < earliest)
     return session.scalars(delete(Process).where(is_old).returning(Process.id)).all()
 
 
-def _new_row(process_id: str, kind: str) -> Process:
-    moment = now()
+def _new_row(process_id: str, kind: str, moment: datetime) -> Process:
     # All columns: merged over a row of an earlier run, nothing of that run must remain.
     return Process(
         id=process_id,

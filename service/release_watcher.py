@@ -14,6 +14,7 @@ from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
 from service.inference import run_in_own_thread
 from service.processes import API, beat, prune_processes, register_process, stop_process
+from service.readiness import DatabaseState
 from service.release_files import LoadedRelease
 from service.releases import active_release
 
@@ -37,6 +38,7 @@ class ReleaseWatcher:
         self,
         database: Database,
         live: LiveEngine,
+        database_state: DatabaseState,
         *,
         load: Callable[[str], LoadedRelease],
         make_engine: Callable[[LoadedRelease], SearchEngine],
@@ -44,6 +46,7 @@ class ReleaseWatcher:
     ) -> None:
         self._database = database
         self._live = live
+        self._database_state = database_state
         self._load = load
         self._make_engine = make_engine
         self._poll_seconds = poll_seconds
@@ -71,7 +74,7 @@ class ReleaseWatcher:
     async def check(self) -> None:
         """Look once, and load what has become active."""
         try:
-            release_id, version = await asyncio.to_thread(self._active)
+            release_id, version = await self._ask()
             if release_id == self._live.release_id:
                 if self._live.refusal is not None:
                     self._live.refusal = None
@@ -96,6 +99,17 @@ class ReleaseWatcher:
         self._live.replace(engine)
         self._has_news.set()
         log.info("release_loaded", release_id=release_id, seconds=round(time.perf_counter() - start, 3))
+
+    async def _ask(self) -> tuple[str | None, int]:
+        """Ask what is active, and note for /readyz how the database is."""
+        self._database_state.asking()
+        try:
+            active = await asyncio.to_thread(self._active)
+        except Exception:
+            self._database_state.failed("the database cannot be read at present; the log has the reason")
+            raise
+        self._database_state.answered()
+        return active
 
     async def _keep_beating(self) -> None:
         """Beat every few seconds, and at once when there is news; at the end say that the process has stopped."""

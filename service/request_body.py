@@ -1,29 +1,29 @@
 """Read the query of a search request: multipart form, raw picture, or JSON with base64.
 
-Bytes are counted while they arrive and the first one over the limit ends the reading, chunked bodies included;
-only then is the body parsed.
+Bytes are counted while they arrive, chunked bodies included, and a form is taken apart while it does: what a search
+holds in memory is its picture, and of JSON its text.
 """
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
 from pydantic import ValidationError
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 
-from service.errors import BodyTooLarge, EmptyBody, InvalidBase64, InvalidForm, InvalidParameter, UnsupportedContentType
+from service.body_guard import read_chunks
+from service.errors import EmptyBody, InvalidBase64, InvalidParameter, UnsupportedContentType
+from service.form_parts import FormParts
 from service.schemas import DEFAULT_K, MAX_K, JSONQuery
 
 IMAGE_FIELD = "image"
 _PARAMETERS = ("k", "min_score")
 # What a form needs around its picture: boundaries, headers, other fields.
 _FORM_OVERHEAD_BYTES = 64 * 1024
+_MAX_NUMBER_BYTES = 1024
 _READS = "multipart/form-data with a file field 'image', image/* or application/json"
+_EMPTY = f"the body is empty (0 bytes); send {_READS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ async def read_search_query(
     content_type = content_type_of(request)
     given = {"k": k, "min_score": min_score}
     if content_type == "multipart/form-data":
-        body = await _read_body(request, max_image_bytes + _FORM_OVERHEAD_BYTES)
-        image_bytes, in_body = await _from_form(request, body)
+        image_bytes, in_body = await _read_form(request, max_image_bytes)
     elif content_type == "application/json":
-        body = await _read_body(request, 4 * (max_image_bytes // 3 + 1) + _FORM_OVERHEAD_BYTES)
-        image_bytes, in_body = _from_json(body)
+        image_bytes, in_body = _from_json(
+            await _read_body(request, 4 * (max_image_bytes // 3 + 1) + _FORM_OVERHEAD_BYTES)
+        )
     elif content_type.startswith("image/"):
         image_bytes, in_body = await _read_body(request, max_image_bytes), {}
     else:
@@ -87,73 +87,54 @@ def _check_parameters(names: list[str]) -> None:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    too_large = BodyTooLarge(f"the body is larger than {limit:,} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
-    except ClientDisconnect:
-        raise InvalidForm("the client went away before the body was complete") from None
+    async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=False):
+        body += chunk
     if not body:
-        raise EmptyBody(f"the body is empty (0 bytes); send {_READS}")
+        raise EmptyBody(_EMPTY)
     return bytes(body)
 
 
-async def _from_form(request: Request, body: bytes) -> tuple[bytes, dict[str, float | None]]:
-    async def whole() -> AsyncIterator[bytes]:
-        yield body
+class _Picture:
+    """The file of a form, kept in memory."""
 
-    _, options = parse_options_header(request.headers["content-type"])
-    # The parser takes a form that breaks off for one with fewer fields.
-    if (boundary := options.get(b"boundary")) and b"--" + boundary + b"--" not in body:
-        raise InvalidForm("the form breaks off: its closing boundary is missing")
-    parser = MultiPartParser(request.headers, whole(), max_files=1, max_fields=2)  # type: ignore[arg-type]  # any iterator
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise InvalidForm(
-            f"the form cannot be read: {error.message}; send one file field {IMAGE_FIELD!r}, and k and min_score"
-        ) from error
-    except (KeyError, UnicodeDecodeError) as error:
-        raise InvalidForm(f"the form cannot be read: {error!r}") from error
-    try:
-        upload = form.get(IMAGE_FIELD)
-        if isinstance(upload, str):
-            raise InvalidForm(
-                f"the field {IMAGE_FIELD!r} came as text, not as a file; with curl write -F {IMAGE_FIELD}=@photo.jpg"
-            )
-        if not isinstance(upload, UploadFile):
-            found = ", ".join(repr(name) for name in form) or "none"
-            raise InvalidForm(f"the form has no file field {IMAGE_FIELD!r} (fields: {found})")
-        _check_form_fields([name for name, _ in form.multi_items()])
-        numbers = {
-            "k": _number(form.get("k"), "k", int, 1, MAX_K),
-            "min_score": _number(form.get("min_score"), "min_score", float, -1, 1),
-        }
-        return await upload.read(), numbers
-    finally:
-        await form.close()
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self.content += chunk
 
 
-def _check_form_fields(names: list[str]) -> None:
-    for name in names:
-        if name not in (IMAGE_FIELD, *_PARAMETERS):
-            raise InvalidForm(f"the form has an unknown field {name!r}; fields are {IMAGE_FIELD}, k and min_score")
-        if names.count(name) > 1:
-            raise InvalidForm(f"the form has the field {name!r} twice")
+async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dict[str, float | None]]:
+    form = FormParts(
+        request.headers["content-type"],
+        lambda _field, _filename: _Picture(),
+        file_fields=(IMAGE_FIELD,),
+        text_fields=_PARAMETERS,
+        max_text_bytes=_MAX_NUMBER_BYTES,
+    )
+    limit = max_image_bytes + _FORM_OVERHEAD_BYTES
+    is_empty = True
+    async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=False):
+        is_empty = is_empty and not chunk
+        form.write(chunk)
+    if is_empty:
+        raise EmptyBody(_EMPTY)
+    texts = form.finish()
+    numbers = {
+        "k": _number(texts.get("k"), "k", int, 1, MAX_K),
+        "min_score": _number(texts.get("min_score"), "min_score", float, -1, 1),
+    }
+    return bytes(form.files[IMAGE_FIELD].content), numbers
 
 
-def _number(value: object, name: str, convert: Callable[[str], float], least: float, most: float) -> float | None:
+def _number(value: str | None, name: str, convert: Callable[[str], float], least: float, most: float) -> float | None:
     if value is None:
         return None
     wanted = f"{name} must be a{'n integer' if convert is int else ' number'} from {least} to {most}"
     try:
-        number = convert(str(value))
+        number = convert(value)
     except ValueError:
         raise InvalidParameter(f"{wanted}, got {value!r}") from None
     # Written so that NaN is refused as well.

@@ -1,5 +1,7 @@
 """What goes over HTTP."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.engine import SearchResult
@@ -25,7 +27,8 @@ class SearchTiming(BaseModel):
     decode: float = Field(description="From bytes to the network's input, waiting for a thread included.")
     wait: float = Field(description="In the queue to the network.")
     embed: float = Field(description="In the network, with whatever shared its batch.")
-    search: float = Field(description="In the index, and reading the rows of the hits.")
+    search: float = Field(description="In the index, waiting for a thread included.")
+    group: float = Field(description="Making products of the rows found, and reading what is shown of them.")
     total: float
 
 
@@ -58,6 +61,7 @@ class SearchResponse(BaseModel):
                 wait=_milliseconds(timing.wait_seconds),
                 embed=_milliseconds(timing.embed_seconds),
                 search=_milliseconds(timing.search_seconds),
+                group=_milliseconds(timing.group_seconds),
                 total=_milliseconds(timing.total_seconds),
             ),
         )
@@ -92,12 +96,34 @@ class Liveness(BaseModel):
     status: str = "alive"
 
 
+class ReadinessCheck(BaseModel):
+    """One of the things that a server needs."""
+
+    ok: bool
+    reason: str | None = Field(description="What is wrong; null where nothing is.")
+
+
+class ReleaseCheck(ReadinessCheck):
+    """The release: not ok while there is none, and while another should be served than `release_id`."""
+
+    release_id: str | None
+
+
+class ReadinessChecks(BaseModel):
+    """All of them; where the database or the disk is not ok, searches are answered all the same."""
+
+    release: ReleaseCheck
+    database: ReadinessCheck
+    disk: ReadinessCheck
+
+
 class Readiness(BaseModel):
     """A release is loaded and searches are answered."""
 
-    status: str
+    status: Literal["ready", "degraded"] = Field(description="degraded: one of the checks is not ok.")
     release_id: str | None = None
     warning: str | None = Field(None, description="Why a newer release was refused while this one goes on serving.")
+    checks: ReadinessChecks
 
 
 class Version(BaseModel):

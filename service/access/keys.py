@@ -11,16 +11,21 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.access.scopes import Scope, parse_scopes
+from service.access.scopes import ANYBODY, Scope, parse_scopes
 from service.database import Database, in_utc, now
 from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.settings import Settings
 from service.tables import APIKey
 
 FIRST_KEY = "admin"  # the name of the key that the first start makes
+ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
+# Other actors go by these in logs and records.
+_RESERVED = frozenset({FIRST_KEY, ANYBODY.name})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "akin_"  # lets a scanner find a key that was committed by mistake
+_SECRET_BYTES = 32
+_KEY = re.compile(rf"(?<![\w-]){_PREFIX}[A-Za-z0-9_-]{{43}}(?![\w-])")  # as `_new_key` makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,16 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def has_key(text: str) -> bool:
+    """Say whether a text has something in it that looks like a key which an installation made."""
+    return _KEY.search(text) is not None
+
+
+def without_keys(text: str) -> str:
+    """Return a text for a log or a record, each key in it that this installation may have made masked."""
+    return _KEY.sub(f"{_PREFIX}***", text)
+
+
 def create_key(
     database: Database, name: str, scopes: Collection[str], *, actor: str, expires_at: datetime | None = None
 ) -> tuple[APIKey, str]:
@@ -50,9 +65,10 @@ def create_key(
 
     Raises InvalidKeyRequest for a name, a scope or a time that cannot be, KeyNameTaken.
     """
-    if not _NAME.fullmatch(name) or name == FIRST_KEY:
+    if not _NAME.fullmatch(name) or name in _RESERVED or _KEY.fullmatch(name):
         raise InvalidKeyRequest(
-            f"a key cannot be called {name!r:.80}; take 1 to 64 letters, digits and . _ -, and not {FIRST_KEY!r}"
+            f"a key cannot be called {without_keys(name)!r:.80}; take 1 to 64 letters, digits and . _ -, the first a "
+            f"letter or digit, and none of {', '.join(sorted(_RESERVED))}"
         )
     try:
         wanted = parse_scopes(scopes)
@@ -60,7 +76,7 @@ def create_key(
         raise InvalidKeyRequest(str(error)) from error
     if not wanted:
         raise InvalidKeyRequest(f"a key needs a scope; scopes are {', '.join(Scope)}")
-    _require_future(expires_at)
+    expires_at = _future(expires_at)
     key = _new_key()
     row = APIKey(
         id=secrets.token_hex(8),
@@ -86,21 +102,26 @@ def list_keys(session: Session) -> list[APIKey]:
     return list(session.scalars(select(APIKey).order_by(APIKey.created_at, APIKey.id)))
 
 
-def get_key(session: Session, name: str) -> APIKey:
-    """Return a key by its name or id; raises KeyNotFound."""
-    found = session.scalars(select(APIKey).where(or_(APIKey.name == name, APIKey.id == name))).all()
-    # An id that is another key's name: the name has it.
-    for row in sorted(found, key=lambda row: row.name != name):
-        return row
-    raise KeyNotFound(f"there is no key {name!r:.80}; `akin keys list` shows all")
+def get_key(session: Session, name: str, *, locked: bool = False) -> APIKey:
+    """Return a key by its name or id; raises KeyNotFound. `locked`: nobody else changes it before the commit."""
+    # What cannot be a name is not looked for: some databases refuse to be asked for it.
+    if _NAME.fullmatch(name):
+        query = select(APIKey).where(or_(APIKey.name == name, APIKey.id == name))
+        found = session.scalars(query.with_for_update() if locked else query).all()
+        # An id that is another key's name: the name has it.
+        for row in sorted(found, key=lambda row: row.name != name):
+            return row
+    raise KeyNotFound(f"there is no key {without_keys(name)!r:.80}; `akin keys list` shows all")
 
 
 def revoke_key(database: Database, name: str, *, settings: Settings) -> APIKey:
     """Take a key back for good; twice is once. Raises KeyNotFound, and LastAdminKey while no other key has `admin`."""
     with database.transaction() as session:
-        row = get_key(session, name)
+        # Of two that revoke the last two keys at once, the second must see what the first has done.
+        admins = _good_admins(session)
+        row = get_key(session, name, locked=True)
         if row.revoked_at is None:
-            if settings.admin_key is None and _is_last_admin(session, row):
+            if settings.admin_key is None and admins == [row.id]:
                 raise LastAdminKey(
                     f"{row.name!r} is the only key with the scope admin; make another one first: "
                     "akin keys create NAME --scope admin"
@@ -114,14 +135,14 @@ def rotate_key(
 ) -> tuple[APIKey, str]:
     """Give a key a new secret, and return both; the old secret is good for `grace` yet.
 
-    A time of expiry stays as it is unless another is given. Raises KeyNotFound, and InvalidKeyRequest for a key that
-    was revoked, or has expired and gets no later time.
+    A time of expiry stays as it is unless another is given. Rotated again within its grace, the oldest secret ends at
+    once. Raises KeyNotFound, and InvalidKeyRequest for a key that was revoked, or has expired and gets no later time.
     """
     key = _new_key()
     moment = now()
-    _require_future(expires_at)
+    expires_at = _future(expires_at)
     with database.transaction() as session:
-        row = get_key(session, name)
+        row = get_key(session, name, locked=True)
         if row.revoked_at is not None:
             raise InvalidKeyRequest(f"the key {row.name!r} was revoked, and stays so; make another one")
         if expires_at is not None:
@@ -170,8 +191,10 @@ def load_keys(database: Database) -> list[KnownKey]:
 def note_uses(database: Database, uses: Mapping[str, datetime]) -> None:
     """Write down when keys, by their ids, were last used."""
     with database.transaction() as session:
-        for key_id, moment in uses.items():
-            session.execute(update(APIKey).where(APIKey.id == key_id).values(last_used_at=moment))
+        # In the order of ids, as whoever locks several keys does; another process may have seen a later use.
+        for key_id, moment in sorted(uses.items()):
+            is_later = or_(APIKey.last_used_at.is_(None), APIKey.last_used_at < moment)
+            session.execute(update(APIKey).where(APIKey.id == key_id, is_later).values(last_used_at=moment))
 
 
 def _known(row: APIKey) -> KnownKey:
@@ -191,22 +214,56 @@ def _known(row: APIKey) -> KnownKey:
     )
 
 
-def _is_last_admin(session: Session, row: APIKey) -> bool:
-    moment = now()
-    good = [
-        other.id
-        for other in list_keys(session)
-        if Scope.ADMIN in other.scopes
-        and other.revoked_at is None
-        and (other.expires_at is None or in_utc(other.expires_at) > moment)
-    ]
-    return good == [row.id]
+def key_state(row: APIKey) -> str:
+    """Say whether a key is good."""
+    if row.revoked_at is not None:
+        return REVOKED
+    if row.expires_at is not None and in_utc(row.expires_at) <= now():
+        return EXPIRED
+    return ACTIVE
 
 
-def _require_future(moment: datetime | None) -> None:
-    if moment is not None and moment <= now():
-        raise InvalidKeyRequest(f"the key would have expired already, at {moment:%Y-%m-%d %H:%M} UTC")
+def previous_good_until(row: APIKey) -> datetime | None:
+    """Return until when the secret that a rotation replaced is good yet; None where it is not."""
+    if row.previous_expires_at is None or key_state(row) != ACTIVE:
+        return None
+    until = in_utc(row.previous_expires_at)
+    if row.expires_at is not None:
+        until = min(until, in_utc(row.expires_at))
+    return until if until > now() else None
+
+
+def good_first_key(database: Database) -> APIKey | None:
+    """Return the key that an earlier first start made, if it is still good."""
+    with database.reading() as session:
+        row = session.scalars(select(APIKey).where(APIKey.name == FIRST_KEY)).one_or_none()
+    return row if row is not None and key_state(row) == ACTIVE else None
+
+
+def has_admin(database: Database, settings: Settings) -> bool:
+    """Say whether anybody has a key that is good for the admin routes."""
+    if settings.admin_key is not None:
+        return True
+    with database.reading() as session:
+        return any(Scope.ADMIN in row.scopes and key_state(row) == ACTIVE for row in list_keys(session))
+
+
+def _good_admins(session: Session) -> list[str]:
+    """Return the ids of the keys that are good for the admin routes, which nobody changes before the commit."""
+    # In the order of ids, so that two that lock them do not wait for each other.
+    rows = session.scalars(select(APIKey).order_by(APIKey.id).with_for_update())
+    return [row.id for row in rows if Scope.ADMIN in row.scopes and key_state(row) == ACTIVE]
+
+
+def _future(moment: datetime | None) -> datetime | None:
+    """Return a time of expiry in UTC, as which SQLite reads what it stores; raises InvalidKeyRequest for the past."""
+    if moment is None:
+        return None
+    in_future = in_utc(moment)
+    if in_future <= now():
+        raise InvalidKeyRequest(f"the key would have expired already, at {in_future:%Y-%m-%d %H:%M} UTC")
+    return in_future
 
 
 def _new_key() -> str:
-    return _PREFIX + secrets.token_urlsafe(32)
+    return _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)

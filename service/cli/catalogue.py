@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from service.cli.console import notes, output, print_json, progress_bar
+from service.cli.recording import recorded
 
 if TYPE_CHECKING:
     from service.catalogue_import import Report
@@ -56,6 +57,7 @@ def import_(
                 highlight=False,
             )
         installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
+        stack.enter_context(recorded(installation, "akin catalogue import", str(path), is_dry_run=dry_run))
         move = stack.enter_context(progress_bar("Importing"))
         report = import_catalogue(
             source,
@@ -98,6 +100,7 @@ def label(
     with ExitStack() as stack:
         labels = stack.enter_context(_label_source(path, shows, settings))
         installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
+        stack.enter_context(recorded(installation, "akin catalogue label", str(path), is_dry_run=dry_run))
         move = stack.enter_context(progress_bar("Labelling", "rows"))
         report = apply_labels(
             installation,
@@ -131,10 +134,13 @@ def relabel(
 
     if (label is None) != own:
         raise InvalidLabels("say what the picture shows: give a label, or --own for its product's")
-    with open_installation(load_settings()) as installation:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin catalogue relabel", image_id),
+    ):
         report = apply_labels(installation, single_label(image_id, label), actor=_who(by), source_name=source)
-    if report.errors:
-        raise InvalidLabels(report.errors[0].message)
+        if report.errors:
+            raise InvalidLabels(report.errors[0].message)
     output.print("changed; now: akin retrain" if report.num_changed else "unchanged", highlight=False)
 
 
@@ -226,7 +232,11 @@ def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the pro
     from service.installation import open_installation
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation, installation.database.transaction() as session:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin catalogue remove", " ".join(product_ids)),
+        installation.database.transaction() as session,
+    ):
         num_images = remove_products(session, product_ids)
     output.print(f"removed {len(set(product_ids))} products with {num_images} pictures; now: akin index build")
 

@@ -2,20 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.cli import catalogue, checkpoints, evaluations, keys, operations, releases
+from service.cli import audit, catalogue, checkpoints, database, evaluations, keys, operations, releases
 from service.cli.console import notes, output, print_json, progress_bar
 from service.cli.keys import show_new_key
 from service.cli.operations import worker_beside
-from service.errors import ServiceError
+from service.errors import ServiceError, reason_of
 from training.cli import add_commands as add_training_commands
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 app = typer.Typer(
     name="akin",
@@ -32,7 +35,10 @@ app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(operations.app, name="operations")
 app.command("retrain")(operations.retrain)
 app.command("worker")(operations.worker)
+app.command("migrate")(database.migrate)
+app.add_typer(keys.app, name="keys")
 app.command("admin-key")(keys.admin_key)
+app.command("audit")(audit.audit)
 add_training_commands(app)
 
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [AKIN_PORT]")]
@@ -44,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except (ServiceError, TrainingError, EmbeddingError, VectorIndexError) as error:
-        notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        notes.print(f"[bold red]error:[/] {escape(reason_of(error))}", highlight=False)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -90,10 +96,23 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
     with open_installation(settings) as installation:
         show_new_key(installation)
     with listen(host or settings.host, settings.port if port is None else port) as listener:
-        if settings.public_search is True and not is_loopback(listener):
-            notes.print("[yellow]warning:[/] AKIN_PUBLIC_SEARCH lets everybody search who can reach this server")
+        if warning := search_warning(settings, is_loopback(listener)):
+            notes.print(f"[yellow]warning:[/] {warning}", highlight=False)
         notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
-        serve_app(create_app(settings, is_loopback=is_loopback(listener)), listener)
+        if serve_app(create_app(settings, is_loopback=is_loopback(listener)), listener):
+            raise typer.Exit(1)  # requests were cut off
+
+
+def search_warning(settings: "Settings", is_loopback: bool) -> str | None:
+    """Say whom searching without a key lets in, where that may not be meant."""
+    if settings.public_search is True and not is_loopback:
+        return "AKIN_PUBLIC_SEARCH lets everybody search who can reach this server"
+    if settings.public_search == "auto" and settings.trusted_proxies and is_loopback:
+        return (
+            "this listens on loopback, so searching needs no key, through the gateways of AKIN_TRUSTED_PROXIES "
+            "neither; say true or false in AKIN_PUBLIC_SEARCH"
+        )
+    return None
 
 
 @app.command()
@@ -183,7 +202,8 @@ def demo(
             with worker_beside(settings) as log_file:
                 announce(f"A worker does what /admin/retrain asks for  (log: {log_file})")
                 announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
-                serve_app(application, listener)
+                if serve_app(application, listener):
+                    raise typer.Exit(1)  # requests were cut off
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from service.cli.console import notes, output, print_json
+from service.cli.recording import command_line_user, recorded
 
 if TYPE_CHECKING:
     from service.installation import Installation
@@ -68,7 +69,8 @@ def retrain(
     }
     request = parse_retrain(asked)
     with open_installation(load_settings()) as installation:
-        operation_id = ask_for_retrain(installation, request, archive, actor=_user())
+        with recorded(installation, "akin retrain") as event:
+            event.target = operation_id = ask_for_retrain(installation, request, archive, actor=command_line_user())
         _follow_or_tell(installation, operation_id, wait, json)
 
 
@@ -76,6 +78,10 @@ def worker(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End when there is nothing left to do, for a timer or a test.")
     ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port; 0 takes a free one.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for them. [AKIN_METRICS_HOST]")] = "",
     parent: Annotated[int | None, typer.Option("--end-with-parent", hidden=True)] = None,
 ) -> None:
     """Do the work that operations ask for, until SIGINT or SIGTERM; run one on each machine that may train.
@@ -83,6 +89,7 @@ def worker(
     Asked to end, it lets training save its state; the operation goes on when a worker is there again. Work of a worker
     that never comes back is taken over by the others.
     """
+    from service.installation_metrics import metrics_port as serving_metrics
     from service.observability import configure_logging
     from service.operations.worker import WorkerHooks, run_worker
     from service.settings import load_settings
@@ -96,7 +103,11 @@ def worker(
     def started(worker_id: str) -> None:
         notes.print(f"Akin works as {worker_id}  (state: {settings.home.absolute()}; Ctrl+C stops)", highlight=False)
 
-    run_worker(settings, WorkerHooks(until_idle=until_idle, started=started))
+    hooks = WorkerHooks(until_idle=until_idle, started=started)
+    with serving_metrics(hooks.metrics.registry, metrics_host or settings.metrics_host, metrics_port) as address:
+        if address is not None:
+            notes.print(f"Metrics at {address}", highlight=False)
+        run_worker(settings, hooks)
 
 
 @app.command("list")
@@ -158,7 +169,10 @@ def cancel(operation_id: Annotated[str, typer.Argument(help="Id of an operation.
     from service.operations.records import request_cancel
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin operations cancel", operation_id),
+    ):
         cancelled = request_cancel(installation.database, operation_id)
     said = "is cancelled" if cancelled.state == "cancelled" else "is to be cancelled; its worker stops it"
     output.print(f"{operation_id} {said}", highlight=False)
@@ -291,12 +305,3 @@ def _time(text: str) -> str:
         return datetime.fromisoformat(text).isoformat()
     except ValueError:
         raise InvalidOperation(f"--since {text}: write a time such as 2025-03-01 or 2025-03-01T10:00:00Z") from None
-
-
-def _user() -> str:
-    from getpass import getuser
-
-    try:
-        return f"command line, {getuser()}"
-    except (OSError, KeyError):
-        return "command line"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from service.cli.console import output, print_json, progress_bar
+from service.cli.recording import recorded
 
 index_app = typer.Typer(help="Build the index over the catalogue.", no_args_is_help=True)
 release_app = typer.Typer(help="List releases and choose the one that is served.", no_args_is_help=True)
@@ -53,8 +54,13 @@ def build(
         )
     except ValueError as error:
         raise InvalidSetting(str(error)) from error
-    with open_installation(load_settings()) as installation, progress_bar("Embedding") as move:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin index build") as event,
+        progress_bar("Embedding") as move,
+    ):
         built = build_release(installation, checkpoint=checkpoint, options=options, activate=activate, on_progress=move)
+        event.target = built.release_id
     if json:
         print_json(asdict(built))
     else:
@@ -116,7 +122,10 @@ def activate(
     from service.installation import open_installation
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin release activate", release_id),
+    ):
         activated = activate_verified(installation, release_id, reason=reason)
     output.print(f"{release_id} is {'now' if activated.has_changed else 'already'} active", highlight=False)
 
@@ -131,8 +140,12 @@ def rollback(
     from service.installation import open_installation
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin release rollback", to or "") as event,
+    ):
         activated = roll_back_verified(installation, to=to, reason=reason)
+        event.target = activated.release_id
     output.print(f"{activated.release_id} is {'now' if activated.has_changed else 'already'} active", highlight=False)
 
 
@@ -180,8 +193,12 @@ def prune(
     from service.retention import retire_old_releases
     from service.settings import load_settings
 
-    with open_installation(load_settings()) as installation:
+    with (
+        open_installation(load_settings()) as installation,
+        recorded(installation, "akin release prune", is_dry_run=dry_run) as event,
+    ):
         retired = retire_old_releases(installation, keep, dry_run=dry_run)
+        event.target = " ".join(retired)
     if json:
         print_json({"retired": retired, "dry_run": dry_run})
         return

@@ -5,22 +5,65 @@ A lock is exact, and seen on the same machine only; a heartbeat is seen everywhe
 
 import fcntl
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
-from service.errors import ServiceError
+from service.errors import ServiceError, reason_of
 from service.installation import Installation
-from service.processes import WORKER, living_processes, register_process, stop_process
+from service.processes import WORKER, beat, living_processes, prune_processes, register_process, stop_process
+
+_BEAT_SECONDS = 3.0
+# So long after an outage of the database nobody is taken for gone: all were silent, and each needs a moment.
+_SETTLING_SECONDS = 4 * _BEAT_SECONDS
 
 log = structlog.get_logger(__name__)
 
 
+class Heart:
+    """Says every few seconds that the worker lives, from a thread of its own: whatever else may wait for a database."""
+
+    def __init__(self, installation: Installation, worker_id: str) -> None:
+        self._database = installation.database
+        self._worker_id = worker_id
+        self._settled_at = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the silence of others means anything yet."""
+        return time.monotonic() >= self._settled_at
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more once this has returned."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_BEAT_SECONDS):
+            try:
+                beat(self._database, self._worker_id, kind=WORKER)
+                with self._database.transaction() as session:
+                    prune_processes(session)
+            except ServiceError as error:
+                log.warning("heartbeat_failed", reason=reason_of(error))
+                self._settled_at = time.monotonic() + _SETTLING_SECONDS
+            except Exception:
+                log.exception("heartbeat_failed")
+
+
 @contextmanager
-def alive(installation: Installation, worker_id: str) -> Iterator[None]:
-    """Hold the lock and the row of a living worker for as long as the block runs."""
+def alive(installation: Installation, worker_id: str) -> Iterator[Heart]:
+    """Hold the lock of a living worker, and say that it lives, for as long as the block runs."""
     workers_dir = installation.settings.workers_dir
     workers_dir.mkdir(parents=True, exist_ok=True)
     path = workers_dir / f"{socket.gethostname()}.{worker_id}.lock"
@@ -30,14 +73,17 @@ def alive(installation: Installation, worker_id: str) -> Iterator[None]:
         # Named when it is held: a file that is there and free belongs to nobody alive.
         aside.rename(path)
         register_process(installation.database, WORKER, worker_id)
+        heart = Heart(installation, worker_id)
+        heart.start()
         try:
-            yield
+            yield heart
         finally:
+            heart.stop()
             path.unlink(missing_ok=True)
             try:
                 stop_process(installation.database, worker_id)
             except ServiceError as error:
-                log.warning("worker_end_not_written", reason=str(error))
+                log.warning("worker_end_not_written", reason=reason_of(error))
 
 
 def living_workers(installation: Installation, own_id: str) -> set[str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -125,6 +125,12 @@ def list_operations(
             | ((Operation.created_at == last.created_at) & (Operation.id < last.id))
         )
     return list(session.scalars(query))
+
+
+def count_operations(session: Session) -> dict[tuple[str, str], int]:
+    """Return how many operations there are, by kind and state; those that there are none of are left out."""
+    query = select(Operation.kind, Operation.state, func.count()).group_by(Operation.kind, Operation.state)
+    return {(kind, state): number for kind, state, number in session.execute(query)}
 
 
 def request_cancel(database: Database, operation_id: str) -> Operation:

@@ -15,7 +15,8 @@ import structlog
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.errors import DatabaseUnavailable, ServiceError
+from service.disk import is_disk_full
+from service.errors import PROBLEMS, DatabaseUnavailable, ServiceError, StorageFull, reason_of
 from service.installation import Installation
 from service.operations.records import begin_step, finish_step, owned_operation
 from service.tables import CANCELLED, FAILED, REJECTED
@@ -56,6 +57,10 @@ def _nothing(_point: str) -> None:
     """Watch nothing."""
 
 
+def _unrecorded(_step: str, _outcome: str, _seconds: float) -> None:
+    """Measure nothing."""
+
+
 @dataclass(slots=True)
 class Run:
     """What a step works with: the installation, the request, what is known so far; and how it reports."""
@@ -69,6 +74,8 @@ class Run:
     is_stopping: Callable[[], bool] = lambda: False
     # Told "before NAME", "within NAME" (done, not yet remembered), "after NAME": tests kill the worker there.
     observe: Callable[[str], None] = _nothing
+    # Told how each step that was done here ended, and how long it took.
+    record_step: Callable[[str, str, float], None] = _unrecorded
     facts: Facts = field(default_factory=dict)
     _pulse_at: float = 0.0
     _stage: str = ""
@@ -82,7 +89,7 @@ class Run:
     def step(self, name: str, work: Callable[["Run"], Mapping[str, Any]]) -> Facts:
         """Do a step unless it has been done, and return what it found; raises Ended where it ends the operation."""
         self.observe(f"before {name}")
-        outcome = self.memory(name, lambda: self._outcome(name, work))
+        outcome = self.memory(name, lambda: self._recorded_outcome(name, work))
         self.observe(f"after {name}")
         self.facts |= outcome["facts"]
         if outcome.get("end"):
@@ -121,10 +128,17 @@ class Run:
                     operation.progress = progress
         except DatabaseUnavailable as error:
             # Work that needs no database goes on without one.
-            log.warning("operation_progress_not_written", operation_id=self.operation_id, reason=str(error))
+            log.warning("operation_progress_not_written", operation_id=self.operation_id, reason=reason_of(error))
             return
         if is_cancelled:
             self._raise_cancelled()
+
+    def _recorded_outcome(self, name: str, work: Callable[["Run"], Mapping[str, Any]]) -> Facts:
+        start = time.perf_counter()
+        outcome = self._outcome(name, work)
+        end = outcome.get("end")
+        self.record_step(name, end["state"] if end else "done", time.perf_counter() - start)
+        return outcome
 
     def _outcome(self, name: str, work: Callable[["Run"], Mapping[str, Any]]) -> Facts:
         """Do the work; an end of the operation is an outcome as well, to be remembered like any other."""
@@ -140,13 +154,13 @@ class Run:
             except DatabaseUnavailable as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > _DATABASE_SECONDS:
-                    return _end(FAILED, "database-unavailable", str(error))
-                log.warning("operation_waits_for_database", operation_id=self.operation_id, reason=str(error))
+                    return _end(FAILED, _code_of(error), str(error))
+                log.warning("operation_waits_for_database", operation_id=self.operation_id, reason=reason_of(error))
                 self._wait(_DATABASE_PAUSE_SECONDS)
             except Ended as end:
                 return _end(end.state, end.code, end.detail, end.facts)
             except (ServiceError, TrainingError, EmbeddingError, VectorIndexError, OSError) as error:
-                log.warning("operation_step_failed", operation_id=self.operation_id, step=name, reason=str(error))
+                log.warning("operation_step_failed", operation_id=self.operation_id, step=name, reason=reason_of(error))
                 return _end(FAILED, _code_of(error), str(error))
             except Exception:
                 log.exception("operation_step_failed", operation_id=self.operation_id, step=name)
@@ -194,8 +208,10 @@ def _end(state: str, code: str, detail: str, facts: Facts | None = None) -> Fact
 
 def _code_of(error: Exception) -> str:
     """Name an error as clients may switch on: TrainingFailed is "training-failed"."""
+    if isinstance(error, StorageFull) or is_disk_full(error):
+        return PROBLEMS[StorageFull][1]
     if isinstance(error, OSError):
-        return "storage-error"  # a full disk, most likely; its message says which
+        return "storage-error"
     name = type(error).__name__
     return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
 

@@ -9,7 +9,6 @@ and a heartbeat. Whoever finds the lock free (the same machine), or the heartbea
 in the operation's row is then another, so one that was only slow can write nothing any more.
 """
 
-import logging
 import secrets
 import signal
 import socket
@@ -21,12 +20,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 import structlog
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, SetWorkflowID
 
-from service.errors import DatabaseError
+from service.errors import DatabaseError, StorageFull, reason_of
 from service.installation import Installation, open_installation
 from service.operations.asking import remove_stray_folders
-from service.operations.living import alive, living_workers
+from service.operations.job_engine import job_engine
+from service.operations.living import Heart, alive, living_workers
 from service.operations.publication import clean_up
 from service.operations.records import (
     ACTIVE_STATES,
@@ -37,21 +37,23 @@ from service.operations.records import (
     release_claim,
 )
 from service.operations.run import Ended, Facts, Run, WorkerStopping
+from service.operations.worker_metrics import WorkerMetrics
 from service.operations.workflows import WORKFLOW_VERSION, WORKFLOWS
-from service.processes import WORKER, beat, prune_processes
 from service.settings import Settings
 from service.tables import FAILED, SUCCEEDED, Operation
 
 QUEUE = "operations"
 _WORKFLOW = "operation"
 _POLL_SECONDS = 0.5
-_SECONDS_BETWEEN_ROUNDS = 3.0  # of looking who lives, and of saying that this one does
+_SECONDS_BETWEEN_ROUNDS = 3.0  # of looking who lives
 _DATABASE_PAUSE_SECONDS = 5.0
 _ENDED_STATUSES = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 # How long an orderly end may take: training saves its state.
 _STOP_SECONDS = 120.0
 # Begun so often without finishing a step, an operation is what kills its workers.
 _MOST_ATTEMPTS = 10
+
+_NOT_NOW = (DatabaseError, StorageFull)
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,7 @@ class WorkerHooks:
     observe: Callable[[str], None] = lambda _point: None
     until_idle: bool = False  # end when nothing is queued or under way
     started: Callable[[str], None] = lambda _worker_id: None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
 @dataclass(slots=True)
@@ -73,6 +76,7 @@ class _State:
     installation: Installation
     worker_id: str
     hooks: WorkerHooks
+    heart: Heart
     stopping: threading.Event = field(default_factory=threading.Event)
     at_work: set[str] = field(default_factory=set)  # ids of operations
     handed_over: set[str] = field(default_factory=set)
@@ -89,9 +93,9 @@ def run_worker(settings: Settings, hooks: WorkerHooks | None = None) -> None:
     """
     hooks = hooks or WorkerHooks()
     worker_id = secrets.token_hex(8)
-    with open_installation(settings) as installation, alive(installation, worker_id), _signals() as is_asked:
-        state = _State(installation, worker_id, hooks)
-        with _engine(settings, state):
+    with open_installation(settings) as installation, alive(installation, worker_id) as heart, _signals() as is_asked:
+        state = _State(installation, worker_id, hooks, heart)
+        with hooks.metrics.telling_of(installation), _engine(settings, state):
             remove_stray_folders(installation)
             hooks.started(worker_id)
             log.info("worker_started", worker_id=worker_id, host=socket.gethostname())
@@ -106,25 +110,20 @@ def _loop(state: _State, should_stop: Callable[[], bool]) -> None:
     while not should_stop():
         try:
             if time.monotonic() >= next_round:
-                _beat(state)
-                _take_over(state)
-                _end_what_has_no_workflow(state)
+                if state.heart.is_settled:
+                    _take_over(state)
+                    _end_what_has_no_workflow(state)
+                    state.hooks.metrics.note_round()
                 next_round = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
             if not _hand_over(state) and state.hooks.until_idle and not state.at_work:
                 return
-        except DatabaseError as error:
-            log.warning("worker_waits_for_database", reason=str(error))
+        except _NOT_NOW as error:
+            log.warning("worker_waits_for_database", reason=reason_of(error))
             time.sleep(1.0)
         except Exception:
             log.exception("worker_loop_failed")
             time.sleep(1.0)
         time.sleep(_POLL_SECONDS)
-
-
-def _beat(state: _State) -> None:
-    beat(state.installation.database, state.worker_id, kind=WORKER)
-    with state.installation.database.transaction() as session:
-        prune_processes(session)
 
 
 def _hand_over(state: _State) -> bool:
@@ -200,9 +199,9 @@ def _workflow(operation_id: str) -> str:
     except WorkerStopping:
         try:
             release_claim(state.installation.database, operation_id, state.worker_id)
-        except DatabaseError as error:
+        except _NOT_NOW as error:
             # It counts as one attempt more, and that is all.
-            log.warning("claim_not_released", operation_id=operation_id, reason=str(error))
+            log.warning("claim_not_released", operation_id=operation_id, reason=reason_of(error))
         log.info("operation_goes_on_later", operation_id=operation_id)
         raise
     except OperationLost:
@@ -217,8 +216,8 @@ def _claim(state: _State, operation_id: str) -> Operation | None:
     while True:
         try:
             return claim_operation(state.installation.database, operation_id, state.worker_id)
-        except DatabaseError as error:
-            log.warning("operation_waits_for_database", operation_id=operation_id, reason=str(error))
+        except _NOT_NOW as error:
+            log.warning("operation_waits_for_database", operation_id=operation_id, reason=reason_of(error))
             if state.stopping.wait(_DATABASE_PAUSE_SECONDS):
                 raise WorkerStopping from error
 
@@ -233,6 +232,7 @@ def _work(state: _State, operation: Operation) -> str:
         memory=_remember,
         is_stopping=state.stopping.is_set,
         observe=state.hooks.observe,
+        record_step=state.hooks.metrics.record_step,
     )
     start = time.perf_counter()
     ended, error = _outcome(run, operation)
@@ -267,8 +267,8 @@ def _end(state: _State, operation_id: str, ended: str, error: Facts | None) -> N
     while True:
         try:
             end_operation(state.installation.database, operation_id, state.worker_id, ended, error)
-        except DatabaseError as failure:
-            log.warning("operation_waits_for_database", operation_id=operation_id, reason=str(failure))
+        except _NOT_NOW as failure:
+            log.warning("operation_waits_for_database", operation_id=operation_id, reason=reason_of(failure))
             if state.stopping.wait(_DATABASE_PAUSE_SECONDS):
                 raise WorkerStopping from failure
         else:
@@ -277,15 +277,9 @@ def _end(state: _State, operation_id: str, ended: str, error: Facts | None) -> N
 
 def _wait_until_idle(state: _State) -> None:
     until = time.monotonic() + _STOP_SECONDS
-    next_beat = 0.0
     while state.at_work and time.monotonic() < until:
-        if time.monotonic() >= next_beat:
-            next_beat = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
-            try:
-                # Silent, it would be taken for gone while training saves its state.
-                beat(state.installation.database, state.worker_id, kind=WORKER)
-            except DatabaseError as error:
-                log.warning("worker_waits_for_database", reason=str(error))
+        if state.heart.is_settled:
+            state.hooks.metrics.note_round()
         time.sleep(0.05)
     if state.at_work:
         log.error("worker_gives_up_waiting", operations=sorted(state.at_work))
@@ -295,23 +289,11 @@ def _wait_until_idle(state: _State) -> None:
 def _engine(settings: Settings, state: _State) -> Iterator[None]:
     global _state
     _state = state
-    logging.getLogger("dbos").setLevel(logging.WARNING)
-    config: DBOSConfig = {
-        "name": "akin",
-        "system_database_url": settings.jobs_address,
-        "executor_id": state.worker_id,
-        "application_version": WORKFLOW_VERSION,
-        "log_level": "WARNING",
-        # JSON, not pickle: what stands in a database must not run.
-        "serializer": DBOSPortableJSONSerializer(),
-    }
-    DBOS(config=config)
-    DBOS.launch()
     try:
-        DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
-        yield
+        with job_engine(settings, worker_id=state.worker_id, version=WORKFLOW_VERSION):
+            DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
+            yield
     finally:
-        DBOS.destroy(workflow_completion_timeout_sec=0)
         _state = None
 
 

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Query, Request
 
+from service.access.recorder import note_for_audit
 from service.catalogue import count_catalogue, remove_products
 from service.catalogue_import import ImportReport, import_catalogue, write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import InvalidImportSource, ProductNotFound
 from service.import_sources import read_import_source
 from service.label_body import receive_archive
-from service.routes.labels import UNKNOWN_KEY, UPLOAD_PROBLEMS, UploadOptions, telling_of_the_store
+from service.routes.labels import UPLOAD_PROBLEMS, UploadOptions, telling_of_the_store
 from service.schemas import Problem
+from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_labels import CatalogueCountsView, ImportReportView, RemovedProduct
 from service.uploads import unpack_upload, upload_folder
 
@@ -45,6 +47,7 @@ async def post_catalogue(
     async with upload_folder(parts.settings) as folder:
         archive = await receive_archive(request, folder, parts.settings)
         report = await asyncio.to_thread(_import, parts, archive, actor.name, options.dry_run)
+    note_for_audit(request, is_dry_run=options.dry_run)
     log.info(
         "catalogue_imported",
         actor=actor.name,
@@ -56,7 +59,7 @@ async def post_catalogue(
     return ImportReportView.of(report)
 
 
-@router.get("", responses=UNKNOWN_KEY)
+@router.get("", responses=KEY_PROBLEMS)
 def get_catalogue(parts: PartsDep, _: WriterDep) -> CatalogueCountsView:
     """Count products and pictures."""
     with parts.database.reading() as session:
@@ -66,7 +69,7 @@ def get_catalogue(parts: PartsDep, _: WriterDep) -> CatalogueCountsView:
 # A path, since an id may hold a slash.
 @router.delete(
     "/{product_id:path}",
-    responses={**UNKNOWN_KEY, 404: {"model": Problem, "description": "There is no such product."}},
+    responses={**KEY_PROBLEMS, 404: {"model": Problem, "description": "There is no such product."}},
 )
 def delete_product(parts: PartsDep, actor: WriterDep, product_id: str) -> RemovedProduct:
     """Remove a product with its pictures; the next release is without it."""

@@ -9,16 +9,14 @@ from service.dependencies import AdminDep, PartsDep
 from service.evaluations import find_evaluation, list_evaluations
 from service.schemas import Problem
 from service.schemas_evaluations import ADMIN_MEDIA_PATH, ComparisonView, EvaluationList, EvaluationView
+from service.schemas_keys import KEY_PROBLEMS
 
 router = APIRouter(prefix="/v1/admin/evaluations", tags=["admin"])
 
 Name = Annotated[str, Query(min_length=1, description="Id of an evaluation, or of a release: its newest one.")]
 
-_UNKNOWN_KEY: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "The admin key is missing or wrong."},
-}
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    **_UNKNOWN_KEY,
+    **KEY_PROBLEMS,
     404: {"model": Problem, "description": "There is no such evaluation, or its files cannot be read."},
 }
 _NOT_COMPARABLE: dict[int | str, dict[str, Any]] = {
@@ -27,7 +25,7 @@ _NOT_COMPARABLE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", responses=_UNKNOWN_KEY)
+@router.get("", responses=KEY_PROBLEMS)
 def evaluations(
     parts: PartsDep,
     _: AdminDep,

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from fastapi import APIRouter
 
 from service.dependencies import PUBLIC, PartsDep
+from service.readiness import check_readiness
 from service.schemas import Liveness, Problem, Readiness, Version
 
 router = APIRouter(tags=["health"], dependencies=[PUBLIC])
@@ -21,9 +22,11 @@ async def livez() -> Liveness:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
 async def readyz(parts: PartsDep) -> Readiness:
-    """Say that searches are answered, and by which release."""
-    engine = parts.live.get()
-    return Readiness(status="ready", release_id=engine.release_id, warning=parts.live.refusal)
+    """Say whether searches are to be sent here: 503 while there is no release, and while the process ends.
+
+    `checks` says of release, database and disk which is not ready; without the latter two, searches are answered.
+    """
+    return check_readiness(parts.live, parts.process_state, parts.disk)
 
 
 @router.head("/version", include_in_schema=False)

@@ -9,6 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.access.recorder import note_for_audit
 from service.catalogue_import import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import InvalidLabels, InvalidParameter, MediaError, MediaUnavailable, PictureNotShown
@@ -18,6 +19,7 @@ from service.labels import LabelReport, apply_labels
 from service.media import MediaName
 from service.routes.media import SAFE_HEADERS, picture_response
 from service.schemas import Problem
+from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_labels import (
     MAX_PAGE,
     ClassCountsView,
@@ -38,18 +40,17 @@ ADMIN_MEDIA_PATH = "/v1/admin/media"
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
-UNKNOWN_KEY: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "The admin key is missing or wrong."},
-}
 UPLOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    **UNKNOWN_KEY,
+    **KEY_PROBLEMS,
+    408: {"model": Problem, "description": "The body paused for too long."},
     413: {"model": Problem, "description": "The body is too large."},
     415: {"model": Problem, "description": "A content type that is not read here."},
     422: {"model": Problem, "description": "The body or archive cannot be used, or none of its rows; nothing changed."},
     503: {"model": Problem, "description": "The picture store or the database does not answer."},
+    507: {"model": Problem, "description": "The disk is full; rows that were written before are kept whole."},
 }
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    **UNKNOWN_KEY,
+    **KEY_PROBLEMS,
     404: {"model": Problem, "description": "There is no such picture."},
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -123,6 +124,7 @@ async def post_labels(
         # Whose key it was stays known, whoever the client says has labelled.
         source = why if who == actor.name else f"{why} (key {actor.name})"
         report = await asyncio.to_thread(_apply, parts, received, who, source, options.dry_run)
+    note_for_audit(request, is_dry_run=options.dry_run)
     log.info(
         "labels_taken",
         actor=actor.name,
@@ -134,7 +136,7 @@ async def post_labels(
     return LabelReportView.of(report)
 
 
-@router.get("/labels", responses=UNKNOWN_KEY)
+@router.get("/labels", responses=KEY_PROBLEMS)
 def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]) -> LabelPage:
     """List pictures with their labels and what training does with them, in the order of their ids."""
     with parts.database.reading() as session:
@@ -143,7 +145,7 @@ def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated
     return LabelPage(labels=[LabelView.of(facts, _media_root(request)) for facts in found], next=following)
 
 
-@router.get("/labels/counts", responses=UNKNOWN_KEY)
+@router.get("/labels/counts", responses=KEY_PROBLEMS)
 def get_label_counts(
     request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_Page, Query()]
 ) -> LabelCountsPage:

@@ -11,12 +11,16 @@ from service.errors import OperationNotFound
 from service.operations.folder import RUN
 from service.operations.records import get_operation, list_operations, request_cancel
 from service.schemas import Problem
+from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_operations import OPERATIONS_PATH, OperationList, OperationView
 from training.report.run_folder import REPORT
 
 router = APIRouter(prefix=OPERATIONS_PATH, tags=["operations"])
 
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such operation."}}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    **KEY_PROBLEMS,
+    404: {"model": Problem, "description": "There is no such operation."},
+}
 _ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has ended already."}}
 
 States = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
@@ -32,7 +36,7 @@ class _ListQuery(BaseModel):
     before: str | None = Field(None, description="The last id of an earlier page.")
 
 
-@router.get("")
+@router.get("", responses=KEY_PROBLEMS)
 def operations(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[_ListQuery, Query()]) -> OperationList:
     """List operations, the newest first."""
     with parts.database.reading() as session:

@@ -26,6 +26,7 @@ async def start_page(request: Request, parts: PartsDep) -> Response:
         "refusal": parts.live.refusal,
         "image_endings": ",".join(sorted(IMAGE_ENDINGS)),
         "max_image_bytes": parts.settings.max_image_bytes,
+        "needs_key": not parts.is_search_public,
     }
     headers = {"Content-Security-Policy": _CONTENT_SECURITY_POLICY, "Referrer-Policy": "same-origin"}
     return _TEMPLATES.TemplateResponse(request, "index.html", context, headers=headers)

@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
+from service.access.recorder import note_for_audit
+from service.access.route_scopes import KeyFirstRoute
 from service.activation import activate_verified, roll_back_verified
 from service.dependencies import AdminDep, PartsDep
 from service.errors import InvalidRelease, ReleaseNotFound
@@ -13,6 +15,7 @@ from service.release_files import read_manifest_facts
 from service.releases import active_release, list_activations, list_releases, require_release
 from service.schemas import Problem
 from service.schemas_evaluations import EvaluationView
+from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_releases import (
     ActivationList,
     ActivationRequest,
@@ -27,15 +30,12 @@ from service.schemas_releases import (
     RollbackRequest,
 )
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"])
+router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=KeyFirstRoute)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many, the newest first.")]
 
-_UNKNOWN_KEY: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "The admin key is missing or wrong."},
-}
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    **_UNKNOWN_KEY,
+    **KEY_PROBLEMS,
     404: {"model": Problem, "description": "There is no such release."},
 }
 _NOT_ACTIVATED: dict[int | str, dict[str, Any]] = {
@@ -48,7 +48,7 @@ _NOT_ACTIVATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/releases", responses=_UNKNOWN_KEY)
+@router.get("/releases", responses=KEY_PROBLEMS)
 def releases(parts: PartsDep, _: AdminDep, limit: Limit = 100) -> ReleaseList:
     """List the releases, with the newest evaluation of each and the servers that answer from it."""
     with parts.database.reading() as session:
@@ -101,10 +101,14 @@ def activate(
 
 
 @router.post("/releases:rollback", responses=_NOT_ACTIVATED)
-def rollback(parts: PartsDep, actor: AdminDep, body: RollbackRequest | None = None) -> ActivationResult:
+def rollback(
+    request: Request, parts: PartsDep, actor: AdminDep, body: RollbackRequest | None = None
+) -> ActivationResult:
     """Serve the release that was active before the present one, or the one that `to` names, verified as well."""
     asked = body or RollbackRequest()
-    return _roll_back(parts, actor, asked, asked.to)
+    rolled_back = _roll_back(parts, actor, asked, asked.to)
+    note_for_audit(request, target=rolled_back.release_id)
+    return rolled_back
 
 
 @router.post("/releases/{release_id}:rollback", responses=_NOT_ACTIVATED)
@@ -126,7 +130,7 @@ def _roll_back(parts: PartsDep, actor: AdminDep, asked: ActivationRequest, to: s
     return ActivationResult.of(activated)
 
 
-@router.get("/activations", responses=_UNKNOWN_KEY)
+@router.get("/activations", responses=KEY_PROBLEMS)
 def activations(
     parts: PartsDep,
     _: AdminDep,
@@ -139,7 +143,7 @@ def activations(
     return ActivationList(activations=[ActivationView.of(event) for event in events])
 
 
-@router.get("/processes", responses=_UNKNOWN_KEY)
+@router.get("/processes", responses=KEY_PROBLEMS)
 def processes(
     parts: PartsDep,
     _: AdminDep,

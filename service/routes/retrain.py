@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
+from service.access.recorder import note_for_audit
 from service.archives import check
 from service.dependencies import AdminDep, Parts, PartsDep
 from service.errors import UnsupportedContentType
@@ -15,6 +16,7 @@ from service.operations.records import create_operation, require_idle
 from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainRequest, parse_build, parse_retrain
 from service.request_body import content_type_of, read_small_body
 from service.schemas import Problem
+from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_operations import OPERATIONS_PATH, OperationView
 from service.tables import Operation
 from service.uploads import max_unpacked_bytes, receive_form, upload_folder
@@ -36,11 +38,13 @@ IdempotencyKey = Annotated[
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": OperationView, "description": "Queued; `Location` is where to look how far it is."},
-    401: {"model": Problem, "description": "The admin key is missing or wrong."},
+    **KEY_PROBLEMS,
+    408: {"model": Problem, "description": "The body paused for too long."},
     409: {"model": Problem, "description": "One is under way already; `operation_id` names it."},
     413: {"model": Problem, "description": "The archive is too large."},
     415: {"model": Problem, "description": "A content type that is not read here."},
     422: {"model": Problem, "description": "What is asked for, or the archive, cannot be used."},
+    507: {"model": Problem, "description": "The disk is full; nothing is queued."},
 }
 
 
@@ -127,4 +131,5 @@ def _queue(parts: Parts, kind: str, asked: Mapping[str, Any], actor: str, key: s
 def _accepted(request: Request, response: Response, queued: Operation) -> OperationView:
     root_path = request.scope.get("root_path", "")
     response.headers["Location"] = f"{root_path}{OPERATIONS_PATH}/{queued.id}"
+    note_for_audit(request, target=queued.id)
     return OperationView.of(queued, root_path)

@@ -4,10 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from service.admission import unless_client_leaves
 from service.dependencies import EngineDep, PartsDep, SearchDep
 from service.request_body import read_search_query
 from service.routes.media import MEDIA_PATH
 from service.schemas import MAX_K, JSONQuery, Problem, SearchResponse
+from service.schemas_keys import KEY_PROBLEMS
 
 router = APIRouter(tags=["search"])
 
@@ -36,13 +38,14 @@ _REQUEST_BODY: dict[str, Any] = {
         },
     }
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+_PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
     status: {"model": Problem, "description": description}
     for status, description in {
+        408: "The body did not arrive in time.",
         413: "The body or the picture is too large.",
         415: "Neither a picture in a supported format nor a supported content type.",
         422: "The request or the picture cannot be used.",
-        503: "No release is loaded yet.",
+        503: "No release is loaded yet, or as many searches are in progress as the server takes: `Retry-After`.",
     }.items()
 }
 
@@ -54,6 +57,9 @@ async def search(
 ) -> SearchResponse:
     """Rank catalogue products by visual similarity to the uploaded picture."""
     limit = parts.settings.max_image_bytes
-    query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
-    result = await engine.search(query.image_bytes, query.k, query.min_score)
+    # Before the body is read: what is not admitted costs neither memory nor time.
+    with parts.admission.place():
+        query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
+        result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))
+    parts.metrics.record_search(result.timing)
     return SearchResponse.of(result, f"{request.scope.get('root_path', '')}{MEDIA_PATH}")

@@ -5,8 +5,18 @@ const fileInput = document.getElementById("file");
 const preview = document.getElementById("preview");
 const invitation = document.getElementById("invitation");
 const k = document.getElementById("k");
+const key = document.getElementById("key"); // null where searching needs none
 const status = document.getElementById("status");
 const hits = document.getElementById("hits");
+
+const KEPT_KEY = "akin-key";
+const REFUSALS = {
+  "missing-key": "Searching needs a key: enter one that has the scope search.",
+  "invalid-key": "This key is not known here: look for a typing error, or ask for another.",
+  "expired-key": "This key has expired: ask for another.",
+  "revoked-key": "This key was revoked: ask for another.",
+  "insufficient-scope": "This key is good, but not for searching: ask for one that has the scope search.",
+};
 
 let picture = null;
 let latest = 0; // an answer to an earlier search must not replace a later one
@@ -42,15 +52,28 @@ async function search() {
     return;
   }
   const number = ++latest;
+  const given = key ? key.value.trim() : "";
+  if (key && !given) {
+    say(REFUSALS["missing-key"], true);
+    key.focus();
+    return;
+  }
+  // What no header can carry is no key.
+  if (!/^[\x21-\x7e]*$/.test(given)) {
+    say(REFUSALS["invalid-key"], true);
+    return;
+  }
   say("Searching …");
   try {
     const form = new FormData();
     form.append("image", picture);
-    const response = await fetch(`${rootPath}/search?k=${k.value}`, { method: "POST", body: form });
+    const headers = given ? { "X-API-Key": given } : {};
+    const response = await fetch(`${rootPath}/search?k=${k.value}`, { method: "POST", body: form, headers });
     const answer = await response.json();
     if (number !== latest) return;
     if (!response.ok) {
-      say(answer.detail ?? `The server answered ${response.status}.`, true);
+      say(REFUSALS[answer.code] ?? answer.detail ?? `The server answered ${response.status}.`, true);
+      if (answer.code in REFUSALS) key?.focus();
       return;
     }
     hits.replaceChildren(...answer.hits.map(card));
@@ -84,6 +107,13 @@ function element(name, text, className = "") {
 
 fileInput.addEventListener("change", () => choose(fileInput.files[0]));
 k.addEventListener("change", search);
+if (key) {
+  key.value = sessionStorage.getItem(KEPT_KEY) ?? "";
+  key.addEventListener("change", () => {
+    sessionStorage.setItem(KEPT_KEY, key.value.trim());
+    search();
+  });
+}
 document.getElementById("search").addEventListener("submit", (event) => {
   event.preventDefault();
   search();

@@ -1,6 +1,7 @@
 """What holds for every search. Shape legend: N queries or rows, D dimension."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -355,3 +356,30 @@ def test_entries_of_tests_sort_in_the_order_of_their_rows():
     ids = [entry.image_id for entry in entries_for(1000)]
 
     assert ids == sorted(ids)
+
+
+def test_finding_rows_and_making_products_of_them_are_timed_apart(tmp_path, monkeypatch):
+    """Over all rounds: two products of twenty rows, of which the first eight and sixteen found are one."""
+    index = index_over(tmp_path / "index", np.tile(random_rows(1, 4), (40, 1)), images_per_product=20)
+    search, group = index._row_search.search, index._grouped
+    asked = []
+
+    def slow_search(queries, num_rows):
+        asked.append(num_rows)
+        time.sleep(0.02)
+        return search(queries, num_rows)
+
+    def slow_group(*arguments):
+        time.sleep(0.05)
+        return group(*arguments)
+
+    monkeypatch.setattr(index._row_search, "search", slow_search)
+    monkeypatch.setattr(index, "_grouped", slow_group)
+    start = time.perf_counter()
+    timed = index.timed_search_products(index.embeddings[0], 2)
+    seconds = time.perf_counter() - start
+
+    assert (asked, [hit.row for hit in timed.hits]) == ([8, 16, 32], [0, 20])
+    assert timed.group_seconds >= 3 * 0.05
+    assert 3 * 0.02 <= timed.search_seconds <= seconds - 3 * 0.05
+    assert timed.search_seconds + timed.group_seconds <= seconds

@@ -1,11 +1,16 @@
 """A small shop: real files, a real database, a real network at 64 pixels."""
 
+import logging
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 
 from embedding.checkpoint import save_checkpoint
@@ -16,7 +21,6 @@ from service.import_sources import read_import_source
 from service.installation import Installation, open_installation
 from service.release_build import build_release
 from service.settings import Settings
-from tests.databases import new_database
 from tests.pictures import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")
@@ -46,14 +50,24 @@ def write_shop(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Undo what a command did to the logs of this process: they would go on to a stream that is closed."""
+    root, configuration = logging.getLogger(), structlog.get_config()
+    level = root.level
+    yield
+    # Not those of pytest, which come and go by themselves.
+    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    root.setLevel(level)
+    structlog.configure(**configuration)
+
+
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(new_address: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings of an empty home folder; its database is SQLite unless the tests were told otherwise."""
     monkeypatch.setenv("AKIN_HOME", str(tmp_path / "home"))
-    address = ""
-    if request.config.getoption("--database") == "postgresql":
-        address = new_database(request.getfixturevalue("postgresql"))
-        monkeypatch.setenv("AKIN_DATABASE_URL", address)
+    address = new_address()
+    monkeypatch.setenv("AKIN_DATABASE_URL", address)
     return Settings(home=tmp_path / "home", database_url=address, release_poll_seconds=0.05)
 
 
@@ -89,6 +103,18 @@ def client(served_home: Path) -> Iterator[TestClient]:
     with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
         wait_for(lambda: opened.get("/readyz").status_code == 200)
         yield opened
+
+
+@pytest.fixture(scope="session")
+def disk_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes calls to the disk fail, compiled."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux and a C compiler")
+    library = tmp_path_factory.mktemp("faults") / "disk_faults.so"
+    source = Path(__file__).parent / "disk_faults.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:

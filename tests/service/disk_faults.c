@@ -1,4 +1,5 @@
-/* Make the n-th call that changes the disk below a folder fail, or end the process there.
+/* Make the n-th call that changes the disk below a folder fail, or end the process there; or give a process that runs
+ * a full disk: below DISK_FAULTS_BELOW nothing can be written for as long as the file DISK_FAULTS_FULL is there.
  *
  * Preloaded into a process, it stands before libc: for Python, SQLite, Arrow, safetensors and faiss alike.
  * cc -shared -fPIC -O1 -o disk_faults.so disk_faults.c -ldl
@@ -10,6 +11,7 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -20,6 +22,7 @@ static char root[PATH_MAX];
 static long target, counted;
 static int fault, is_lasting;
 static char hit_call[64];
+static const char *full; /* the file that stands for a full disk */
 
 /* fault: errno of the failure, or 0 to end the process; n 0: only count; lasting: all later calls fail as well. */
 void disk_faults_arm(const char *folder, long n, int with, int lasting) {
@@ -30,7 +33,19 @@ void disk_faults_disarm(void) { root[0] = 0; }
 long disk_faults_counted(void) { return counted; }
 const char *disk_faults_hit(void) { return hit_call; }
 
+__attribute__((constructor)) static void begin(void) {
+    const char *below = getenv("DISK_FAULTS_BELOW");
+    full = getenv("DISK_FAULTS_FULL");
+    if (below && full) snprintf(root, sizeof root, "%s", below);
+}
+
 static int fails(const char *call) {
+    /* As on a real one: what is there can be renamed, cut off and flushed, and only new content finds no room. */
+    if (full) {
+        if ((strcmp(call, "write") && strcmp(call, "mkdir")) || access(full, F_OK)) return 0;
+        errno = ENOSPC;
+        return 1;
+    }
     counted++;
     if (!target || counted < target || (counted > target && !is_lasting)) return 0;
     if (counted == target) snprintf(hit_call, sizeof hit_call, "%s", call);

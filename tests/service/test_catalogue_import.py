@@ -8,7 +8,7 @@ from embedding.decoding import DecodingLimits
 from service import catalogue_import
 from service.catalogue import count_catalogue, remove_products, take_snapshot
 from service.catalogue_import import import_catalogue, write_import_report
-from service.errors import MediaError, ProductNotFound
+from service.errors import ProductNotFound, StorageFull
 from service.import_sources import ImportSource, SourceRow, read_import_source
 from service.tables import MediaObject, Product, ProductImage
 from tests.pictures import png
@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_no_row_without_its_picture(installation, run, pictur
 
     monkeypatch.setattr("embedding.whole_files.os.fsync", full)
 
-    with pytest.raises(MediaError, match="No space left"):
+    with pytest.raises(StorageFull, match="the disk of the pictures is full"):
         run([SourceRow("1", "a", picture("red"))])
 
     assert contents(installation) == ([], [])

@@ -27,8 +27,15 @@ class Done:
 
 
 @pytest.fixture
-def akin(tmp_path, monkeypatch, capsys):
+def akin(akin_on_sqlite, monkeypatch, new_address):
     """Run a command in an empty folder with its own home."""
+    monkeypatch.setenv("AKIN_DATABASE_URL", new_address())
+    return akin_on_sqlite
+
+
+@pytest.fixture
+def akin_on_sqlite(tmp_path, monkeypatch, capsys):
+    """The same where the database lies in the home folder, whatever the tests were told."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, status=0, **environment):
@@ -144,8 +151,8 @@ def test_the_version_and_the_help_of_every_command(akin):
         akin(group, "--help")
 
 
-def test_the_doctor_finds_a_new_machine_well_and_writes_nothing(akin, tmp_path):
-    findings = {finding["name"]: finding for finding in json.loads(akin("doctor", "--json").stdout)}
+def test_the_doctor_finds_a_new_machine_well_and_writes_nothing(akin_on_sqlite, tmp_path):
+    findings = {finding["name"]: finding for finding in json.loads(akin_on_sqlite("doctor", "--json").stdout)}
 
     assert findings["home (AKIN_HOME)"]["detail"].startswith(str(tmp_path / "home"))
     assert findings["weights"]["status"] == findings["faiss"]["status"] == "ok"
@@ -166,22 +173,22 @@ def test_the_doctor_sees_the_catalogue_and_a_damaged_release(akin, tmp_path):
     assert "akin index build" in damaged.stdout
 
 
-def test_a_database_of_a_newer_version_is_one_line_for_every_command(akin, tmp_path):
-    akin("catalogue", "show")
+def test_a_database_of_a_newer_version_is_one_line_for_every_command(akin_on_sqlite, tmp_path):
+    akin_on_sqlite("catalogue", "show")
     with sqlite3.connect(tmp_path / "home" / "akin.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
 
     for command in (["serve", "--port", "0"], ["demo", "--port", "0"], ["catalogue", "show"], ["index", "build"]):
-        done = akin(*command, status=1)
+        done = akin_on_sqlite(*command, status=1)
         assert done.stderr.startswith("error: the database has revision '9999'")
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_dry_run_makes_no_home(akin, tmp_path):
+def test_a_dry_run_makes_no_home(akin_on_sqlite, tmp_path):
     write_shop(tmp_path / "shop")
 
-    akin("catalogue", "import", "shop", "--dry-run")
+    akin_on_sqlite("catalogue", "import", "shop", "--dry-run")
 
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 

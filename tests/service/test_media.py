@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from service.errors import InvalidSetting, MediaError
+from service.errors import InvalidSetting, MediaError, StorageFull
 from service.media import MediaName, MediaStore
 
 CONTENT = b"some bytes"
@@ -38,11 +38,19 @@ def test_a_changed_picture_is_noticed(tmp_path):
         store.get(NAME)
 
 
-def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (OSError(28, "No space left on device"), StorageFull, "the disk of the pictures is full"),
+        (OSError(5, "Input/output error"), MediaError, "Input/output error"),
+    ],
+    ids=["full", "broken"],
+)
+def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch, error, expected, message):
     store = MediaStore(str(tmp_path))
-    monkeypatch.setattr("embedding.whole_files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("embedding.whole_files.os.fsync", lambda _: (_ for _ in ()).throw(error))
 
-    with pytest.raises(MediaError, match="No space left"):
+    with pytest.raises(expected, match=message):
         store.put(NAME, CONTENT)
 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,11 +1,14 @@
 """The page in a real browser: choose a picture, see the products."""
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from service.access.keys import create_key
 from service.app import create_app
+from service.installation import open_installation
 from service.server import listen, running
 from service.settings import Settings
 from tests.pictures import encode
@@ -26,9 +29,8 @@ def complaints():
     return []
 
 
-@pytest.fixture
-def page(served_home, tmp_path, complaints):
-    settings = Settings(home=served_home, max_image_bytes=300_000)
+@contextmanager
+def opened_page(settings, complaints):
     with (
         listen("127.0.0.1", 0) as listener,
         running(create_app(settings), listener) as address,
@@ -41,6 +43,29 @@ def page(served_home, tmp_path, complaints):
         opened.goto(address)
         yield opened
         browser.close()
+
+
+@pytest.fixture
+def page(served_home, complaints):
+    with opened_page(Settings(home=served_home, max_image_bytes=300_000), complaints) as opened:
+        yield opened
+
+
+@pytest.fixture
+def guarded_page(served_home, complaints):
+    """The page of a server on which searching needs a key."""
+    with opened_page(Settings(home=served_home, public_search=False), complaints) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def keys(served_home):
+    """A key that may search, and one that may not."""
+    with open_installation(Settings(home=served_home)) as installation:
+        return {
+            scope: create_key(installation.database, f"page-{scope.partition(':')[0]}", [scope], actor="test")[1]
+            for scope in ("search", "catalogue:write")
+        }
 
 
 def wait_until_ready(address):
@@ -89,3 +114,52 @@ def test_what_cannot_be_searched_is_said_on_the_page(page: Page, tmp_path):
     page.set_input_files("#file", tmp_path / "big.png")
     expect(page.locator("#status.error")).to_contain_text("300,001 bytes; at most 300,000")
     expect(page.locator("#hits li")).to_have_count(0)
+
+
+def test_no_key_is_asked_for_where_searching_needs_none(page: Page):
+    expect(page.locator("#key")).to_have_count(0)
+
+
+def test_a_key_is_asked_for_where_searching_needs_one(guarded_page: Page, keys, tmp_path):
+    page = guarded_page
+    (tmp_path / "photo.png").write_bytes(encode(product_image("birch")))
+    field = page.locator("#key")
+    expect(field).to_have_attribute("type", "password")
+    expect(field).to_have_attribute("autocomplete", "off")
+
+    page.set_input_files("#file", tmp_path / "photo.png")
+    expect(page.locator("#status.error")).to_contain_text("Searching needs a key")
+    expect(field).to_be_focused()
+    for wrong, said in (
+        ("wrong", "not known here"),
+        ("clé", "not known here"),
+        (keys["catalogue:write"], "not for searching"),
+    ):
+        field.fill(wrong)
+        field.press("Enter")
+        expect(page.locator("#status.error")).to_contain_text(said)
+        expect(page.locator("#hits li")).to_have_count(0)
+    field.fill(f" {keys['search']} ")
+    field.press("Enter")
+
+    expect(page.locator("#hits h2").first).to_have_text("birch")
+    loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
+    wait_for(lambda: page.locator("#hits img").evaluate_all(loaded))
+
+
+def test_the_key_is_kept_until_the_tab_is_closed_and_nowhere_else(guarded_page: Page, keys, tmp_path):
+    page = guarded_page
+    (tmp_path / "photo.png").write_bytes(encode(product_image("cedar")))
+    page.locator("#key").fill(keys["search"])
+    page.locator("#key").press("Tab")
+
+    page.reload()
+
+    expect(page.locator("#key")).to_have_value(keys["search"])
+    page.set_input_files("#file", tmp_path / "photo.png")
+    expect(page.locator("#hits h2").first).to_have_text("cedar")
+    kept = page.evaluate("[localStorage.length, document.cookie, location.href.length === location.origin.length + 1]")
+    assert kept == [0, "", True]
+    other = page.context.browser.new_page() if page.context.browser else page
+    other.goto(page.url)
+    expect(other.locator("#key")).to_have_value("")

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from service import database as database_module
 from service.database import now
 from service.processes import (
     beat,
@@ -132,3 +133,18 @@ def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
 
     with database.reading() as session:
         assert {process.id for process in list_processes(session)} == {stopped, well}
+
+
+def test_machines_whose_clocks_differ_agree_on_who_lives(installation, monkeypatch):
+    """On PostgreSQL only its own clock counts; SQLite is one machine's."""
+    if not installation.settings.database_url:
+        pytest.skip("SQLite has no clock of its own")
+    database = installation.database
+    process_id = register_process(database, "worker")
+
+    monkeypatch.setattr(database_module, "now", lambda: now() + timedelta(hours=1))
+    assert living(database) == [process_id]
+    beat(database, process_id, kind="worker")
+    monkeypatch.undo()
+
+    assert living(database) == [process_id]

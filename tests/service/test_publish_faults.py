@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,18 +24,6 @@ ROOT = HERE.parents[1]
 def small_checkpoint(tmp_path_factory):
     """Smaller than that of the other tests: what is found does not matter here."""
     return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def disk_faults(tmp_path_factory):
-    """The library that makes calls to the disk fail, compiled."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("faults") / "disk_faults.so"
-    source = HERE / "disk_faults.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    return library
 
 
 def publish_under_faults(library, home, stride):

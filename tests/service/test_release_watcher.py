@@ -48,9 +48,10 @@ def damage(shop, release_id):
 
 def test_is_alive_but_not_ready_before_the_first_release(client, shop):
     assert client.get("/livez").status_code == 200
-    for response in (client.get("/readyz"), client.post("/search", files={"image": PICTURE})):
+    ready, search = client.get("/readyz"), client.post("/search", files={"image": PICTURE})
+    assert (ready.json()["code"], search.json()["code"]) == ("not-ready", "no-active-release")
+    for response in (ready, search):
         assert response.status_code == 503
-        assert response.json()["code"] == "no-active-release"
         assert "akin index build" in response.json()["detail"]
 
 

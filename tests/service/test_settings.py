@@ -60,3 +60,146 @@ def test_a_password_is_not_shown():
     settings = Settings(database_url="postgresql+psycopg://akin:s3cret@db/akin")
 
     assert settings.database_address_shown == "postgresql+psycopg://akin:***@db/akin"
+
+
+GOOD_KEY = "0f3c9a7be1d2486a5c7b9e0d"
+BAD_KEYS = [
+    "",
+    " ",
+    "short",
+    "a" * 40,
+    "abcabcabcabcabcabcabcabc",
+    "change-me-change-me-change-me",
+    "example-key-0123456789",
+    "my-secret-0123456789abcdef",
+    "correct-password-0123456789",
+    "your-key-goes-here-0123456789",
+    "REPLACE_THIS_0123456789abcdef",
+    "akin-admin-key-0123456789",
+    "schlüssel-0123456789abcdef",
+    "0123456789\tabcdefghijklm",
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, and a folder of secrets that the environment names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AKIN_ADMIN_KEY", raising=False)
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.setenv("AKIN_SECRETS_DIR", str(tmp_path / "secrets"))
+    return tmp_path
+
+
+def key_of(settings):
+    return settings.admin_key.get_secret_value() if settings.admin_key else None
+
+
+@pytest.mark.parametrize("place", ["environment", "small letters", ".env", "secret"])
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_an_empty_or_example_key_is_refused_and_not_repeated(monkeypatch, here, place, key):
+    if place == "environment":
+        monkeypatch.setenv("AKIN_ADMIN_KEY", key)
+    elif place == "small letters":
+        monkeypatch.setenv("akin_admin_key", key)
+    elif place == ".env":
+        (here / ".env").write_text(f"AKIN_ADMIN_KEY='{key}'\n")
+    else:
+        (here / "secrets" / "akin_admin_key").write_text(f"{key}\n")
+
+    with pytest.raises(InvalidSetting, match="AKIN_ADMIN_KEY") as refused:
+        load_settings()
+
+    if key.strip():
+        assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["environment", ".env", "secret"])
+def test_a_key_may_come_from_any_of_three_places(monkeypatch, here, place):
+    if place == "environment":
+        monkeypatch.setenv("AKIN_ADMIN_KEY", GOOD_KEY)
+    elif place == ".env":
+        (here / ".env").write_text(f"AKIN_ADMIN_KEY={GOOD_KEY}\n")
+    else:
+        (here / "secrets" / "akin_admin_key").write_text(f"{GOOD_KEY}\n")
+
+    settings = load_settings()
+
+    assert key_of(settings) == GOOD_KEY
+    assert GOOD_KEY not in repr(settings)
+
+
+def test_without_a_key_there_is_none(here):
+    assert load_settings().admin_key is None
+
+
+def test_the_environment_goes_before_files(monkeypatch, here):
+    for name, value in (("admin_key", GOOD_KEY[::-1]), ("database_url", "sqlite:///from-a-file"), ("port", "1")):
+        (here / "secrets" / f"akin_{name}").write_text(value)
+    in_files = load_settings()
+    (here / ".env").write_text("AKIN_PORT=2\n")
+    in_dotenv = load_settings()
+    monkeypatch.setenv("AKIN_ADMIN_KEY", GOOD_KEY)
+    monkeypatch.setenv("AKIN_PORT", "3")
+    in_environment = load_settings()
+
+    assert (in_files.port, in_dotenv.port, in_environment.port) == (1, 2, 3)
+    assert in_files.database_url == in_environment.database_url == "sqlite:///from-a-file"
+    assert (key_of(in_files), key_of(in_environment)) == (GOOD_KEY[::-1], GOOD_KEY)
+
+
+def test_a_folder_of_secrets_need_not_be_there(monkeypatch, here):
+    monkeypatch.setenv("AKIN_SECRETS_DIR", str(here / "nowhere"))
+
+    assert load_settings().admin_key is None
+    assert "AKIN_SECRETS_DIR" not in unknown_settings()
+
+
+def test_a_secret_that_cannot_be_read_is_said_without_a_traceback(here):
+    (here / "secrets" / "akin_database_url").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(InvalidSetting, match=r"a secret in .*secrets cannot be read; may this user\?"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["", "10.0.0.7", "10.0.0.7, 172.16.0.0/12", "::1,fd00::/8"])
+def test_gateways_are_addresses_and_networks(monkeypatch, value):
+    monkeypatch.setenv("AKIN_TRUSTED_PROXIES", value)
+
+    assert load_settings().trusted_proxies == value
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "gateway", "10.0.0.0/33", "10.0.0.7/8", "10.0.0.7;10.0.0.8", "10.0.0.7 10.0.0.8"]
+)
+def test_gateways_that_are_none_are_refused(monkeypatch, value):
+    """A star would believe everybody; a name may mean another machine tomorrow."""
+    monkeypatch.setenv("AKIN_TRUSTED_PROXIES", value)
+
+    with pytest.raises(InvalidSetting, match="is no address and no network"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "prefix"),
+    [("", ""), ("/", ""), ("/akin", "/akin"), ("/akin/", "/akin"), ("/a/b-c_d.e~f", "/a/b-c_d.e~f")],
+)
+def test_a_path_prefix_has_no_slash_at_its_end(monkeypatch, value, prefix):
+    monkeypatch.setenv("AKIN_ROOT_PATH", value)
+
+    assert load_settings().root_path == prefix
+
+
+@pytest.mark.parametrize("value", ["akin", "https://shop.example/akin", "/a//b", "/a b", "/a?b", '/a"onload="x', "/ä"])
+def test_a_path_prefix_that_is_none_is_refused(monkeypatch, value):
+    monkeypatch.setenv("AKIN_ROOT_PATH", value)
+
+    with pytest.raises(InvalidSetting, match="AKIN_ROOT_PATH"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("value", "meaning"), [("auto", "auto"), ("true", True), ("false", False), ("0", False)])
+def test_searching_is_public_by_a_setting(monkeypatch, value, meaning):
+    monkeypatch.setenv("AKIN_PUBLIC_SEARCH", value)
+
+    assert load_settings().public_search == meaning

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,9 @@ KEY = "test-key-0123456789abcdef"
 
 
 @pytest.fixture
-def admin_settings(tmp_path: Path) -> Settings:
+def admin_settings(tmp_path: Path, new_address: Callable[[], str]) -> Settings:
     """Settings with small limits and a key."""
-    return _settings(tmp_path)
+    return _settings(tmp_path, new_address())
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def admin(stocked: Installation) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="package")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def kept(tmp_path_factory: pytest.TempPathFactory, new_address: Callable[[], str]) -> Iterator[Installation]:
     """The same shop for tests that change nothing, so that it need not be made for each."""
     root = tmp_path_factory.mktemp("kept")
-    with _stocked(_settings(root), root) as opened:
+    with _stocked(_settings(root, new_address()), root) as opened:
         yield opened
 
 
@@ -70,9 +70,10 @@ def problem(response) -> tuple[int, str, str]:
     return response.status_code, response.json()["code"], response.json()["detail"]
 
 
-def _settings(root: Path) -> Settings:
+def _settings(root: Path, database_url: str) -> Settings:
     return Settings(
         home=root / "home",
+        database_url=database_url,
         release_poll_seconds=0.05,
         admin_key=SecretStr(KEY),
         max_upload_bytes=200_000,

@@ -12,9 +12,10 @@ from tests.service.labels.test_labels import id_of
 
 
 @pytest.fixture
-def akin(tmp_path, monkeypatch, capsys):
+def akin(tmp_path, monkeypatch, capsys, new_address):
     """Run a command in a folder with the shop of three products, imported; return what it printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AKIN_DATABASE_URL", new_address())
     monkeypatch.setenv("AKIN_HOME", "home")
     monkeypatch.setenv("COLUMNS", "200")
 

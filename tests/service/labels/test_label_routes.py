@@ -262,16 +262,26 @@ def test_without_the_key_nothing_is_read_or_done(asking, kept):
     assert images_of(kept) == before
 
 
-def test_a_store_that_does_not_answer_is_told_without_saying_where_it_is(admin, stocked, admin_settings, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(5, "Input/output error"), (503, "media-unavailable")),
+        (OSError(28, "No space left on device"), (507, "storage-full")),
+    ],
+    ids=["broken", "full"],
+)
+def test_a_store_that_takes_nothing_is_told_without_saying_where_it_is(
+    admin, stocked, admin_settings, monkeypatch, error, told
+):
+    def fail(*_):
+        raise error
 
-    monkeypatch.setattr("embedding.whole_files.os.fsync", full)
+    monkeypatch.setattr("embedding.whole_files.os.fsync", fail)
     before = images_of(stocked)
 
     found = problem(post(admin, packed({"birch/1.png": png("red")}), "application/zip"))
 
-    assert found[:2] == (503, "media-unavailable")
+    assert found[:2] == told
     assert str(admin_settings.home) not in found[2]
     assert images_of(stocked) == before
 
@@ -305,7 +315,7 @@ def test_a_client_that_goes_away_leaves_nothing(kept, asking):
 
     asyncio.run(asking.app({**scope, "app": asking.app}, receive, send))
 
-    assert sent[0]["status"] == 422
+    assert sent[0]["status"] == 499
     assert list((kept.settings.home / "uploads").iterdir()) == []
     assert images_of(kept) == before
 

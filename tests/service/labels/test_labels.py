@@ -12,7 +12,7 @@ from service import labels as labels_module
 from service.catalogue import count_catalogue, labelled_pictures, remove_products
 from service.catalogue_import import import_catalogue
 from service.catalogue_rows import image_id_of
-from service.errors import MediaError
+from service.errors import StorageFull
 from service.import_sources import ImportSource, SourceRow
 from service.label_listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
 from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_no_row_without_its_picture(shop, run, monkeypatch):
 
     monkeypatch.setattr("embedding.whole_files.os.fsync", full)
 
-    with pytest.raises(MediaError, match="No space left"):
+    with pytest.raises(StorageFull, match="the disk of the pictures is full"):
         run([new(1, png("red"), "birch")])
 
     assert images_of(shop) == before

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from service import uploads
-from service.errors import BodyTooLarge, EmptyBody, InvalidForm
+from service.errors import BodyTooLarge, ClientLeft, EmptyBody, InvalidForm
 from service.uploads import receive_form, receive_to_file, unpacked_here, upload_folder
 from tests.service.labels.test_archives import write_zip
 
@@ -93,7 +93,7 @@ def test_an_empty_body_is_refused(tmp_path):
 def test_nothing_is_left_of_a_body_that_breaks_off(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "_WRITE_BYTES", 1)
 
-    with pytest.raises(InvalidForm, match="went away"):
+    with pytest.raises(ClientLeft, match="went away"):
         to_file(tmp_path, [b"abc", b"def"], breaks_off=True)
 
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,11 +81,22 @@ class Works:
 
 @pytest.fixture(scope="session")
 def learning_shop(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Path:
-    """Home of a shop of 30 drawn products with three examples each, whose release sees little. Copied, not used."""
+    """A shop of 30 drawn products with three examples each, whose release sees little. Copied, not used."""
     root = tmp_path_factory.mktemp("learning-shop")
     write_sample_catalogue(root / "sample", num_products=30)
     fill(Settings(home=root / "home", device="cpu"), root / "sample", small_checkpoint)
     return root
+
+
+@pytest.fixture(scope="session")
+def learning_shop_where_told(learning_shop: Path, small_checkpoint: Path, new_address: Callable[..., str]) -> Works:
+    """The same where --database says."""
+    address = new_address()
+    if not address:
+        return Works(learning_shop / "home")
+    made = Works(learning_shop / "home-elsewhere", address)
+    fill(made.settings, learning_shop / "sample", small_checkpoint)
+    return made
 
 
 def fill(settings: Settings, sample: Path, checkpoint: Path) -> None:
@@ -110,6 +121,18 @@ def stop_all(works: Works) -> None:
 def works(tmp_path: Path, learning_shop: Path) -> Iterator[Works]:
     """A shop of one's own, on SQLite."""
     made = copied_shop(tmp_path, learning_shop)
+    yield made
+    stop_all(made)
+
+
+@pytest.fixture
+def works_where_told(
+    tmp_path: Path, learning_shop_where_told: Works, new_address: Callable[..., str]
+) -> Iterator[Works]:
+    """A shop of one's own, where --database says."""
+    given = learning_shop_where_told
+    shutil.copytree(given.home, tmp_path / "home")
+    made = Works(tmp_path / "home", new_address(like=given.database_url))
     yield made
     stop_all(made)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.errors import DatabaseUnavailable, InvalidRelease
+from service.errors import DatabaseFull, DatabaseUnavailable, InvalidRelease, StorageFull
 from service.operations import run as run_module
 from service.operations.records import claim_operation, create_operation, get_operation
 from service.operations.run import Ended, Facts, Run, WorkerStopping, reject
@@ -59,7 +59,9 @@ def test_a_step_is_done_once_and_its_facts_are_there_again(started):
     ("error", "state", "code", "detail"),
     [
         (InvalidRelease("release x is damaged"), "failed", "invalid-release", "release x is damaged"),
-        (OSError(28, "No space left on device", "/a/b"), "failed", "storage-error", "No space left"),
+        (OSError(28, "No space left on device", "/a/b"), "failed", "storage-full", "No space left"),
+        (OSError(5, "Input/output error", "/a/b"), "failed", "storage-error", "Input/output error"),
+        (StorageFull("the disk of the pictures is full"), "failed", "storage-full", "the disk of the pictures is full"),
         (KeyError("surprise"), "failed", "internal-error", "the worker's log"),
         (reject("gate", "not better", {"verdict": 1}), "rejected", "gate", "not better"),
     ],
@@ -122,13 +124,21 @@ def test_an_outage_of_the_database_is_waited_for_however_long_the_step_took(star
     assert len(calls) == 3
 
 
-def test_an_outage_that_does_not_end_fails_the_operation(started, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (DatabaseUnavailable("away"), "database-unavailable", "cannot be used"),
+        (DatabaseFull("13"), "storage-full", "full"),
+    ],
+)
+def test_an_outage_that_does_not_end_fails_the_operation(started, monkeypatch, error, code, detail):
     monkeypatch.setattr(run_module, "_DATABASE_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(run_module, "_DATABASE_SECONDS", 0.05)
     run = started()
-    monkeypatch.setattr(run_module, "begin_step", lambda *_: failing(DatabaseUnavailable("away"))(None))
+    monkeypatch.setattr(run_module, "begin_step", lambda *_: failing(error)(None))
 
     with pytest.raises(Ended) as ended:
         run.step("one", lambda _: {})
 
-    assert (ended.value.state, ended.value.code) == ("failed", "database-unavailable")
+    assert (ended.value.state, ended.value.code) == ("failed", code)
+    assert detail in ended.value.detail

@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from sqlalchemy import delete
 
 from service.operations.records import get_operation
@@ -11,6 +12,12 @@ from service.releases import activate_release, active_release, list_releases
 from service.tables import Process
 from tests.service.conftest import wait_for
 from tests.service.operations.conftest import Works
+
+
+@pytest.fixture
+def works(works_where_told):
+    """Here it is the database that could make a difference."""
+    return works_where_told
 
 
 def active_id(works: Works) -> str | None:

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--kill-after", type=float, default=0.0, help="seconds after the first step of --kill-in began")
     parser.add_argument("--kill-in", default="")
     parser.add_argument("--takeover-seconds", type=float, default=60.0)
+    parser.add_argument("--pause-at", action="append", default=[], help="wait a second and a half there")
     parser.add_argument("--stay", action="store_true")
     parser.add_argument("--version", default=WORKFLOW_VERSION)
     parser.add_argument("--shard-images", type=int, default=publication._SHARD_IMAGES)
@@ -46,6 +47,8 @@ def main() -> None:
         sys.stderr.flush()
         if point == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if point in options.pause_at:
+            time.sleep(1.5)
         if point == "within build" and options.remove_product:
             with open_installation(settings) as installation, installation.database.transaction() as session:
                 remove_products(session, [options.remove_product])

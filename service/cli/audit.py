@@ -1,0 +1,32 @@
+"""akin audit: who changed what, or was refused."""
+
+from typing import Annotated
+
+import typer
+
+from service.cli.console import output, print_json
+from service.cli.times import parse_moment
+
+
+def audit(
+    actor: Annotated[str | None, typer.Option(help="Only of this key, or of 'command line, USER'.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only what begins so, such as 'akin keys'.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only with this outcome: succeeded, or a problem's code.")] = None,
+    since: Annotated[str, typer.Option(help="Only from then on: 24h, 7d, or a day such as 2027-01-31 (UTC).")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest first.")] = 50,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what was changed in this installation or refused: who, what, when, from where, and how it ended."""
+    from service.access.audit import AuditFilter, list_events
+    from service.cli.key_tables import audit_table
+    from service.installation import open_installation
+    from service.schemas_keys import AuditEventView
+    from service.settings import load_settings
+
+    wanted = AuditFilter(actor, action, outcome, parse_moment(since, "--since", sign=-1) if since else None)
+    with open_installation(load_settings()) as installation, installation.database.reading() as session:
+        views = [AuditEventView.of(row) for row in list_events(session, wanted, limit=limit)]
+    if json:
+        print_json([view.model_dump(mode="json") for view in views])
+    else:
+        output.print(audit_table(views))

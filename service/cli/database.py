@@ -1,0 +1,54 @@
+"""akin migrate: bring the tables to another version, or say which they have."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from service.cli.console import notes, output, print_json
+
+if TYPE_CHECKING:
+    from service.database_migration import Versions
+
+
+def migrate(
+    to: Annotated[str | None, typer.Option(help="A revision to go to, up or down; `base` is before the first.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go down, though data are lost by that.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Say which revision the tables have; change nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Bring the tables to the version that this Akin needs, or to another one; AKIN_AUTO_MIGRATE may be off."""
+    from service.database_migration import EMPTY, read_versions
+    from service.database_migration import migrate as migrate_database
+    from service.errors import InvalidSetting
+    from service.settings import load_settings
+
+    settings = load_settings()
+    if show:
+        if to is not None:
+            raise InvalidSetting("--show changes nothing; leave out --to")
+        _print_versions(read_versions(settings.database_address), json)
+        return
+    before, after = migrate_database(settings.database_address, to, may_lose_data=yes)
+    if to is None:
+        from service.operations.job_engine import migrate_jobs
+
+        migrate_jobs(settings)
+    if json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        notes.print(f"nothing to do: the tables have revision {after or EMPTY}", highlight=False)
+    else:
+        output.print(f"{before or EMPTY} → {after or EMPTY}", highlight=False)
+
+
+def _print_versions(versions: "Versions", json: bool) -> None:
+    pending = [{"revision": revision.id, "title": revision.title} for revision in versions.pending]
+    if json:
+        print_json({"current": versions.current, "newest": versions.newest, "pending": pending})
+        return
+    current = f"{versions.current} (of a newer version of Akin)" if versions.is_newer else versions.current
+    output.print(f"current: {escape(current or 'no tables')}", highlight=False)
+    output.print(f"newest:  {versions.newest}", highlight=False)
+    for revision in versions.pending:
+        output.print(f"pending: {revision.id}  {escape(revision.title)}", highlight=False)

@@ -1,0 +1,160 @@
+"""What every process of an installation tells Prometheus: jobs, processes, database, disk; and the port for it."""
+
+import errno
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Generic, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.errors import PortInUse, ServiceError
+from service.installation import Installation
+from service.operations.records import count_operations
+from service.operations.requests import KINDS as OPERATION_KINDS
+from service.processes import KINDS as PROCESS_KINDS
+from service.processes import living_processes
+from service.tables import OPERATION_STATES
+
+T = TypeVar("T")
+
+# Scraped more often than this, the tables are not read again.
+_FRESH_SECONDS = 5.0
+# A scrape waits no longer for the database; Prometheus itself waits for ten seconds.
+_PATIENCE_SECONDS = 2.0
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry with what is known of any process: version, Python, memory, open files, processor time."""
+    # Else each count has a second line with the time of its making, which nobody asks for.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    registry.register(_Build())
+    return registry
+
+
+@contextmanager
+def metrics_port(registry: CollectorRegistry, host: str, port: int | None) -> Iterator[str | None]:
+    """Serve a registry at /metrics on a port of its own for as long as the block runs; gives its address.
+
+    Nothing is served for the port None; 0 takes a free one. Raises PortInUse.
+    """
+    if port is None:
+        yield None
+        return
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} of {host}, for the metrics, is in use; choose another") from error
+        raise PortInUse(f"the metrics cannot be served on {host} port {port}: {error.strerror}") from error
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class InstallationMetrics(Collector):
+    """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._counts = _Look(partial(_count, installation))
+        self._free_bytes = _Look(lambda: shutil.disk_usage(installation.settings.home).free)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the present state; what cannot be read at present is left out."""
+        counts, free_bytes = self._counts.latest(), self._free_bytes.latest()
+        yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
+        operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
+        processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])
+        if counts is not None:
+            # Those that are not there too: an alert needs a number to compare with.
+            for kind in OPERATION_KINDS:
+                for state in OPERATION_STATES:
+                    operations.add_metric([kind, state], counts.operations.get((kind, state), 0))
+            for kind in PROCESS_KINDS:
+                processes.add_metric([kind], counts.processes.get(kind, 0))
+        yield from (operations, processes)
+        free = GaugeMetricFamily("akin_disk_free_bytes", "Free space where the home folder lies.")
+        if free_bytes is not None:
+            free.add_metric([], free_bytes)
+        yield free
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    operations: Mapping[tuple[str, str], int]
+    processes: Mapping[str, int]
+
+
+def _count(installation: Installation) -> _Counts:
+    with installation.database.reading() as session:
+        operations = count_operations(session)
+        processes = Counter(process.kind for process in living_processes(session, None))
+    return _Counts(operations, processes)
+
+
+class _Look(Generic[T]):
+    """Looks at something when it is asked for, at most every few seconds, in a thread of its own.
+
+    A database or a disk that hangs then holds up that one thread, and neither a scrape nor the end of the process.
+    """
+
+    def __init__(self, look: Callable[[], T]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._looking: threading.Thread | None = None
+        self._begun_at = 0.0
+        self._found: T | None = None
+        self._found_at: float | None = None
+
+    def latest(self) -> T | None:
+        """Return what there was to see a few seconds ago at most; None while nothing can be seen."""
+        with self._lock:
+            is_stale = self._found_at is None or time.monotonic() - self._found_at > _FRESH_SECONDS
+            if is_stale and self._looking is None:
+                self._begun_at = time.monotonic()
+                self._looking = threading.Thread(target=self._run, name="metrics", daemon=True)
+                self._looking.start()
+            looking = self._looking
+        if looking is not None:
+            looking.join(max(0.0, self._begun_at + _PATIENCE_SECONDS - time.monotonic()))
+            if looking.is_alive():
+                return None
+        return self._found
+
+    def _run(self) -> None:
+        found = None
+        try:
+            found = self._look()
+        except (ServiceError, OSError):
+            pass  # said by the metric that is missing; the log has it from whoever needs the thing
+        finally:
+            with self._lock:
+                self._found, self._found_at, self._looking = found, time.monotonic(), None
+
+
+class _Build(Collector):
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("akin_build_info", "The version of Akin that runs; always 1.", labels=["version"])
+        build.add_metric([version("akin")], 1)
+        yield build

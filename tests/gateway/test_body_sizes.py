@@ -1,0 +1,173 @@
+"""Bodies at a limit and one byte over it: at the servers' limits and at the gateway's own."""
+
+import base64
+import io
+import zipfile
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from benchmarks.gateway import KEY, Gateway, ask, gateway_before, upstream_file
+from tests.gateway.conftest import ADMIN, MAX_IMAGE_BYTES, MAX_UPLOAD_BYTES, PREFIX
+from tests.gateway.raw_http import exchange
+
+PNG = {"Content-Type": "image/png"}
+ZIP = {**ADMIN, "Content-Type": "application/zip"}
+GATEWAY_SEARCH_BYTES = 150_000
+GATEWAY_UPLOAD_BYTES = 250_000
+
+
+@pytest.fixture(scope="module")
+def pictures(picture) -> dict[int, bytes]:
+    """The picture at several sizes: what follows its end is no part of it."""
+    sizes = [limit + more for limit in (MAX_IMAGE_BYTES, GATEWAY_SEARCH_BYTES) for more in (0, 1)]
+    return {size: picture + bytes(size - len(picture)) for size in sizes}
+
+
+def archive(picture: bytes, size: int) -> bytes:
+    """Return a zip of one product, of exactly so many bytes."""
+
+    def packed(content: bytes) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as zipped:
+            zipped.writestr("fir/front.png", picture)
+            zipped.writestr("fir/side.png", content)
+        return buffer.getvalue()
+
+    return packed(picture + bytes(size - len(packed(picture))))
+
+
+def form(name: str, content: bytes) -> tuple[bytes, dict[str, str]]:
+    request = httpx.Request("POST", "http://a", files={name: content})
+    return request.read(), {"Content-Type": request.headers["content-type"]}
+
+
+def refused_by(gateway: Gateway, answer: httpx.Response) -> str:
+    """Check the problem document of a body that is too large; say who refused it."""
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "body-too-large"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    line = gateway.line_of(answer.headers["x-request-id"])
+    assert line["upstream_status"] in ("", "413")
+    return "server" if line["upstream"] else "gateway"
+
+
+def test_a_picture_at_the_servers_limit_is_searched_with(client, pictures):
+    answer = client.post("/search", content=pictures[MAX_IMAGE_BYTES], headers=PNG)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["hits"][0]["product_id"] == "amber"
+
+
+def test_a_picture_of_one_byte_more_is_refused_by_the_server(client, gateway, pictures):
+    answer = client.post("/search", content=pictures[MAX_IMAGE_BYTES + 1], headers=PNG)
+
+    assert refused_by(gateway, answer) == "server"
+
+
+@pytest.mark.parametrize("kind", ["form", "json"])
+def test_a_picture_at_the_limit_fits_in_whatever_it_comes(client, pictures, kind):
+    picture = pictures[MAX_IMAGE_BYTES]
+    if kind == "form":
+        answer = client.post("/search", files={"image": picture})
+    else:
+        answer = client.post("/v1/search", json={"image": base64.b64encode(picture).decode()})
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_default_limit_of_the_gateway_takes_the_largest_picture_as_json(client, gateway):
+    """The base64 of the 10 MiB that a server takes by default, and what is around it. These servers take less."""
+    largest = 4 * (10 * 2**20 // 3 + 1) + 64 * 1024
+
+    answer = client.post("/search", content=bytes(largest), headers={"Content-Type": "application/json"})
+
+    assert refused_by(gateway, answer) == "server"
+
+
+def test_an_archive_at_the_servers_limit_is_read(client, picture):
+    content = archive(picture, MAX_UPLOAD_BYTES)
+    assert len(content) == MAX_UPLOAD_BYTES
+
+    answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["num_images_added"] >= 1
+
+
+def test_an_archive_of_one_byte_more_is_refused_by_the_server(client, gateway, picture):
+    content = archive(picture, MAX_UPLOAD_BYTES + 1)
+
+    answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
+
+    assert refused_by(gateway, answer) == "server"
+
+
+@pytest.fixture(scope="module")
+def narrow(replicas) -> Iterator[Gateway]:
+    """A gateway that takes less than its servers."""
+    limits = {"GATEWAY_SEARCH_BYTES": str(GATEWAY_SEARCH_BYTES), "GATEWAY_UPLOAD_BYTES": str(GATEWAY_UPLOAD_BYTES)}
+    with gateway_before(upstream_file([one.port for one in replicas]), AKIN_ROOT_PATH=PREFIX, **limits) as running:
+        yield running
+
+
+def test_the_gateways_own_limit_is_exact_for_searches(narrow, pictures):
+    with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=PNG) as client:
+        at_limit = client.post("/search", content=pictures[GATEWAY_SEARCH_BYTES])
+        over = client.post("/search", content=pictures[GATEWAY_SEARCH_BYTES + 1])
+
+    assert at_limit.status_code == 200, at_limit.text
+    assert refused_by(narrow, over) == "gateway"
+
+
+def test_the_gateways_own_limit_is_exact_for_uploads(narrow, picture):
+    with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=ZIP, params={"dry_run": True}) as client:
+        at_limit = client.post("/v1/admin/catalogue", content=archive(picture, GATEWAY_UPLOAD_BYTES))
+        over = client.post("/v1/admin/catalogue", content=archive(picture, GATEWAY_UPLOAD_BYTES + 1))
+
+    assert at_limit.status_code == 200, at_limit.text
+    assert refused_by(narrow, over) == "gateway"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "limit"),
+    [("/search", PNG, GATEWAY_SEARCH_BYTES), ("/v1/admin/catalogue?dry_run=true", ZIP, GATEWAY_UPLOAD_BYTES)],
+    ids=["search", "upload"],
+)
+def test_a_chunked_body_is_counted_as_it_arrives(narrow, picture, path, headers, limit):
+    def chunks() -> Iterator[bytes]:
+        for _ in range(limit // 10_000 + 1):
+            yield bytes(10_000)
+
+    answer = ask("POST", narrow.address + PREFIX + path, content=chunks(), headers=headers)
+
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "body-too-large"
+
+
+def test_a_gigabyte_is_refused_before_it_is_sent(gateway):
+    head = f"POST {PREFIX}/search HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 1000000000\r\n"
+
+    answer = exchange(gateway.port, f"{head}Connection: close\r\n\r\n".encode())
+
+    assert (answer.status, answer.code) == (413, "body-too-large")
+
+
+def test_a_small_request_to_an_admin_route_may_not_be_large(client, gateway):
+    answer = client.post("/v1/admin/releases", content=bytes(2**20 + 1), headers=ADMIN)
+
+    assert refused_by(gateway, answer) == "gateway"
+
+
+def test_an_upload_with_a_wrong_key_is_refused_before_it_has_arrived(gateway):
+    """It is handed on while it arrives, so that nobody sends gigabytes to be told that the key is wrong."""
+    head = (
+        f"POST {PREFIX}/v1/admin/catalogue HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}x\r\n"
+        f"Content-Type: application/zip\r\nContent-Length: {MAX_UPLOAD_BYTES}\r\nConnection: close\r\n\r\n"
+    )
+
+    answer = exchange(gateway.port, head.encode() + bytes(1000))
+
+    assert (answer.status, answer.code) == (401, "invalid-key")

@@ -1,0 +1,195 @@
+"""Servers that are full, gone, frozen or break off: what is asked again elsewhere, and what never is."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from benchmarks.gateway import KEY, Gateway, Replica, ask, free_port, upstream_file
+from benchmarks.rolling_restart import Figures, Query, search_until
+from tests.gateway.conftest import ADMIN, MAX_SEARCHES, PREFIX
+from tests.gateway.raw_http import BrokenServer, begun_search, stalled
+from tests.service.conftest import wait_for
+
+
+def search(gateway: Gateway, picture: bytes, request_id: str = "", timeout: float = 30) -> httpx.Response:
+    headers = {"X-Request-ID": request_id} if request_id else {}
+    address = f"{gateway.address}{PREFIX}/search"
+    return ask("POST", address, files={"image": picture}, headers=headers, timeout=timeout)
+
+
+def fill(replica: Replica):
+    """Take all places of a server with searches whose pictures do not arrive."""
+    return stalled(replica.port, MAX_SEARCHES, begun_search(path="/search"))
+
+
+def wait_until_full(replica: Replica) -> None:
+    wait_for(lambda: ask("POST", f"{replica.address}/search", content=b"x").status_code == 503)
+
+
+def test_a_search_that_a_full_server_refuses_is_given_to_the_other(gateway, replicas, picture):
+    with fill(replicas[0]):
+        wait_until_full(replicas[0])
+        answers = [search(gateway, picture) for _ in range(8)]
+
+    assert [answer.status_code for answer in answers] == [200] * 8
+    tries = [gateway.line_of(answer.headers["x-request-id"])["upstream_status"] for answer in answers]
+    assert set(tries) == {"200", "503, 200"}
+
+
+def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, replicas, picture):
+    with fill(replicas[0]), fill(replicas[1]):
+        for replica in replicas:
+            wait_until_full(replica)
+        answer = search(gateway, picture)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert len(answer.headers.get_list("retry-after")) == 1
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    assert gateway.line_of(answer.headers["x-request-id"])["upstream_status"] == "503, 503"
+
+
+def test_a_search_that_is_broken_off_is_given_to_another_server(gateways, replicas, picture):
+    with BrokenServer() as broken:
+        gateway = gateways(upstream_file([broken.port], backup_ports=[replicas[0].port]))
+
+        answer = search(gateway, picture, "broken-off")
+
+    assert answer.status_code == 200, answer.text
+    assert len(broken.requests) == 1
+    assert gateway.line_of("broken-off")["upstream_status"] == "502, 200"
+    # The whole request, body and headers, came to both.
+    assert picture in broken.requests[0]
+    assert b"X-Request-ID: broken-off" in broken.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/admin/keys", b'{"name": "once", "scopes": ["search"]}'),
+        ("/v1/admin/releases", b""),
+        ("/v1/admin/releases:rollback", b"{}"),
+        ("/v1/admin/catalogue", b"x" * 100_000),
+        ("/admin/retrain", b"{}"),
+    ],
+)
+def test_a_change_that_is_broken_off_is_never_sent_twice(gateways, replicas, path, content):
+    """Whether it was carried out nobody knows; the client is told that, and asks."""
+    with BrokenServer() as broken:
+        gateway = gateways(upstream_file([broken.port], backup_ports=[replicas[0].port]))
+        headers = {**ADMIN, "Content-Type": "application/json", "X-Request-ID": f"once-{len(path)}"}
+
+        answer = ask("POST", gateway.address + PREFIX + path, content=content, headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (502, "bad-gateway")
+    assert len(broken.requests) == 1
+    assert gateway.line_of(headers["X-Request-ID"])["upstream_status"] == "502"
+    assert replicas[0].line_of(headers["X-Request-ID"]) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [("/v1/operations/none:cancel", b"", 404), ("/v1/admin/catalogue?dry_run=true", b"x" * 200_000, 422)],
+    ids=["small", "upload"],
+)
+def test_a_change_that_no_server_has_seen_is_given_to_another(gateways, replicas, path, content, status):
+    gateway = gateways(upstream_file([free_port()], backup_ports=[replicas[0].port]))
+    headers = {**ADMIN, "X-Request-ID": f"not-seen-{status}", "Content-Type": "application/zip"}
+
+    answer = ask("POST", gateway.address + PREFIX + path, content=content, headers=headers)
+
+    assert answer.status_code == status, answer.text
+    assert gateway.line_of(headers["X-Request-ID"])["upstream_status"] == f"502, {status}"
+
+
+@pytest.mark.parametrize("path", ["/search", "/v1/operations", "/v1/admin/labels", "/"])
+def test_without_any_server_the_gateway_says_so(gateways, path):
+    gateway = gateways(upstream_file([free_port(), free_port()]))
+
+    answer = ask("GET", gateway.address + PREFIX + path)
+
+    assert (answer.status_code, answer.json()["code"]) == (502, "bad-gateway")
+    assert answer.headers.get_list("retry-after") == ["1"]
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_without_any_server_that_answers_the_client_is_not_left_waiting(gateways, picture):
+    with BrokenServer(is_silent=True) as first, BrokenServer(is_silent=True) as second:
+        gateway = gateways(upstream_file([first.port, second.port]), GATEWAY_SEARCH_TIMEOUT="300ms")
+
+        answer = search(gateway, picture, "silence")
+
+    assert (answer.status_code, answer.json()["code"]) == (504, "gateway-timeout")
+    assert gateway.line_of("silence")["upstream_status"] == "504, 504"
+
+
+def test_a_frozen_server_costs_some_searches_time_and_none_its_answer(gateways, replicas, picture):
+    """It gathers requests, so it is given no more; those that it has are given to the other after a while."""
+    gateway = gateways(GATEWAY_SEARCH_TIMEOUT="2s")
+    replicas[0].send(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(8) as clients:
+            answers = list(clients.map(lambda _: search(gateway, picture), range(8)))
+    finally:
+        replicas[0].send(signal.SIGCONT)
+
+    assert [answer.status_code for answer in answers] == [200] * 8
+    tries = [str(gateway.line_of(answer.headers["x-request-id"])["upstream_status"]) for answer in answers]
+    assert "504, 200" in tries
+    wait_for(lambda: ask("GET", f"{replicas[0].address}/readyz").status_code == 200)
+
+
+def make_keys(gateway: Gateway, is_over: threading.Event) -> list[tuple[str, int]]:
+    """Make one key after the other; return the status for each name."""
+    made: list[tuple[str, int]] = []
+    headers = {"X-API-Key": KEY}
+    with httpx.Client(verify=False, base_url=gateway.address + PREFIX, headers=headers, timeout=60) as client:
+        while not is_over.is_set():
+            name = f"under-fire-{len(made)}"
+            made.append((name, client.post("/v1/admin/keys", json={"name": name, "scopes": ["search"]}).status_code))
+    return made
+
+
+async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figures, killed: Replica) -> None:
+    """Search with all clients at once, without a pause; amid of that a server is killed."""
+    is_over = asyncio.Event()
+    searches: list[tuple[float, float]] = []
+    base = gateway.address + PREFIX
+    load = [
+        asyncio.create_task(search_until(is_over, base, number, queries, searches, figures.failures))
+        for number in range(figures.clients)
+    ]
+    async with asyncio.timeout(120):
+        while len(searches) < 50:
+            await asyncio.sleep(0.02)
+        killed.kill()
+        while len(searches) < 150:
+            await asyncio.sleep(0.02)
+        is_over.set()
+        await asyncio.gather(*load)
+
+
+def test_a_killed_server_fails_no_search_and_repeats_no_change(gateway, replicas, queries):
+    """Sixteen clients search and one makes keys while a server is killed, which loses whatever it was doing."""
+    figures, is_over = Figures(16, 2), threading.Event()
+    with ThreadPoolExecutor(1) as other:
+        made = other.submit(make_keys, gateway, is_over)
+        try:
+            asyncio.run(search_while(gateway, queries, figures, replicas[1]))
+        finally:
+            is_over.set()
+        statuses = dict(made.result())
+    replicas[1].start_again()
+
+    assert figures.failures == []
+    # 409 would be a name that is taken: a change that was sent twice. 502: the one that the server took with it.
+    assert set(statuses.values()) <= {201, 502}
+    assert list(statuses.values()).count(502) <= 1
+    shown = ask("GET", f"{gateway.address}{PREFIX}/v1/admin/keys", headers=ADMIN).json()["keys"]
+    stored = [key["name"] for key in shown]
+    assert {name for name, status in statuses.items() if status == 201} <= set(stored)
+    assert len(set(stored)) == len(stored)

@@ -1,0 +1,349 @@
+"""Versions of the tables: up, down and up again on both databases, by several processes at once, by `akin migrate`."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, select, text
+
+from service.access.keys import key_digest
+from service.cli.main import main
+from service.database import open_database
+from service.database_migration import migrate, read_versions
+from service.errors import DatabaseUnavailable, DatabaseVersionError
+from service.installation import open_for_dry_run, open_installation
+from service.settings import Settings
+from service.tables import (
+    ActivationEvent,
+    APIKey,
+    AuditEvent,
+    Evaluation,
+    LabelChange,
+    MediaObject,
+    Operation,
+    Process,
+    Product,
+    ProductImage,
+    Release,
+    StoredEmbedding,
+    Table,
+)
+from tests.databases import new_database
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+SHA256 = "a" * 64
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request, tmp_path):
+    """An empty database."""
+    if request.param == "postgresql":
+        return new_database(request.getfixturevalue("postgresql"))
+    return f"sqlite:///{tmp_path}/akin.db"
+
+
+@pytest.fixture
+def engine(address):
+    """Connects to the database without what the service makes of it."""
+    made = create_engine(address)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def look(engine):
+    """Read from the database."""
+
+    def read(query):
+        with engine.connect() as connection:
+            return connection.execute(text(query)).all()
+
+    return read
+
+
+def fill(address):
+    """Write a row into every table, with a value in every column."""
+    database = open_database(address)
+    with database.transaction() as session:
+        session.add_all([
+            Product(
+                id="p", title="t", attributes={"a": 1}, label="l", change_seq=1, created_at=NOW, deleted_at=NOW,
+            ),
+            MediaObject(sha256=SHA256, extension="png", num_bytes=1, width=1, height=1, created_at=NOW),
+            StoredEmbedding(space_id="s", sha256=SHA256, embedding=b"\0\0\0\0"),
+            *(
+                Release(
+                    id=name, created_at=NOW, space_id="s", index_id="i", watermark=1, num_products=1, num_images=1,
+                    operation_id="o", retired_at=NOW,
+                )
+                for name in ("r1", "r2")
+            ),
+            ActivationEvent(
+                version=1, release_id="r1", previous_release_id="r2", activated_at=NOW, activated_by="a", reason="b",
+                operation_id="o",
+            ),
+            Operation(
+                id="o", kind="build", state="failed", step="s", request={}, request_sha256=SHA256, idempotency_key="k",
+                created_by="a", created_at=NOW, started_at=NOW, updated_at=NOW, finished_at=NOW,
+                cancel_requested_at=NOW, worker_id="w", attempts=1, progress={}, steps=[], result={}, error={},
+            ),
+            Process(
+                id="w", kind="worker", host="h", pid=1, started_at=NOW, seen_at=NOW, stopped_at=NOW, release_id="r1",
+                refusal="x",
+            ),
+            Evaluation(
+                id="e", evaluation_set_id="s", space_id="s", release_id="r1", operation_id="o", created_at=NOW,
+                num_queries=1, metrics={},
+            ),
+            *(
+                APIKey(
+                    id=name, name=name, sha256=key_digest(name), scopes=["admin"], created_at=NOW, created_by="a",
+                    expires_at=expires_at, revoked_at=revoked_at, last_used_at=NOW, previous_sha256=SHA256,
+                    previous_expires_at=NOW,
+                )
+                for name, expires_at, revoked_at in (("good", None, None), ("old", NOW, None), ("gone", NOW, NOW))
+            ),
+            AuditEvent(
+                at=NOW, actor="a", key_id="k", action="POST /x", target="/x", address="h", request_id="r", status=200,
+                outcome="succeeded",
+            ),
+        ])  # fmt: skip
+        session.flush()
+        session.add(
+            ProductImage(
+                id="i", product_id="p", sha256=SHA256, role="example", label="l", change_seq=1, created_at=NOW,
+                deleted_at=NOW, labelled_by="a", labelled_at=NOW, label_source="s",
+            )
+        )  # fmt: skip
+        session.flush()
+        session.add(LabelChange(image_id="i", old_label="a", new_label="b", changed_by="a", changed_at=NOW, source="s"))
+        session.execute(
+            text(
+                "UPDATE activation SET version = 1, release_id = 'r1', previous_release_id = 'r2', "
+                "activated_at = '2026-11-24 12:00:00+00:00'"
+            )
+        )
+        session.execute(text("UPDATE change_counter SET value = 7"))
+    with database.reading() as session:
+        for table in Table.metadata.sorted_tables:
+            rows = session.execute(select(table)).all()
+            assert rows, f"no row in {table.name}"
+            assert any(None not in row for row in rows), f"a value is missing in {table.name}"
+    database.close()
+
+
+def test_the_migrated_tables_are_those_that_the_code_expects(address, engine):
+    migrate(address)
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_down_through_all_revisions_and_up_again_with_rows_in_all_tables(address, engine, look):
+    """What the older tables have a place for is kept; keys that were taken back are not good again."""
+    fill(address)
+    newest = read_versions(address).newest
+    steps = [revision.id for revision in reversed(read_versions(address).known)][1:]
+
+    for revision in steps:
+        migrate(address, revision, may_lose_data=True)
+        assert read_versions(address).current == revision
+    kept = look("SELECT id, label, change_seq FROM product_images"), look("SELECT value FROM change_counter")
+    tables_of_the_first = set(inspect(engine).get_table_names())
+    migrate(address)
+
+    assert kept == ([("i", "l", 1)], [(7,)])
+    assert "operations" not in tables_of_the_first
+    assert look("SELECT id, title FROM products") == [("p", "t")]
+    assert look("SELECT release_id, previous_release_id, version FROM activation") == [("r1", "r2", 1)]
+    assert read_versions(address).current == newest
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_one_step_down_keeps_all_but_what_the_newest_step_brought(address, look):
+    fill(address)
+
+    migrate(address, "0002", may_lose_data=True)
+
+    assert look("SELECT name FROM api_keys") == [("good",)]
+    assert look("SELECT id, state FROM operations") == [("o", "failed")]
+    assert look("SELECT old_label, new_label FROM label_changes") == [("a", "b")]
+
+
+def test_down_to_nothing_and_up_again(address, engine, look):
+    fill(address)
+
+    migrate(address, "base", may_lose_data=True)
+
+    assert set(inspect(engine).get_table_names()) == {"alembic_version"}
+    assert read_versions(address).current is None
+    open_database(address).close()
+    assert look("SELECT value FROM change_counter") == [(0,)]
+
+
+def test_the_way_down_is_only_gone_when_it_is_said_that_data_may_be_lost(address, look):
+    fill(address)
+
+    with pytest.raises(DatabaseVersionError, match=r"from 0003 down to 0002 removes .* say --yes"):
+        migrate(address, "0002")
+
+    assert look("SELECT count(*) FROM audit_events") == [(1,)]
+
+
+PROCESS = """
+import sys, time
+from service.database import open_database
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+sys.stdin.readline()
+open_database(sys.argv[1]).close()
+"""
+
+
+def test_processes_that_start_at_the_same_moment_all_find_the_tables(address):
+    command = [sys.executable, "-c", PROCESS, address]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+    outcomes = [process.communicate("go\n", timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], outcomes
+    assert read_versions(address).pending == ()
+
+
+def test_a_table_in_use_ends_the_migration_with_nothing_changed(postgresql, monkeypatch):
+    """Whoever waits for a table makes all others wait behind it; so it does not wait for long."""
+    monkeypatch.setattr("service.database_migration._TABLE_LOCK_SECONDS", "0.2")
+    address = new_database(postgresql)
+    migrate(address, "0002")
+    other = create_engine(address)
+
+    with other.begin() as connection:
+        connection.execute(text("LOCK TABLE api_keys"))
+        with pytest.raises(DatabaseUnavailable) as raised:
+            migrate(address)
+    other.dispose()
+
+    assert "the tables were in use" in raised.value.reason
+    assert read_versions(address).current == "0002"
+
+
+def test_an_older_or_an_empty_database_is_refused_where_it_may_not_be_migrated(address):
+    with pytest.raises(DatabaseVersionError, match=r"has no tables, .* needs 0003, .* run: akin migrate"):
+        open_database(address, may_migrate=False)
+    migrate(address, "0002")
+
+    with pytest.raises(DatabaseVersionError, match=r"has revision 0002, .* needs 0003, .* run: akin migrate"):
+        open_database(address, may_migrate=False)
+
+    assert read_versions(address).current == "0002"
+    migrate(address)
+    open_database(address, may_migrate=False).close()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(address, engine, look):
+    migrate(address)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    for do in (open_database, migrate):
+        with pytest.raises(DatabaseVersionError, match=r"'9999'.*newer version: upgrade Akin"):
+            do(address)
+
+    assert look("SELECT version_num FROM alembic_version") == [("9999",)]
+    assert read_versions(address).is_newer
+
+
+def test_the_setting_decides_whether_an_installation_is_migrated(tmp_path):
+    settings = Settings(home=tmp_path / "home", auto_migrate=False)
+
+    with pytest.raises(DatabaseVersionError, match="run: akin migrate"), open_installation(settings):
+        pass
+
+    # A dry run of an installation that is not there compares with an empty one.
+    with open_for_dry_run(settings.model_copy(update={"home": tmp_path / "none"})):
+        pass
+
+
+@pytest.fixture
+def akin(address, tmp_path, monkeypatch, capsys):
+    """Run a command on the database, which may not be migrated but by `akin migrate`."""
+    home = tmp_path if address.startswith("sqlite") else tmp_path / "home"
+    monkeypatch.setenv("AKIN_HOME", str(home))
+    monkeypatch.setenv("AKIN_AUTO_MIGRATE", "false")
+    if not address.startswith("sqlite"):
+        monkeypatch.setenv("AKIN_DATABASE_URL", address)
+
+    def run(*arguments, status=0):
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        assert (ended.value.code or 0) == status, captured.err + captured.out
+        return captured.out + captured.err
+
+    return run
+
+
+def test_akin_migrate_goes_up_says_where_it_is_and_goes_down_only_when_it_may(akin):
+    assert "error: the database has no tables" in akin("catalogue", "show", status=1)
+    shown = akin("migrate", "--show")
+    assert shown.splitlines()[:3] == [
+        "current: no tables", "newest:  0003", "pending: 0001  Catalogue, stored embeddings and releases",
+    ]  # fmt: skip
+    assert akin("migrate", "--to", "0002") == "base → 0002\n"
+    assert [step["revision"] for step in json.loads(akin("migrate", "--show", "--json"))["pending"]] == ["0003"]
+    assert akin("migrate") == "0002 → 0003\n"
+    assert "nothing to do: the tables have revision 0003" in akin("migrate")
+    assert "0 products" in akin("catalogue", "show")
+
+    assert "say --yes" in akin("migrate", "--to", "0001", status=1)
+    assert "there is no revision '7'; there are base, 0001" in akin("migrate", "--to", "7", status=1)
+    assert "leave out --to" in akin("migrate", "--show", "--to", "0001", status=1)
+    assert json.loads(akin("migrate", "--to", "0001", "--yes", "--json")) == {"before": "0003", "after": "0001"}
+    assert "run: akin migrate" in akin("catalogue", "show", status=1)
+
+
+def test_akin_migrate_shows_an_installation_that_is_not_there_without_making_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AKIN_HOME", str(tmp_path / "home"))
+
+    with pytest.raises(SystemExit):
+        main(["migrate", "--show"])
+
+    assert "no tables" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+WORKER = """
+from service.errors import DatabaseVersionError
+from service.operations.job_engine import migrate_jobs
+from service.operations.worker import WorkerHooks, run_worker
+from service.settings import load_settings
+
+try:
+    run_worker(load_settings(), WorkerHooks(until_idle=True))
+except DatabaseVersionError as error:
+    assert "the workers' tables are not of this version" in str(error), error
+else:
+    raise SystemExit("a worker ran without its tables")
+migrate_jobs(load_settings())
+run_worker(load_settings(), WorkerHooks(until_idle=True))
+"""
+
+
+def test_a_worker_makes_no_tables_where_it_may_not_and_finds_those_of_akin_migrate(akin, address):
+    """The engine's own tables too: a worker's user need not be allowed to make any."""
+    migrate(address)
+
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, env=os.environ, timeout=120)
+
+    assert done.returncode == 0, done.stderr
