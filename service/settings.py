@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(Path("akin-data"), description="Folder of all state.")
-    database_url: str = Field("", description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder.")
+    database_url: str = Field(
+        "", description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
+    )
     media_url: str = Field(
         "", description="Folder or fsspec URL of the pictures; empty: `media` under the home folder."
     )

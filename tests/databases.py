@@ -58,7 +58,7 @@ class PostgreSQL:
                 os.kill(int(child), number)
 
     def _control(self, verb: str, *options: str) -> None:
-        command = [self._server.bin_path / "pg_ctl", "-w", "-s", "-D", self._server.pgdata, verb, *options]
+        command = [str(self._server.bin_path / "pg_ctl"), "-w", "-s", "-D", str(self._server.pgdata), verb, *options]
         # With pipes it would wait until the server itself has closed them.
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(command, check=False, stdout=said, stderr=said, user=self._server.system_user)

@@ -14,7 +14,8 @@ TABLE_MODULES = {
     "service/tables.py", "service/database.py", "service/database_engine.py", "service/database_migration.py",
     "service/catalogue.py", "service/catalogue_import.py",
     "service/embeddings.py", "service/releases.py", "service/processes.py", "service/evaluations.py",
-    "service/access/keys.py", "service/access/audit.py", "service/operations/records.py", "service/labels.py", "service/label_listing.py",
+    "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
+    "service/labels.py", "service/label_listing.py",
     "service/catalogue_rows.py",
 }  # fmt: skip
 

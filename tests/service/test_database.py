@@ -263,7 +263,7 @@ def test_who_waits_too_long_for_a_lock_is_told_to_ask_again(on_postgresql):
 def test_no_lock_is_held_for_ever_by_a_process_or_a_machine_that_is_gone(on_postgresql):
     query = text("SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_keep%' OR name LIKE '%_timeout'")
     with on_postgresql.reading() as session:
-        found = dict(session.execute(query).tuples().all())
+        found = {row.name: row.setting for row in session.execute(query)}
 
     assert found["lock_timeout"] == "30000"
     assert found["idle_in_transaction_session_timeout"] == "300000"

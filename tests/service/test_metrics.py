@@ -4,8 +4,6 @@ import re
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import httpx
 import pytest
@@ -17,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from service.app import create_app
 from service.database import Database
 from service.errors import DatabaseUnavailable, PortInUse
-from service.installation import Installation
 from service.installation_metrics import InstallationMetrics, metrics_port, new_registry
 from service.operations.records import create_operation
 from service.operations.worker_metrics import WorkerMetrics
@@ -224,30 +221,25 @@ def test_the_tables_are_read_once_in_a_few_seconds(installation):
     assert sum(sample.value for sample in operations.samples) == 0
 
 
-class HangingDatabase:
-    """A database that takes the question and gives no answer."""
-
-    def __init__(self):
-        self.is_released = threading.Event()
-
-    def reading(self):
-        self.is_released.wait()
-        raise OSError("too late")
-
-
-def test_a_database_that_hangs_holds_up_no_scrape(settings, monkeypatch):
+def test_a_database_that_hangs_holds_up_no_scrape(installation, monkeypatch):
     monkeypatch.setattr("service.installation_metrics._PATIENCE_SECONDS", 0.3)
-    settings.home.mkdir()
-    database = HangingDatabase()
-    metrics = InstallationMetrics(cast(Installation, SimpleNamespace(settings=settings, database=database)))
+    monkeypatch.setattr("service.installation_metrics._FRESH_SECONDS", 0.0)
+    metrics, is_over = InstallationMetrics(installation), threading.Event()
+    before = {family.name: family.samples for family in metrics.collect()}
 
+    def hang(_):
+        is_over.wait()
+        raise DatabaseUnavailable("no answer")
+
+    monkeypatch.setattr(Database, "reading", hang)
     start = time.monotonic()
-    scrapes = [{family.name: family.samples for family in metrics.collect()} for _ in range(3)]
+    during = [{family.name: family.samples for family in metrics.collect()} for _ in range(3)]
     seconds = time.monotonic() - start
+    is_over.set()
 
-    database.is_released.set()
+    assert [sample.value for sample in before["akin_database_up"]] == [1]
     assert seconds < 5  # the first waits for a moment, the others for the same question not at all
-    for families in scrapes:
+    for families in during:
         assert [sample.value for sample in families["akin_database_up"]] == [0]
         assert families["akin_operations"] == families["akin_processes"] == []
         assert [sample.value > 0 for sample in families["akin_disk_free_bytes"]] == [True]

@@ -340,10 +340,17 @@ run_worker(load_settings(), WorkerHooks(until_idle=True))
 """
 
 
-def test_a_worker_makes_no_tables_where_it_may_not_and_finds_those_of_akin_migrate(akin, address):
+def test_a_worker_makes_no_tables_where_it_may_not_and_finds_those_of_akin_migrate(postgresql, tmp_path):
     """The engine's own tables too: a worker's user need not be allowed to make any."""
+    address = new_database(postgresql)
     migrate(address)
+    environment = {
+        **os.environ,
+        "AKIN_HOME": str(tmp_path / "home"),
+        "AKIN_DATABASE_URL": address,
+        "AKIN_AUTO_MIGRATE": "false",
+    }
 
-    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, env=os.environ, timeout=120)
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, env=environment, timeout=120)
 
     assert done.returncode == 0, done.stderr

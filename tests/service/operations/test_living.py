@@ -7,7 +7,7 @@ import pytest
 from service.errors import DatabaseUnavailable
 from service.operations import living
 from service.operations.living import alive, living_workers
-from service.processes import list_processes
+from service.processes import beat, list_processes
 from tests.service.conftest import wait_for
 
 
@@ -36,7 +36,7 @@ def test_a_worker_says_that_it_lives_whatever_else_it_waits_for(installation, qu
 def test_after_an_outage_nobody_is_taken_for_gone_until_all_had_time_to_say_that_they_live(
     installation, quick, monkeypatch
 ):
-    beat, failures = living.beat, iter(range(3))
+    failures = iter(range(3))
 
     def fail_first(*arguments, **options):
         if next(failures, None) is not None:
