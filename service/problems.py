@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.disk import is_disk_full
-from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS, RequestError, StorageFull
+from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS, RequestError, StorageFull, UnsupportedContentType
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +70,9 @@ def http_problem(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error.__cause__, RequestError):
         # Raised where the framework read the body, which it tells of with a 400 of its own.
         return known_problem(request, error.__cause__)
+    if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+        # So the framework calls a body that its parser gave up on: numbers or nesting without end, no UTF-8.
+        return _problem(request, *INVALID_REQUEST, "body: it cannot be read as JSON")
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
 
@@ -77,6 +80,16 @@ def http_problem(request: Request, error: Exception) -> JSONResponse:
 def validation_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe parameters that do not fit their schema, each by name and with the value that was sent."""
     assert isinstance(error, RequestValidationError)
+    details = error.errors()
+    if any(detail["loc"][0] == "body" for detail in details) and not _is_json(request):
+        given = request.headers.get("content-type", "")
+        shown = f"{given!r:.80} is not read here" if given else "the request has no Content-Type"
+        return known_problem(request, UnsupportedContentType(f"{shown}; send application/json"))
+    for detail in details:
+        if detail["type"] == "json_invalid":
+            reason = detail.get("ctx", {}).get("error", "it cannot be read")
+            summary = f"body: it is not JSON: {reason} (at character {detail['loc'][-1]})"
+            return _problem(request, *INVALID_REQUEST, summary)
     reasons = [
         {
             "parameter": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
@@ -84,10 +97,15 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
             "reason": detail["msg"],
             "value": str(detail.get("input"))[:100],
         }
-        for detail in error.errors()
+        for detail in details
     ]
     summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']!r})" for reason in reasons)
     return _problem(request, *INVALID_REQUEST, summary, errors=reasons)
+
+
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
 def unexpected_problem(request: Request) -> JSONResponse:
