@@ -94,6 +94,8 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
         lifespan=lifespan,
         # The contract is the same whatever gateway stands before it.
         root_path_in_servers=False,
+        # It would send clients to whatever host they name, and repeat the path.
+        redirect_slashes=False,
         dependencies=[Depends(refuse_key_in_address)],
     )
     app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
@@ -106,7 +108,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
     app.add_middleware(AuditRecorder)
     # The last is the outermost: it sees each answer as the client gets it.
-    app.add_middleware(RequestLog, metrics=metrics, process_state=process_state)
+    app.add_middleware(RequestLog, metrics=metrics, process_state=process_state, admin_key=settings.admin_key)
     for error_class in PROBLEMS:
         app.add_exception_handler(error_class, as_handler(known_problem))
     app.add_exception_handler(OSError, as_handler(disk_problem))

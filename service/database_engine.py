@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from service.database_address import shown_address
 from service.errors import DatabaseUnavailable, InvalidSetting
 from service.postgresql import ARGUMENTS, SESSION, BoundedConnection
 
@@ -25,7 +26,12 @@ _BUSY_SECONDS = 30
 
 
 def make_engine(
-    address: str, *, pool_size: int = POOL_SIZE, max_overflow: int = POOL_OVERFLOW, session: Mapping[str, str] = SESSION
+    address: str,
+    *,
+    pool_size: int = POOL_SIZE,
+    max_overflow: int = POOL_OVERFLOW,
+    session: Mapping[str, str] = SESSION,
+    uses_autocommit: bool = False,
 ) -> Engine:
     """Return an engine for an address; nothing is connected yet. `session`: settings of each session of PostgreSQL.
 
@@ -35,7 +41,9 @@ def make_engine(
     try:
         url = make_url(address)
         if url.get_backend_name() in ("postgresql", "postgres"):
-            return _postgresql(url, pool_size, max_overflow, session)
+            engine = _postgresql(url, pool_size, max_overflow)
+            event.listen(engine, "connect", partial(_prepare_postgresql, session, uses_autocommit))
+            return engine
         if url.get_backend_name() == "sqlite":
             return _sqlite(url)
         raise InvalidSetting("AKIN_DATABASE_URL cannot be used: it is neither postgresql:// nor sqlite:///")
@@ -52,7 +60,8 @@ def describe_failure(engine: Engine, error: Exception) -> str:
         return f"all connections of this process to the database are in use: {error}"
     reason = str(getattr(error, "orig", None) or error).strip()
     hint = "; may this user write to its folder?" if "unable to open" in reason or "readonly" in reason else ""
-    return f"the database at {engine.url.render_as_string(hide_password=True)} cannot be used: {reason}{hint}"
+    address = shown_address(engine.url.render_as_string(hide_password=False))  # hidden by it, those of the query stay
+    return f"the database at {address} cannot be used: {reason}{hint}"
 
 
 def sqlstate_of(error: DBAPIError) -> str | None:
@@ -60,9 +69,14 @@ def sqlstate_of(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
-def _postgresql(url: URL, pool_size: int, max_overflow: int, session: Mapping[str, str]) -> Engine:
+def _postgresql(url: URL, pool_size: int, max_overflow: int) -> Engine:
     if not url.database:
         raise InvalidSetting("AKIN_DATABASE_URL cannot be used: it names no database; write postgresql://.../akin")
+    # Read so, half of the password is taken for a host or a database, whose name the server's errors repeat.
+    if "@" in (url.host or "") or (url.username is None and "@" in url.database):
+        raise InvalidSetting(
+            "AKIN_DATABASE_URL cannot be used: in its user and password write %40 for @, %3A for : and %2F for /"
+        )
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={name: value for name, value in ARGUMENTS.items() if name not in url.query},
@@ -72,7 +86,6 @@ def _postgresql(url: URL, pool_size: int, max_overflow: int, session: Mapping[st
         pool_timeout=POOL_SECONDS,
     )
     event.listen(engine, "do_connect", _connect)
-    event.listen(engine, "connect", partial(_prepare_postgresql, session))
     return engine
 
 
@@ -83,7 +96,10 @@ def _connect(
     return cast(DBAPIConnection, BoundedConnection.connect(*arguments, **options))
 
 
-def _prepare_postgresql(settings: Mapping[str, str], connection: BoundedConnection, _: ConnectionPoolEntry) -> None:
+def _prepare_postgresql(
+    settings: Mapping[str, str], uses_autocommit: bool, connection: BoundedConnection, _: ConnectionPoolEntry
+) -> None:
+    connection.uses_autocommit = uses_autocommit
     for name, value in settings.items():
         connection.execute("SELECT set_config(%s, %s, false)", (name, value))
     connection.commit()  # rolled back, it would be forgotten

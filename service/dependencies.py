@@ -5,6 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import SecretStr
 
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
@@ -129,16 +130,19 @@ class Public:
 
 async def refuse_key_in_address(request: Request) -> None:
     """Raise KeyInAddress for a key in the path or the query string; it is not repeated."""
-    where = [name for name, value in request.query_params.multi_items() if _is_key(name, value)]
-    if where or has_key(request.scope["path"]):
-        place = f"the parameter {without_keys(where[0])!r:.40}" if where else "the path"
+    admin_key = cast(Settings, request.app.state.settings).admin_key
+    where = [name for name, value in request.query_params.multi_items() if _is_key(name, value, admin_key)]
+    # As it came too: a parameter has lost what means something in a query, such as + and =.
+    query = request.scope["query_string"].decode("latin-1")
+    if where or has_key(request.scope["path"], admin_key) or has_key(query, admin_key):
+        place = f"the parameter {without_keys(where[0], admin_key)!r:.40}" if where else "the path or the query"
         raise KeyInAddress(
             f"the address has a key in {place}, where logs keep it: send it in a header, and rotate this one"
         )
 
 
-def _is_key(name: str, value: str) -> bool:
-    return name.lower() in _KEY_PARAMETERS or has_key(name) or has_key(value)
+def _is_key(name: str, value: str, admin_key: SecretStr | None) -> bool:
+    return name.lower() in _KEY_PARAMETERS or has_key(name, admin_key) or has_key(value, admin_key)
 
 
 def _key_of(request: Request) -> str | None:

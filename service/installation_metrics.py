@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import socket
 import threading
 import time
 from collections import Counter
@@ -54,17 +55,24 @@ def new_registry() -> CollectorRegistry:
 def metrics_port(registry: CollectorRegistry, host: str, port: int | None) -> Iterator[str | None]:
     """Serve a registry at /metrics on a port of its own for as long as the block runs; gives its address.
 
-    Nothing is served for the port None; 0 takes a free one. Raises PortInUse.
+    Nothing is served for the port None; 0 takes a free one. Raises PortInUse, also for a host that is none.
     """
     if port is None:
         yield None
         return
     try:
         server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise PortInUse(f"port {port} of {host}, for the metrics, is in use; choose another") from error
-        raise PortInUse(f"the metrics cannot be served on {host} port {port}: {error.strerror}") from error
+        if isinstance(error, (socket.gaierror, UnicodeError)):
+            raise PortInUse(
+                f"AKIN_METRICS_HOST={host}: no address of this name is known here; correct it, or leave it out"
+            ) from error
+        raise PortInUse(
+            f"the metrics cannot be served on {host} port {port}: {error.strerror}; "
+            "see AKIN_METRICS_HOST and AKIN_METRICS_PORT"
+        ) from error
     try:
         yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
     finally:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import structlog
+from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.keys import without_keys
+from service.access.keys import WITH_A_KEY, without_keys
 from service.access.scopes import Actor
 from service.errors import NotReady
 from service.metrics import ServerMetrics
@@ -81,8 +82,11 @@ class RequestLog:
     of the process cuts off ends here too, with 503.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, process_state: ProcessState) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: ServerMetrics, process_state: ProcessState, admin_key: SecretStr | None = None
+    ) -> None:
         self._app = app
+        self._admin_key = admin_key
         self._metrics = metrics
         self._process_state = process_state
 
@@ -135,7 +139,8 @@ class RequestLog:
             "request",
             method=scope["method"],
             route=route,
-            path=without_keys(scope["path"][:_LONGEST_PATH]),
+            # Cut off afterwards: a part of a key would not be known as one.
+            path=without_keys(scope["path"], self._admin_key, instead=f"{route} {WITH_A_KEY}")[:_LONGEST_PATH],
             status=seen.status,
             milliseconds=round(1000 * seconds, 1),
             client=client[0][:_LONGEST_CLIENT] if client else None,

@@ -47,6 +47,9 @@ class ServerSilent(psycopg.OperationalError):
 class BoundedConnection(psycopg.Connection[TupleRow]):
     """A connection that gives up a server which has stopped answering; a statement may take as long as it needs."""
 
+    # Whether whoever uses it asks outside transactions as well, and not only the pool.
+    uses_autocommit = False
+
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """Wait for the server as psycopg does; raises ServerSilent, and the connection is closed then."""
         return super().wait(self._heard(gen), *args, **kwargs)
@@ -72,8 +75,7 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
     def _is_given_up(self, silent_seconds: float) -> bool:
         if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return False  # nothing was asked: it listens for notifications
-        # Outside a transaction only the pool asks.
-        if self.autocommit:
+        if self.autocommit and not self.uses_autocommit:
             return silent_seconds >= _PING_SECONDS
         return silent_seconds >= _SILENCE_SECONDS and not self._answers_others()
 

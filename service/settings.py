@@ -1,8 +1,10 @@
 """Settings of an installation: the only module that reads the environment."""
 
+import contextlib
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,17 +12,17 @@ from dotenv import dotenv_values
 from PIL import Image
 from pydantic import (
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from service.database_address import shown_address
 from service.errors import InvalidSetting
 
 _PREFIX = "AKIN_"
@@ -30,6 +32,10 @@ _EXAMPLE_KEY = re.compile(r"change|example|secret|password|replace|your|admin[-_
 # Where Docker and Kubernetes put secrets: files named like the variables, in small letters.
 _SECRETS_DIR = "/run/secrets"
 _SECRETS_VARIABLE = "AKIN_SECRETS_DIR"
+_DOTENV = ".env"
+
+_DAY = 86_400
+Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -37,12 +43,12 @@ class Settings(BaseSettings):
 
     # "ignore": one .env also serves Compose; unknown AKIN_* names are warned about at start.
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=_PREFIX, env_file=_DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     home: Path = Field(Path("akin-data"), description="Folder of all state.")
     database_url: str = Field(
-        "", description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
+        "", repr=False, description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
     )
     media_url: str = Field(
         "", description="Folder or fsspec URL of the pictures; empty: `media` under the home folder."
@@ -51,7 +57,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port; 0 takes a free one.")
     max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest picture file that is read.")
     max_image_pixels: PositiveInt = Field(50_000_000, description="Largest width × height that is decoded.")
-    release_poll_seconds: PositiveFloat = Field(2.0, description="How often a server looks for a new active release.")
+    release_poll_seconds: Seconds = Field(2.0, description="How often a server looks for a new active release.")
     device: str = Field("auto", description="Where the network runs: auto, cpu, cuda or cuda:N.")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16 needs a CUDA device.")
     index_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the index is searched.")
@@ -71,13 +77,13 @@ class Settings(BaseSettings):
     max_searches: PositiveInt = Field(
         32, description="Searches in progress in one process; past them the answer is 503 with Retry-After."
     )
-    body_timeout_seconds: PositiveFloat = Field(
+    body_timeout_seconds: Seconds = Field(
         30.0, description="How long a request's body may pause, and a search's may take in all."
     )
-    drain_seconds: NonNegativeFloat = Field(
+    drain_seconds: Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False)] = Field(
         0.0, description="How long a server goes on taking requests after SIGTERM, with /readyz saying 503."
     )
-    shutdown_seconds: PositiveFloat = Field(30.0, description="How long a stopping server waits for its requests.")
+    shutdown_seconds: Seconds = Field(30.0, description="How long a stopping server waits for its requests.")
     min_free_bytes: NonNegativeInt = Field(
         256 * 2**20, description="Less free space than this under the home folder, and /readyz says so."
     )
@@ -85,7 +91,9 @@ class Settings(BaseSettings):
         None, description="Port of /metrics without a key; empty: /metrics of the server itself, with an admin key."
     )
     metrics_host: str = Field("127.0.0.1", description="Address that the port of the metrics listens on.")
-    audit_retention_days: NonNegativeInt = Field(365, description="How long the audit log is kept; 0: for ever.")
+    audit_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        365, description="How long the audit log is kept; 0: for ever."
+    )
     auto_migrate: bool = Field(
         True, description="Bring the tables to this version at every start; off: `akin migrate` does."
     )
@@ -93,7 +101,7 @@ class Settings(BaseSettings):
     release_retention: NonNegativeInt = Field(
         5, description="Releases kept besides the active one and the one before it."
     )
-    worker_takeover_seconds: PositiveFloat = Field(
+    worker_takeover_seconds: Seconds = Field(
         60.0, description="A worker not heard of for so long has lost its work to another."
     )
     training_processes: NonNegativeInt = Field(
@@ -123,6 +131,14 @@ class Settings(BaseSettings):
                 f"a key needs {_LEAST_KEY_LENGTH} characters that nobody guesses; make one: openssl rand -hex 24"
             )
         return value
+
+    @field_validator("public_search", mode="wrap")
+    @classmethod
+    def _one_of_three(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return check(value)
+        except ValidationError:  # with a reason for each of the types that it is not
+            raise ValueError("write true, false or auto") from None
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -156,8 +172,8 @@ class Settings(BaseSettings):
 
     @property
     def database_address_shown(self) -> str:
-        """The same without its password."""
-        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.database_address)
+        """The same without its passwords."""
+        return shown_address(self.database_address)
 
     @property
     def media_address(self) -> str:
@@ -207,11 +223,11 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
-    secrets_dir = os.environ.get(_SECRETS_VARIABLE, _SECRETS_DIR)
+    given = {**_in_dotenv(), **{name.upper(): value for name, value in os.environ.items()}}
+    _refuse_empty_key(given)
+    secrets_dir = _secrets_dir(given)
     try:
-        _refuse_empty_key()
-        # Named only where it is there: a missing one would be warned about at every start outside a container.
-        return Settings(_secrets_dir=secrets_dir if Path(secrets_dir).is_dir() else None)
+        return Settings(_secrets_dir=secrets_dir)
     except ValidationError as error:
         reasons = [
             f"{_PREFIX}{str(detail['loc'][0]).upper()}={_shown(detail)}: {detail['msg']}" for detail in error.errors()
@@ -219,24 +235,66 @@ def load_settings() -> Settings:
         raise InvalidSetting("; ".join(reasons)) from error
     except SettingsError as error:
         # A container's user is seldom the one who wrote the files.
-        reason = f"a secret in {secrets_dir} cannot be read; may this user? {error.__cause__}"
+        reason = f"{_secret_at_fault(secrets_dir)} cannot be read; may this user? {error.__cause__}"
         raise InvalidSetting(reason) from error
 
 
-def _refuse_empty_key() -> None:
+def unknown_settings() -> list[str]:
+    """Return the names of AKIN_* variables, of the environment and .env, that mean nothing to this version."""
+    try:
+        named = set(_in_dotenv()).union(os.environ)
+    except InvalidSetting:  # told by load_settings to whoever needs settings
+        named = set(os.environ)
+    known = _known_names()
+    return sorted(name for name in named if name.upper().startswith(_PREFIX) and name.upper() not in known)
+
+
+def _known_names() -> set[str]:
+    return {_PREFIX + name.upper() for name in Settings.model_fields} | {_SECRETS_VARIABLE}
+
+
+def _in_dotenv() -> dict[str, str | None]:
+    """Return what .env says, with names in capitals: in small letters it is the same variable."""
+    try:
+        return {name.upper(): value for name, value in dotenv_values(_DOTENV).items()}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise InvalidSetting(f"{Path(_DOTENV).absolute()} cannot be read: {reason}") from error
+
+
+def _refuse_empty_key(given: Mapping[str, str | None]) -> None:
     """Refuse AKIN_ADMIN_KEY= without a value, which pydantic would take for a variable that is not set."""
     name = f"{_PREFIX}ADMIN_KEY"
-    # In small letters it is the same variable.
-    given = {variable.upper(): value for variable, value in {**dotenv_values(".env"), **os.environ}.items()}
     if given.get(name) == "":
         raise InvalidSetting(f"{name} is empty; unset it, and a key is made at the first start, or give it a value")
 
 
+def _secrets_dir(given: Mapping[str, str | None]) -> str | None:
+    """Return the folder of secrets; None where the usual one is not there, as outside a container."""
+    named = given.get(_SECRETS_VARIABLE)
+    with contextlib.suppress(OSError):  # of a folder above it into which this user may not look
+        if Path(named or _SECRETS_DIR).is_dir():
+            return named or _SECRETS_DIR
+    if named:
+        raise InvalidSetting(f"{_SECRETS_VARIABLE}={named}: no such folder; correct it or unset it")
+    return None
+
+
+def _secret_at_fault(secrets_dir: str | None) -> str:
+    """Name the file that cannot be read, or the folder where it is none of the files."""
+    known = _known_names()
+    try:
+        for path in sorted(Path(secrets_dir or _SECRETS_DIR).iterdir()):
+            if path.name.upper() not in known:
+                continue
+            try:
+                path.read_text()
+            except (OSError, UnicodeDecodeError):
+                return f"the secret {path}"
+    except OSError:
+        pass  # the folder itself
+    return f"a secret in {secrets_dir}"
+
+
 def _shown(detail: ErrorDetails) -> str:
     return "***" if detail["loc"][0] in ("admin_key", "database_url") else str(detail["input"])
-
-
-def unknown_settings() -> list[str]:
-    """Return the names of AKIN_* variables that mean nothing to this version."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields} | {_SECRETS_VARIABLE}
-    return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)

@@ -45,7 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        (chosen if "new_address" in getattr(item, "fixturenames", ()) else left_out).append(item)
+        is_told_where = "new_address" in getattr(item, "fixturenames", ())
+        is_repeated = is_told_where and item.get_closest_marker("one_database") is None
+        (chosen if is_repeated else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = chosen
     config.stash[_LEFT_OUT] = len(left_out)
@@ -56,8 +58,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
     if _LEFT_OUT not in config.stash:
         return None
     return (
-        f"--database {config.getoption('--database')}: {config.stash[_LEFT_OUT]} tests left out, which open no "
-        "database, always the same one, or both in every run"
+        f"--database {config.getoption('--database')}: {config.stash[_LEFT_OUT]} tests left out: they open no "
+        "database, always the same one, or both in every run, or say that it makes no difference (one_database)"
     )
 
 

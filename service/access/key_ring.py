@@ -5,12 +5,12 @@ import hmac
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 
-from service.access.keys import KnownKey, key_digest, load_keys, note_uses
+from service.access.keys import KnownKey, key_digest, known_key, load_keys, note_uses
 from service.access.scopes import Actor, Scope
 from service.database import Database, now
 from service.errors import (
@@ -24,6 +24,7 @@ from service.errors import (
     reason_of,
 )
 from service.settings import Settings
+from service.tables import APIKey
 
 # How long a revoked key may go on being good in other processes than the one that revoked it.
 FRESH_SECONDS = 2.0
@@ -66,6 +67,7 @@ class KeyRing:
         self._read_at = -math.inf  # what is in hand was true then, or later
         self._failed_at = -math.inf
         self._changes = 0
+        self._changed: dict[str, KnownKey] = {}  # here, since the last reading that has all changes
         self._uses: dict[str, datetime] = {}
 
     async def find(self, key: str) -> FoundKey:
@@ -90,8 +92,13 @@ class KeyRing:
             "the key is not known here; `akin keys list` shows which there are, and `akin keys create` makes one"
         )
 
-    def forget(self) -> None:
-        """Read the keys again at the next question: one was made, changed or revoked here."""
+    def replace(self, row: APIKey) -> None:
+        """Take over a key that was made, changed or revoked here: it counts at once, and without the database too."""
+        key = known_key(row)
+        self._changed[key.id] = _later(key, self._changed.get(key.id))
+        if self._keys is not None:
+            self._keys = self._with_changes(self._keys)
+        # What others have changed about it meanwhile has to be read.
         self._changes += 1
         self._read_at = self._began_at = -math.inf
 
@@ -136,12 +143,17 @@ class KeyRing:
             # Searches go on with the keys that were good a moment ago.
             log.warning("keys_not_read", reason=reason_of(error), are_known=self._keys is not None)
         else:
-            self._keys = keys
-            # What was changed here meanwhile may be missing from it.
             if changes == self._changes:
+                self._changed.clear()
                 self._read_at = began_at
+            # What was changed here meanwhile may be missing from it.
+            self._keys = self._with_changes(keys)
         finally:
             self._reading = None
+
+    def _with_changes(self, keys: list[KnownKey]) -> list[KnownKey]:
+        read = {key.id: key for key in keys}
+        return list((read | {key_id: _later(key, read.get(key_id)) for key_id, key in self._changed.items()}).values())
 
     def _match(self, digest: str) -> KnownKey | None:
         # All of them, and each as a whole: how long it takes tells nothing of a key.
@@ -159,6 +171,13 @@ class KeyRing:
         if refusal is None:
             self._uses[key.id] = now()
         return FoundKey(actor, refusal)
+
+
+def _later(key: KnownKey, other: KnownKey | None) -> KnownKey:
+    """Return `key`, revoked where `other` is: nothing that is done to a key at the same time makes it good again."""
+    if other is None or other.revoked_at is None or key.revoked_at is not None:
+        return key
+    return replace(key, revoked_at=other.revoked_at)
 
 
 def _refusal(key: KnownKey, digest: str, moment: datetime) -> AccessError | None:

@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from urllib.parse import unquote
 
+from pydantic import SecretStr
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -25,7 +27,11 @@ _RESERVED = frozenset({FIRST_KEY, ANYBODY.name})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "akin_"  # lets a scanner find a key that was committed by mistake
 _SECRET_BYTES = 32
-_KEY = re.compile(rf"(?<![\w-]){_PREFIX}[A-Za-z0-9_-]{{43}}(?![\w-])")  # as `_new_key` makes them
+# As `_new_key` and deploy/make-secrets.sh make them, and what is left of one that was cut off or stuck to other text.
+_KEY = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{32,}}")
+_NESTED_PERCENT = re.compile(r"%(?:25)+")
+_MOST_DECODINGS = 4  # each undoes any number of plain nestings; who needs more has something to hide
+WITH_A_KEY = "(with a key)"  # written instead of a text from which a key cannot be cut out
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +54,38 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def has_key(text: str) -> bool:
-    """Say whether a text has something in it that looks like a key which an installation made."""
-    return _KEY.search(text) is not None
+def has_key(text: str, admin_key: SecretStr | None = None) -> bool:
+    """Say whether a text has something in it that looks like a key, or has the one of the settings.
+
+    However often it was percent-encoded, and whatever stands around it.
+    """
+    readings = _readings(text)
+    # A key of the settings may itself look percent-encoded.
+    secrets_of_settings = _readings(admin_key.get_secret_value()) if admin_key else []
+    return len(readings) > _MOST_DECODINGS or any(
+        _KEY.search(reading) or any(secret in reading for secret in secrets_of_settings) for reading in readings
+    )
 
 
-def without_keys(text: str) -> str:
-    """Return a text for a log or a record, each key in it that this installation may have made masked."""
+def _readings(text: str) -> list[str]:
+    """Return a text as it is and percent-decoded again and again, more than `_MOST_DECODINGS` where it has no end."""
+    readings = [text]
+    while "%" in text and len(readings) <= _MOST_DECODINGS:
+        text = unquote(_NESTED_PERCENT.sub("%", text))
+        if text == readings[-1]:
+            break
+        readings.append(text)
+    return readings
+
+
+def without_keys(text: str, admin_key: SecretStr | None = None, *, instead: str = WITH_A_KEY) -> str:
+    """Return a text for a log or a record, each key in it masked; `instead`, where one is in it percent-encoded."""
+    if not has_key(text, admin_key):
+        return text
+    if "%" in text:
+        return instead
+    if admin_key:
+        text = text.replace(admin_key.get_secret_value(), "***")
     return _KEY.sub(f"{_PREFIX}***", text)
 
 
@@ -65,7 +96,7 @@ def create_key(
 
     Raises InvalidKeyRequest for a name, a scope or a time that cannot be, KeyNameTaken.
     """
-    if not _NAME.fullmatch(name) or name in _RESERVED or _KEY.fullmatch(name):
+    if not _NAME.fullmatch(name) or name in _RESERVED or has_key(name):
         raise InvalidKeyRequest(
             f"a key cannot be called {without_keys(name)!r:.80}; take 1 to 64 letters, digits and . _ -, the first a "
             f"letter or digit, and none of {', '.join(sorted(_RESERVED))}"
@@ -185,7 +216,7 @@ def ensure_admin_key(database: Database, settings: Settings) -> str | None:
 def load_keys(database: Database) -> list[KnownKey]:
     """Return all keys as they are checked."""
     with database.reading() as session:
-        return [_known(row) for row in list_keys(session)]
+        return [known_key(row) for row in list_keys(session)]
 
 
 def note_uses(database: Database, uses: Mapping[str, datetime]) -> None:
@@ -197,7 +228,9 @@ def note_uses(database: Database, uses: Mapping[str, datetime]) -> None:
             session.execute(update(APIKey).where(APIKey.id == key_id, is_later).values(last_used_at=moment))
 
 
-def _known(row: APIKey) -> KnownKey:
+def known_key(row: APIKey) -> KnownKey:
+    """Return a key as it is checked."""
+
     def utc(moment: datetime | None) -> datetime | None:
         return in_utc(moment) if moment is not None else None
 

@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.audit import DRY_RUN, SUCCEEDED, AuditEntry
-from service.access.keys import without_keys
+from service.access.keys import WITH_A_KEY, without_keys
 from service.access.route_scopes import declared_scope
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
@@ -90,16 +90,22 @@ async def _record(scope: Scope, status: int | None, outcome: str) -> None:
         return
     state = scope.get("state", {})
     actor: Actor | None = state.get("actor")
+    parts: Parts = scope["app"].state.parts
+    admin_key = parts.settings.admin_key
     path = (scope.get("raw_path") or scope["path"].encode()).decode("ascii", "backslashreplace")
     entry = AuditEntry(
         actor=actor.name if actor else None,
         key_id=actor.key_id if actor else None,
         action=f"{scope['method']} {route.path}",
-        target=without_keys(" ".join(filter(None, (path, state.get("audit_target"))))),
+        target=" ".join(
+            (
+                without_keys(path, admin_key, instead=f"{route.path} {WITH_A_KEY}"),
+                *(without_keys(target, admin_key) for target in (state.get("audit_target"),) if target),
+            )
+        ),
         address=scope["client"][0] if scope.get("client") else "unknown",
         request_id=state.get("request_id"),
         status=status,
         outcome=outcome,
     )
-    parts: Parts = scope["app"].state.parts
     await parts.audit.write(entry, is_limited=is_refusal or actor is None)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
 
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
@@ -11,6 +13,8 @@ from service.settings import Settings
 
 _USES_SECONDS = 60.0
 _PRUNE_EVERY = 24 * 60  # of those
+
+log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -25,10 +29,14 @@ async def open_access(database: Database, settings: Settings) -> AsyncIterator[t
         yield key_ring, audit
     finally:
         upkeep.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await upkeep
-        await key_ring.write_uses()
-        await asyncio.to_thread(audit.close)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await upkeep
+        finally:
+            try:
+                await _try("uses_of_keys", key_ring.write_uses)
+            finally:
+                await asyncio.to_thread(audit.close)
 
 
 async def _keep_up(key_ring: KeyRing, audit: AuditWriter) -> None:
@@ -36,7 +44,14 @@ async def _keep_up(key_ring: KeyRing, audit: AuditWriter) -> None:
     rounds = 0
     while True:
         if rounds % _PRUNE_EVERY == 0:
-            await audit.prune()
+            await _try("audit", audit.prune)
         rounds += 1
         await asyncio.sleep(_USES_SECONDS)
-        await key_ring.write_uses()
+        await _try("uses_of_keys", key_ring.write_uses)
+
+
+async def _try(task: str, work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:  # logged, and tried again at its next time: a server goes on without it
+        log.exception("upkeep_failed", task=task)

@@ -58,7 +58,10 @@ def _write(installation: "Installation", action: str, target: str, outcome: str)
     from service.access.keys import without_keys
     from service.errors import ServiceError, reason_of
 
-    entry = AuditEntry(command_line_user(), action, without_keys(target), address=gethostname(), outcome=outcome)
+    admin_key = installation.settings.admin_key
+    entry = AuditEntry(
+        command_line_user(), action, without_keys(target, admin_key), address=gethostname(), outcome=outcome
+    )
     try:
         record_event(installation.database, entry)
     except ServiceError as error:

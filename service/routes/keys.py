@@ -64,7 +64,7 @@ async def create(request: Request, response: Response, parts: PartsDep, actor: A
     row, made = await asyncio.to_thread(
         create_key, parts.database, asked.name, asked.scopes, actor=actor.name, expires_at=expires_at
     )
-    parts.key_ring.forget()
+    parts.key_ring.replace(row)
     note_for_audit(request, target=f"{row.name} ({', '.join(row.scopes)})")
     log.info("key_created", actor=actor.name, name=row.name, scopes=row.scopes)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}{KEYS_PATH}/{row.name}"
@@ -85,7 +85,7 @@ async def rotate(
         grace=timedelta(seconds=asked.grace_seconds),
         expires_at=asked.expires_at,
     )
-    parts.key_ring.forget()
+    parts.key_ring.replace(row)
     log.info("key_rotated", actor=actor.name, name=row.name, grace_seconds=asked.grace_seconds)
     _keep_from_caches(response)
     return NewKey.with_key(row, made)
@@ -95,7 +95,7 @@ async def rotate(
 async def revoke(parts: PartsDep, actor: AdminDep, name: str) -> KeyView:
     """Take a key back for good; other servers refuse it within seconds. Doing so twice is doing it once."""
     row = await asyncio.to_thread(revoke_key, parts.database, name, settings=parts.settings)
-    parts.key_ring.forget()
+    parts.key_ring.replace(row)
     log.info("key_revoked", actor=actor.name, name=row.name)
     return KeyView.of(row)
 

@@ -92,17 +92,16 @@ def test_who_goes_around_the_gateway_is_not_believed(replicas):
 
     assert answer.status_code == 200
     assert logged_client(replicas, "around-the-gateway") == "127.0.0.2"
-    assert redirect.headers["location"] == f"{replicas[0].address}{PREFIX}/docs"
+    assert (redirect.status_code, "location" in redirect.headers) == (404, False)
 
 
 def test_the_gateway_is_believed(replicas):
     """What the test before proves is the setting, and not that nobody is ever believed."""
-    headers = {"X-Forwarded-For": "198.51.100.6", "X-Forwarded-Proto": "https", "X-Request-ID": "from-the-gateway"}
+    headers = {"X-Forwarded-For": "198.51.100.6", "X-Request-ID": "from-the-gateway"}
 
     with client_at("127.0.0.1", replicas[0].address) as client:
-        redirect = client.get("/docs/", headers=headers)
+        client.get("/version", headers=headers)
 
-    assert redirect.headers["location"].startswith("https://")
     assert logged_client(replicas, "from-the-gateway") == "198.51.100.6"
 
 

@@ -66,13 +66,12 @@ def test_the_addresses_of_an_operation_are_below_the_prefix(client, gateway):
     assert following["operations"][0]["operation_id"] != page["operations"][0]["operation_id"]
 
 
-def test_a_redirect_is_a_path_whatever_host_and_scheme_the_client_names(client):
+def test_nobody_is_sent_to_a_host_that_the_client_names(client):
     headers = {"Host": "shop.example:8443", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
 
     answer = client.get("/docs/", headers=headers)
 
-    assert answer.is_redirect
-    assert answer.headers["location"] == f"{PREFIX}/docs"
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
 
 
 @pytest.mark.parametrize("query", ["", "?a=1&b=%2F"])

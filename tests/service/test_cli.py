@@ -226,6 +226,7 @@ def _answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.one_database
 def test_principal_components_make_a_smaller_model(akin, tmp_path):
     write_shop(tmp_path / "shop")
 

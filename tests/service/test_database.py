@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import InternalError, ProgrammingError
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
 from service.database import (
     current_watermark,
@@ -17,7 +17,7 @@ from service.database import (
     now,
     open_database,
 )
-from service.database_engine import POOL_OVERFLOW, POOL_SIZE
+from service.database_engine import POOL_OVERFLOW, POOL_SIZE, make_engine
 from service.errors import DatabaseUnavailable, InvalidSetting, StorageFull, reason_of
 from service.tables import Product, StoredEmbedding
 from tests.databases import new_database
@@ -66,6 +66,19 @@ def test_opening_again_keeps_everything(address):
         ("sqlite:////proc/nowhere/akin.db", DatabaseUnavailable, "cannot be made"),
         ("postgresql://akin:s3cret@127.0.0.1:1/akin", DatabaseUnavailable, r"akin:\*\*\*@127.0.0.1:1/akin .*refused"),
         ("postgresql://akin:s3cret@no-such-host.invalid/akin", DatabaseUnavailable, "no-such-host"),
+        (
+            "postgresql://akin@127.0.0.1:1/akin?password=s3cret",
+            DatabaseUnavailable,
+            r"/akin\?password=\*\*\* .*refused",
+        ),
+        (
+            "postgresql://akin:x/s3cret:y@127.0.0.1:1/akin",
+            DatabaseUnavailable,
+            r"akin:\*\*\*@127.0.0.1:1/akin .*refused",
+        ),
+        ("postgresql://akin:x@s3cret@127.0.0.1:1/akin", InvalidSetting, "write %40 for @"),
+        ("postgresql://akin/x:s3cret@127.0.0.1:1/akin", InvalidSetting, "write %40 for @"),
+        ("postgresql://akin/s3cret@127.0.0.1:1/akin", InvalidSetting, "write %40 for @, %3A for : and %2F for /"),
     ],
 )
 def test_addresses_that_cannot_be_used_are_named_without_the_password(address, error, message):
@@ -268,6 +281,24 @@ def test_no_lock_is_held_for_ever_by_a_process_or_a_machine_that_is_gone(on_post
     assert found["lock_timeout"] == "30000"
     assert found["idle_in_transaction_session_timeout"] == "300000"
     assert (found["tcp_keepalives_idle"], found["tcp_keepalives_interval"]) == ("10", "5")
+
+
+def test_the_workers_engine_may_take_its_time_outside_transactions_too(postgresql, monkeypatch):
+    """Where else only the pool asks, whether a connection lives."""
+    monkeypatch.setattr("service.postgresql._PING_SECONDS", 0.3)
+    address = new_database(postgresql)
+
+    def sleep(**options):
+        engine = make_engine(address, **options)
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text("SELECT pg_sleep(0.8)"))
+        finally:
+            engine.dispose()
+
+    sleep(uses_autocommit=True)
+    with pytest.raises(OperationalError, match="does not answer"):
+        sleep()
 
 
 def test_a_full_disk_is_told_as_such(address):

@@ -12,6 +12,8 @@ from tests.pictures import encode, scene
 from tests.service.conftest import write_shop
 from tests.service.test_import_sources import write_grocery
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 def announced():

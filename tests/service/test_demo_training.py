@@ -8,6 +8,8 @@ from service.installation import open_installation
 from service.server import listen, running
 from tests.service.conftest import write_shop
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 def announced():

@@ -12,13 +12,17 @@ from prometheus_client import Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from service.admission import Admission
 from service.app import create_app
 from service.database import Database
+from service.engine import LiveEngine
 from service.errors import DatabaseUnavailable, PortInUse
 from service.installation_metrics import InstallationMetrics, metrics_port, new_registry
+from service.metrics import ServerMetrics
 from service.operations.records import create_operation
 from service.operations.worker_metrics import WorkerMetrics
 from service.processes import register_process
+from service.readiness import ProcessState
 from service.server import listen
 from service.settings import Settings
 from tests.pictures import encode
@@ -144,17 +148,17 @@ def test_the_release_that_answers_is_named(scraped):
     assert found["akin_searches_limit", ()] == 32
 
 
-def test_a_release_that_is_refused_and_a_process_that_drains_are_told(scraped):
-    parts = scraped.app.state.parts
-    parts.live.refusal = "rows.arrow is damaged"
-    parts.process_state.is_draining = True
+def test_a_release_that_is_refused_and_a_process_that_drains_are_told(installation):
+    metrics, live, state = ServerMetrics(), LiveEngine(), ProcessState()
 
-    found = scrape(scraped)
+    with metrics.telling_of(installation, live, Admission(3), state):
+        before = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]
+        live.refusal, state.is_draining = "rows.arrow is damaged", True
+        after = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]
 
-    parts.process_state.is_draining = False
-    # The watcher finds the release in its place again.
-    wait_for(lambda: parts.live.refusal is None)
-    assert found["akin_release_refused", ()] == found["akin_draining", ()] == 1
+    assert (before, after) == ([0, 0], [1, 1])
+    # Told of no more, once the parts are closed.
+    assert metrics.registry.get_sample_value("akin_draining") is None
 
 
 def test_places_taken_and_searches_refused_are_told(scraped):
@@ -292,6 +296,15 @@ def test_a_port_in_use_or_of_another_machine_is_named():
     with (
         pytest.raises(PortInUse, match=r"the metrics cannot be served on 192\.0\.2\.1"),
         metrics_port(new_registry(), "192.0.2.1", 0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
+def test_a_host_of_the_metrics_that_is_none_is_named_with_its_setting(host):
+    with (
+        pytest.raises(PortInUse, match=rf"AKIN_METRICS_HOST={re.escape(host)}: no address of this name"),
+        metrics_port(new_registry(), host, 0),
     ):
         pass
 

@@ -1,7 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from service.errors import InvalidSetting
 from service.settings import Settings, load_settings, unknown_settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_defaults_keep_all_state_under_one_folder():
@@ -33,6 +38,8 @@ def test_reads_the_environment(monkeypatch, tmp_path):
         ("AKIN_MAX_IMAGE_PIXELS", "1000000000"),
         ("AKIN_RELEASE_POLL_SECONDS", "-1"),
         ("AKIN_LOG_LEVEL", "loud"),
+        ("AKIN_AUDIT_RETENTION_DAYS", "99999999"),
+        ("AKIN_AUDIT_RETENTION_DAYS", "-1"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(monkeypatch, name, value):
@@ -56,10 +63,89 @@ def test_unknown_names_are_listed(monkeypatch):
     assert unknown_settings() == ["AKIN_HOEM"]
 
 
-def test_a_password_is_not_shown():
-    settings = Settings(database_url="postgresql+psycopg://akin:s3cret@db/akin")
+SECONDS = [name for name in Settings.model_fields if name.endswith("_seconds")]
 
-    assert settings.database_address_shown == "postgresql+psycopg://akin:***@db/akin"
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e300", "86401"])
+@pytest.mark.parametrize("name", SECONDS)
+def test_no_time_is_without_an_end(monkeypatch, name, value):
+    """A server that drains for ever never ends."""
+    monkeypatch.setenv(f"AKIN_{name.upper()}", value)
+
+    with pytest.raises(InvalidSetting, match=f"AKIN_{name.upper()}={value}"):
+        load_settings()
+
+
+def test_every_number_with_a_fraction_is_such_a_time():
+    fractions = {name for name, value in Settings().model_dump().items() if isinstance(value, float)}
+
+    assert fractions == set(SECONDS)
+
+
+def test_names_of_dotenv_are_listed_too(monkeypatch, here):
+    (here / ".env").write_text("AKIN_HOEM=x\nakin_prot=1\nAKIN_PORT=2\nGATEWAY_BIND=127.0.0.1\nAKIN_SECRETS_DIR=\n")
+    monkeypatch.setenv("AKIN_DEVICES", "x")
+
+    assert unknown_settings() == ["AKIN_DEVICES", "AKIN_HOEM", "AKIN_PROT"]
+
+
+def test_the_example_of_dotenv_has_no_unknown_names(here):
+    example = (ROOT / ".env.example").read_text()
+    lines = re.findall(r"^# ([A-Z_]+=.*)$", example, re.MULTILINE)
+    (here / ".env").write_text("\n".join(lines))
+
+    assert sum(line.startswith("AKIN_") for line in lines) > 5
+    assert unknown_settings() == []
+
+
+def test_a_dotenv_that_is_not_utf8_is_named(here):
+    (here / ".env").write_bytes("AKIN_HOME=Äpfel\n".encode("latin-1"))
+
+    with pytest.raises(InvalidSetting, match=re.escape(f"{here / '.env'} cannot be read: it is not UTF-8")):
+        load_settings()
+    assert unknown_settings() == []
+
+
+def test_a_dotenv_that_cannot_be_read_is_named(monkeypatch, here):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("service.settings.dotenv_values", refuse)
+
+    with pytest.raises(InvalidSetting, match=re.escape(f"{here / '.env'} cannot be read: Permission denied")):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql+psycopg://akin:s3cret@db/akin", "postgresql+psycopg://akin:***@db/akin"),
+        ("postgresql://u:s3:cret/word@h:1/db", "postgresql://u:***@h:1/db"),
+        ("postgresql://u:p@s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:p?s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:a@b?s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:p?x=s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:://s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u/x:s3cret@h/db", "postgresql://u/x:***@h/db"),
+        ("postgresql://:s3cret@h/db", "postgresql://:***@h/db"),
+        ("postgresql://u@h/db?password=s3cret", "postgresql://u@h/db?password=***"),
+        ("postgresql://u@h/db?pass%77ord=s3cret", "postgresql://u@h/db?pass%77ord=***"),
+        (
+            "postgresql://u:s3cret@h/db?sslmode=require&PASSWORD=s3cret@x&sslpassword=s3cret&passfile=/s3cret",
+            "postgresql://u:***@h/db?sslmode=require&PASSWORD=***&sslpassword=***&passfile=***",
+        ),
+        ("u:s3cret@h/db", "u:***@h/db"),
+        ("postgresql://u@h:5432/db", "postgresql://u@h:5432/db"),
+        ("postgresql://h:5432/db?host=/run/postgresql", "postgresql://h:5432/db?host=/run/postgresql"),
+        ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
+        ("sqlite:////srv/a:b@c/akin.db", "sqlite:////srv/a:b@c/akin.db"),
+    ],
+)
+def test_a_password_is_not_shown(address, shown):
+    settings = Settings(database_url=address)
+
+    assert settings.database_address_shown == shown
+    assert "s3cret" not in shown + repr(settings)
 
 
 GOOD_KEY = "0f3c9a7be1d2486a5c7b9e0d"
@@ -148,17 +234,38 @@ def test_the_environment_goes_before_files(monkeypatch, here):
     assert (key_of(in_files), key_of(in_environment)) == (GOOD_KEY[::-1], GOOD_KEY)
 
 
-def test_a_folder_of_secrets_need_not_be_there(monkeypatch, here):
-    monkeypatch.setenv("AKIN_SECRETS_DIR", str(here / "nowhere"))
+@pytest.mark.parametrize("place", ["environment", ".env"])
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_folder_of_secrets_that_is_named_has_to_be_there(monkeypatch, here, name, place):
+    (here / "file").touch()
+    if place == "environment":
+        monkeypatch.setenv("AKIN_SECRETS_DIR", str(here / name))
+    else:
+        monkeypatch.delenv("AKIN_SECRETS_DIR")
+        (here / ".env").write_text(f"AKIN_SECRETS_DIR={here / name}\n")
 
-    assert load_settings().admin_key is None
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    assert str(refused.value) == f"AKIN_SECRETS_DIR={here / name}: no such folder; correct it or unset it"
     assert "AKIN_SECRETS_DIR" not in unknown_settings()
 
 
+@pytest.mark.parametrize("named", [None, ""])
+def test_the_usual_folder_of_secrets_need_not_be_there(monkeypatch, here, named):
+    monkeypatch.setattr("service.settings._SECRETS_DIR", str(here / "nowhere"))
+    monkeypatch.delenv("AKIN_SECRETS_DIR")
+    if named is not None:
+        monkeypatch.setenv("AKIN_SECRETS_DIR", named)
+
+    assert load_settings().admin_key is None
+
+
 def test_a_secret_that_cannot_be_read_is_said_without_a_traceback(here):
+    (here / "secrets" / "akin_admin_key").write_text(GOOD_KEY)
     (here / "secrets" / "akin_database_url").write_bytes(b"\xff\xfe")
 
-    with pytest.raises(InvalidSetting, match=r"a secret in .*secrets cannot be read; may this user\?"):
+    with pytest.raises(InvalidSetting, match=r"the secret .*secrets/akin_database_url cannot be read; .*utf-8"):
         load_settings()
 
 
@@ -203,3 +310,13 @@ def test_searching_is_public_by_a_setting(monkeypatch, value, meaning):
     monkeypatch.setenv("AKIN_PUBLIC_SEARCH", value)
 
     assert load_settings().public_search == meaning
+
+
+@pytest.mark.parametrize("value", ["maybe", "2"])
+def test_what_is_neither_yes_nor_no_is_told_once(monkeypatch, value):
+    monkeypatch.setenv("AKIN_PUBLIC_SEARCH", value)
+
+    with pytest.raises(InvalidSetting) as refused:
+        load_settings()
+
+    assert str(refused.value) == f"AKIN_PUBLIC_SEARCH={value}: Value error, write true, false or auto"

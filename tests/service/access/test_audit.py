@@ -4,11 +4,14 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
+from urllib.parse import unquote
 
 import pytest
 import structlog
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from service.access import audit_writer
 from service.access.audit import AuditEntry, AuditFilter, list_events, prune_events, record_event
@@ -167,6 +170,33 @@ def test_a_key_is_never_recorded(client, database, keys):
     assert recorded[3].target == f"{KEYS}/akin_***:revoke"
     for event in recorded:
         assert key not in str(vars(event))
+
+
+@pytest.mark.parametrize("admin_key", ["akin_" + "0123456789abcdef" * 4, "0123456789abcdef" * 3])
+def test_the_key_of_the_settings_is_in_no_row_and_no_line(settings, database, admin_key):
+    settings = settings.model_copy(update={"admin_key": SecretStr(admin_key)})
+    answers = []
+    with TestClient(create_app(settings), headers=bearer(admin_key)) as client, capture_logs() as logs:
+        for sent in (admin_key, f"x={admin_key}", f"{admin_key}:rotate"):
+            for _ in range(3):
+                answers += [client.get(f"{KEYS}/{sent}"), client.post(f"{KEYS}/{sent}:revoke")]
+                answers += [client.get(f"{KEYS}?x={sent}")]
+                client.get(f"/nowhere/{sent}")
+                # Each letter, so that none of it is left.
+                sent = "".join(f"%{ord(letter):02X}" for letter in sent)
+
+    assert [answer.json()["code"] for answer in answers] == ["key-in-address"] * 27
+    rows = [str(vars(event)) for event in events(database)]
+    assert len(rows) == 27
+    assert len([line for line in logs if line["event"] == "request"]) == 36
+    for text in (*rows, *map(str, logs), *(answer.text for answer in answers)):
+        assert admin_key not in unquote(unquote(text))
+
+
+def test_a_row_of_an_encoded_key_has_the_route_instead(client, database, keys):
+    client.post(f"{KEYS}/{keys['searcher'].replace('_', '%5F')}:revoke")
+
+    assert only(database).target == f"{KEYS}/{{name}}:revoke (with a key)"
 
 
 def test_refusals_are_limited_and_other_rows_are_not(client, database):

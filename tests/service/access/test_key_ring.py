@@ -55,7 +55,7 @@ def readings(monkeypatch):
     class Readings:
         def __init__(self):
             self.count = 0
-            self.error = None
+            self.error, self.num_good = None, 0  # so many succeed before the error
             self.begun, self.go_on = threading.Event(), threading.Event()
             self.go_on.set()
 
@@ -64,7 +64,7 @@ def readings(monkeypatch):
             keys = load_keys(database)
             self.begun.set()
             assert self.go_on.wait(10)
-            if self.error is not None:
+            if self.error is not None and self.count > self.num_good:
                 raise self.error
             return keys
 
@@ -168,8 +168,7 @@ def test_what_is_changed_here_counts_at_once(database, settings, keys, clock):
     async def follow():
         ring = KeyRing(database, settings, clock=clock)
         assert await name_of(ring, keys["searcher"]) == "searcher"
-        revoke_key(database, "searcher", settings=settings)
-        ring.forget()
+        ring.replace(revoke_key(database, "searcher", settings=settings))
         return await name_of(ring, keys["searcher"])
 
     assert asyncio.run(follow()) is RevokedKey
@@ -181,12 +180,54 @@ def test_a_reading_that_began_before_a_change_does_not_hide_it(database, setting
         readings.go_on.clear()
         first = asyncio.create_task(name_of(ring, keys["searcher"]))
         await asyncio.to_thread(readings.begun.wait, 10)
-        revoke_key(database, "searcher", settings=settings)
-        ring.forget()
+        ring.replace(revoke_key(database, "searcher", settings=settings))
         readings.go_on.set()
         return await first, await name_of(ring, keys["searcher"])
 
     assert asyncio.run(follow()) == (RevokedKey, RevokedKey)
+
+
+@pytest.mark.parametrize("is_being_read", [False, True])
+def test_what_is_changed_here_counts_though_the_database_then_goes_away(
+    database, settings, keys, readings, clock, is_being_read
+):
+    async def follow():
+        ring = KeyRing(database, settings, clock=clock)
+        assert await name_of(ring, keys["boss"]) == "boss"
+        if is_being_read:  # what this reading finds is from before the changes, and comes after them
+            clock.seconds += FRESH_SECONDS + 1
+            readings.begun.clear()
+            readings.go_on.clear()
+            reading = asyncio.create_task(ring.refresh())
+            await asyncio.to_thread(readings.begun.wait, 10)
+        ring.replace(revoke_key(database, "searcher", settings=settings))
+        rotated, new = rotate_key(database, "writer", grace=timedelta(0))
+        created, made = create_key(database, "made", ["search"], actor="test")
+        ring.replace(rotated)
+        ring.replace(created)
+        readings.error, readings.num_good = DatabaseUnavailable("gone"), readings.count
+        if is_being_read:
+            readings.go_on.set()
+            await reading
+        found = [await name_of(ring, key) for key in (keys["boss"], keys["searcher"], new, made)]
+        with pytest.raises(KeysUnavailable):
+            await ring.find(keys["writer"])
+        return found
+
+    assert asyncio.run(follow()) == ["boss", RevokedKey, "writer", "made"]
+
+
+def test_a_change_that_is_told_late_makes_no_revoked_key_good(database, settings, keys, readings):
+    async def follow():
+        ring = KeyRing(database, settings)
+        assert await name_of(ring, keys["writer"]) == "writer"
+        rotated, new = rotate_key(database, "writer", grace=timedelta(hours=1))
+        ring.replace(revoke_key(database, "writer", settings=settings))
+        ring.replace(rotated)
+        readings.error = DatabaseUnavailable("gone")
+        return [await name_of(ring, key) for key in (keys["writer"], new)]
+
+    assert asyncio.run(follow()) == [RevokedKey, RevokedKey]
 
 
 def test_guesses_do_not_read_the_table_each_time(database, settings, keys, readings):

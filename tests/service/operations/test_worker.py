@@ -39,6 +39,7 @@ def test_a_release_of_the_catalogue_is_built_by_shards_and_served(works_on_both:
     assert active_id(works_on_both) == operation.result["release"]["release_id"]  # type: ignore[index]
 
 
+@pytest.mark.one_database
 def test_what_changes_while_a_release_is_built_is_in_it(works: Works):
     operation_id = works.ask(kind=BUILD)
 
@@ -51,6 +52,7 @@ def test_what_changes_while_a_release_is_built_is_in_it(works: Works):
     assert operation.result["num_changes_left"] == 0
 
 
+@pytest.mark.one_database
 def test_whoever_activated_something_meanwhile_wins(works: Works, small_checkpoint):
     operation_id = works.ask(kind=BUILD)
     assert works.work("--kill-at", "after plan") == -signal.SIGKILL
@@ -101,6 +103,7 @@ def test_a_worker_that_was_only_slow_can_change_nothing_any_more(works: Works):
         assert len(list_releases(session)) == 2
 
 
+@pytest.mark.one_database
 def test_what_another_version_began_ends_and_stands_in_nobodys_way(works: Works):
     operation_id = works.ask(kind=BUILD)
     assert works.work("--version", "0", "--kill-at", "within plan") == -signal.SIGKILL
@@ -114,6 +117,7 @@ def test_what_another_version_began_ends_and_stands_in_nobodys_way(works: Works)
     assert active_id(works) != operation.result.get("release_id")
 
 
+@pytest.mark.one_database
 def test_an_operation_that_kills_its_workers_fails_in_the_end(works: Works):
     operation_id = works.ask(kind=BUILD)
     assert works.work("--kill-at", "before plan") == -signal.SIGKILL
