@@ -55,7 +55,7 @@ def job_engine(settings: Settings, *, worker_id: str, version: str) -> Iterator[
         try:
             DBOS.launch()
         except DBOSInitializationError as error:
-            log.error("jobs_database_refused", reason=str(error))
+            log.error("jobs_database_refused", reason=type(error.__cause__ or error).__name__)
             raise DatabaseVersionError(
                 "the workers' tables are not of this version, and AKIN_AUTO_MIGRATE is off; run: akin migrate"
             ) from error
