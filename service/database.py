@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 
 import structlog
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import DateTime, Engine, func, select, update
+from sqlalchemy import DateTime, Engine, event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.database_engine import READING, describe_failure, make_engine, sqlstate_of
 from service.database_migration import bring_up_to_date
@@ -35,6 +36,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._outage = _Outage()
+        self._is_closed = False
+        event.listen(engine, "checkin", self._close_late)
         options: dict[str, object] = {READING: True}
         if engine.dialect.name == _POSTGRESQL:
             # Its default shows each statement of a transaction what was committed meanwhile.
@@ -99,8 +102,14 @@ class Database:
             return MigrationContext.configure(session.connection()).get_current_revision()
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back; those that a thread still uses, when it is done."""
+        self._is_closed = True
         self._engine.dispose()
+
+    def _close_late(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        # It came back to a pool that nobody will ask again.
+        if self._is_closed:
+            record.invalidate()
 
 
 class _Outage:

@@ -1,6 +1,8 @@
 """Fixtures that several rooms share."""
 
+import os
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
 from service.database import open_database
 from tests.databases import PostgreSQL, new_database
+
+# pytest-xdist tells its processes the width of the terminal, which the consoles of the command line would keep.
+os.environ.pop("COLUMNS", None)
 
 # pytorch-metric-learning would import this module, which replaces faiss's own methods in the whole process, those of
 # the index under test too. An empty one in its place leaves faiss as it is.
@@ -64,11 +69,15 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """Address of a real PostgreSQL server, for as long as the tests run."""
-    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
-    yield server.address
-    server.stop()
+    # Not among pytest's own folders: a session that starts beside this one closes them to other users, and as root the
+    # server runs as one.
+    with tempfile.TemporaryDirectory(prefix="akin-postgresql-") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgreSQL(Path(folder) / "data")
+        yield server.address
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -246,6 +246,17 @@ def test_a_connection_that_is_lost_in_a_transaction_is_an_error_and_the_next_one
         assert list(next_change_seqs(session, 1)) == [1]
 
 
+def test_a_connection_in_use_while_the_database_is_closed_is_closed_when_it_comes_back(postgresql):
+    database = open_database(new_database(postgresql))
+    with database.reading() as session:
+        connection = session.connection().connection.driver_connection
+        assert connection is not None
+        database.close()
+        assert not connection.closed
+
+    assert connection.closed
+
+
 def test_who_finds_no_free_connection_is_told_so_in_seconds(on_postgresql, monkeypatch):
     """Also where all of them hang: threads are not used up by waiting."""
     monkeypatch.setattr(on_postgresql._engine.pool, "_timeout", 0.2)
