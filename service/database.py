@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import overload
 
 import structlog
 from alembic.runtime.migration import MigrationContext
@@ -207,6 +208,12 @@ def database_time(session: Session) -> datetime:
     return now()
 
 
-def in_utc(moment: datetime) -> datetime:
-    """Return a stored time with its zone, which SQLite forgets."""
+@overload
+def in_utc(moment: datetime) -> datetime: ...
+@overload
+def in_utc(moment: datetime | None) -> datetime | None: ...
+def in_utc(moment: datetime | None) -> datetime | None:
+    """Return a stored time with its zone, which SQLite forgets; None for none."""
+    if moment is None:
+        return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -191,7 +191,7 @@ def _facts(session: Session, overview: LabelOverview, places: Sequence[int]) -> 
                 overview.states[place],
                 row.change_seq > shown,
                 row.labelled_by,
-                in_utc(row.labelled_at) if row.labelled_at else None,
+                in_utc(row.labelled_at),
                 row.label_source,
             )
         )

@@ -169,12 +169,8 @@ def _facts(row: APIKey) -> dict[str, Any]:
         "state": key_state(row),
         "created_at": in_utc(row.created_at),
         "created_by": row.created_by,
-        "expires_at": _optional(row.expires_at),
-        "revoked_at": _optional(row.revoked_at),
-        "last_used_at": _optional(row.last_used_at),
+        "expires_at": in_utc(row.expires_at),
+        "revoked_at": in_utc(row.revoked_at),
+        "last_used_at": in_utc(row.last_used_at),
         "old_secret_until": previous_good_until(row),
     }
-
-
-def _optional(moment: datetime | None) -> datetime | None:
-    return None if moment is None else in_utc(moment)

@@ -85,10 +85,10 @@ class OperationView(BaseModel):
             request=operation.request,
             created_by=operation.created_by,
             created_at=in_utc(operation.created_at),
-            started_at=_utc(operation.started_at),
+            started_at=in_utc(operation.started_at),
             updated_at=in_utc(operation.updated_at),
-            finished_at=_utc(operation.finished_at),
-            cancel_requested_at=_utc(operation.cancel_requested_at),
+            finished_at=in_utc(operation.finished_at),
+            cancel_requested_at=in_utc(operation.cancel_requested_at),
             worker_id=operation.worker_id,
             links={name: root_path + path for name, path in _links(operation).items()},
         )
@@ -118,7 +118,3 @@ def _links(operation: Operation) -> dict[str, str]:
         if operation.state == SUCCEEDED and not result.get("is_active"):
             links["activate"] = f"{links['release']}:activate"
     return links
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else in_utc(moment)

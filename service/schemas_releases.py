@@ -48,7 +48,7 @@ class ActivationState(BaseModel):
             version=active.version,
             release_id=active.release_id,
             previous_release_id=active.previous_release_id,
-            activated_at=in_utc(active.activated_at) if active.activated_at else None,
+            activated_at=in_utc(active.activated_at),
         )
 
 
@@ -126,7 +126,7 @@ class ProcessView(BaseModel):
             pid=process.pid,
             started_at=in_utc(process.started_at),
             seen_at=in_utc(process.seen_at),
-            stopped_at=in_utc(process.stopped_at) if process.stopped_at else None,
+            stopped_at=in_utc(process.stopped_at),
             is_living=is_living,
             release_id=process.release_id,
             refusal=process.refusal,

@@ -5,6 +5,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self, seconds: float = 1000.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
 class MeanColourEmbedder:
     """An embedder without a network: the direction of a picture's mean colour."""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from service.access.keys import KnownKey, key_digest, known_key, load_keys, note_uses
+from service.access.keys import FIRST_KEY, KnownKey, key_digest, known_key, load_keys, note_uses
 from service.access.scopes import Actor, Scope
 from service.database import Database, now
 from service.errors import (
@@ -36,8 +36,6 @@ _AWAY_SECONDS = 2.0
 # answered without it: a key that is not known, or was changed here.
 _PATIENCE_SECONDS = 1.0
 _GREAT_PATIENCE_SECONDS = 15.0
-
-SETTINGS_KEY = "admin"  # the name under which the key of the settings acts
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +72,8 @@ class KeyRing:
         """Return whose `key` is; raises InvalidKey, or KeysUnavailable where nobody can say."""
         digest = key_digest(key)
         if self._settings_digest is not None and hmac.compare_digest(digest, self._settings_digest):
-            return FoundKey(Actor(SETTINGS_KEY, frozenset(Scope)))
+            # Under the name of the key that it stands for.
+            return FoundKey(Actor(FIRST_KEY, frozenset(Scope)))
         asked_at = self._clock()
         await self.refresh(since=asked_at - FRESH_SECONDS, may_be_old=self._read_at > -math.inf)
         if self._keys is None:

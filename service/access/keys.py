@@ -230,20 +230,16 @@ def note_uses(database: Database, uses: Mapping[str, datetime]) -> None:
 
 def known_key(row: APIKey) -> KnownKey:
     """Return a key as it is checked."""
-
-    def utc(moment: datetime | None) -> datetime | None:
-        return in_utc(moment) if moment is not None else None
-
     known = {scope.value for scope in Scope}
     return KnownKey(
         id=row.id,
         name=row.name,
         sha256=row.sha256,
         scopes=frozenset(Scope(name) for name in row.scopes if name in known),
-        expires_at=utc(row.expires_at),
-        revoked_at=utc(row.revoked_at),
+        expires_at=in_utc(row.expires_at),
+        revoked_at=in_utc(row.revoked_at),
         previous_sha256=row.previous_sha256,
-        previous_expires_at=utc(row.previous_expires_at),
+        previous_expires_at=in_utc(row.previous_expires_at),
     )
 
 

@@ -23,13 +23,13 @@ def parse_duration(text: str, option: str) -> timedelta:
 
 def parse_moment(text: str, option: str, *, sign: int) -> datetime:
     """Return a time in UTC: a date, a time, or a duration from now on (`sign` 1) or ago (-1)."""
+    from service.database import in_utc
     from service.errors import InvalidParameter
 
     try:
         if _DURATION.fullmatch(text):
             return datetime.now(UTC) + sign * parse_duration(text, option)
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return in_utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         raise InvalidParameter(
             f"{option} {text}: write a day such as 2027-01-31, a time such as 2027-01-31T10:00:00Z, or 90d, 24h, 30m"

@@ -244,18 +244,20 @@ def request_of_a_client(*, leaves=False):
     return Request({"type": "http", "headers": []}, receive)
 
 
-def test_work_ends_before_the_leaving_is_told():
-    ended = []
+async def long_work(ended):
+    """Work for longer than any test, and note the end of it."""
+    try:
+        await asyncio.sleep(20)
+    finally:
+        ended.append(True)
 
-    async def work():
-        try:
-            await asyncio.sleep(20)
-        finally:
-            ended.append(True)
+
+def test_work_ends_before_the_leaving_is_told():
+    ended: list[bool] = []
 
     async def leave():
         with pytest.raises(ClientLeft):
-            await unless_client_leaves(request_of_a_client(leaves=True), work())
+            await unless_client_leaves(request_of_a_client(leaves=True), long_work(ended))
         assert ended == [True]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -275,16 +277,10 @@ def test_an_error_of_the_work_is_raised_as_it_is():
 
 
 def test_a_request_that_is_cancelled_cancels_its_work():
-    ended = []
-
-    async def work():
-        try:
-            await asyncio.sleep(20)
-        finally:
-            ended.append(True)
+    ended: list[bool] = []
 
     async def run():
-        task = asyncio.create_task(unless_client_leaves(request_of_a_client(), work()))
+        task = asyncio.create_task(unless_client_leaves(request_of_a_client(), long_work(ended)))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

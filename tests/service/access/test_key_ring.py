@@ -17,17 +17,8 @@ from service.access.keys import create_key, get_key, load_keys, revoke_key, rota
 from service.app import create_app
 from service.database import in_utc, now, open_database
 from service.errors import DatabaseUnavailable, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
+from tests.fakes import Clock
 from tests.service.access.conftest import bearer, let_expire, make_keys
-
-
-class Clock:
-    """A clock that is moved by hand."""
-
-    def __init__(self):
-        self.seconds = 1000.0
-
-    def __call__(self):
-        return self.seconds
 
 
 @pytest.fixture

@@ -1,17 +1,10 @@
 import numpy as np
 import pytest
 
+from tests.fakes import Clock
 from training.evaluation.latency import median_latencies
 
 PICTURES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
-
-
-class Clock:
-    def __init__(self):
-        self.seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
 
 
 class TimedEmbedder:
@@ -35,7 +28,7 @@ class TimedEmbedder:
 
 
 def timed(*seconds):
-    clock = Clock()
+    clock = Clock(0.0)
     calls: list[tuple[int, int]] = []
     return [TimedEmbedder(place, clock, each, calls) for place, each in enumerate(seconds)], clock, calls
 

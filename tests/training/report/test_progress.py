@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.fakes import Clock
 from tests.training.synthetic_run import step_record
 from training.report.progress import (
     BarProgress,
@@ -12,14 +13,6 @@ from training.report.progress import (
     choose_progress,
     describe_step,
 )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def plain_console(width: int = 60) -> Console:
@@ -82,12 +75,12 @@ def test_the_panel_gives_the_cursor_back():
 
 
 def test_lines_appear_every_ten_seconds_and_at_evaluations():
-    console, clock = plain_console(), Clock()
+    console, clock = plain_console(), Clock(0.0)
     progress = LineProgress(console, clock=clock)
 
     progress.started(1000, 0)
     for step in range(1, 51):
-        clock.now = step * 0.5
+        clock.seconds = step * 0.5
         progress.step({"kind": "step", "step": step, "loss": 0.5})
     progress.evaluated({"kind": "evaluation", "step": 50, "metric": "recall_at_1", "recall_at_1": 0.5})
 
@@ -110,11 +103,11 @@ def test_lines_are_neither_wrapped_nor_styled():
 
 
 def test_a_step_that_does_not_move_leaves_the_time_open():
-    console, clock = plain_console(), Clock()
+    console, clock = plain_console(), Clock(0.0)
     progress = LineProgress(console, clock=clock)
 
     progress.started(10, 5)
-    clock.now = 11
+    clock.seconds = 11
     progress.step({"step": 5})
 
     assert "time left unknown" in written(console)

@@ -6,16 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import Clock
 from training.report.progress import SilentProgress
 from training.report.progress_file import ProgressFile
-
-
-class Clock:
-    def __init__(self):
-        self.seconds = 100.0
-
-    def __call__(self):
-        return self.seconds
 
 
 @pytest.fixture
