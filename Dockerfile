@@ -31,7 +31,7 @@ RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_bundle --mount=typ
 FROM builder AS dependencies-cpu
 # An index of CPU builds of torch spares gigabytes of CUDA packages; empty: pip's own index.
 ARG TORCH_INDEX_URL=
-# More packages by blanks, such as s3fs for pictures in S3 (AKIN_MEDIA_URL).
+# More packages by blanks, such as s3fs for images in S3 (AKIN_MEDIA_URL).
 ARG EXTRA_PACKAGES=
 RUN --mount=type=secret,id=pip_conf --mount=type=secret,id=ca_bundle --mount=type=cache,target=/root/.cache/pip \
     TORCH_INDEX_URL="${TORCH_INDEX_URL}" EXTRA_PACKAGES="${EXTRA_PACKAGES}" sh /opt/tools/install-dependencies.sh cpu
@@ -55,7 +55,7 @@ VOLUME ["/data"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 LABEL org.opencontainers.image.title="akin" \
-      org.opencontainers.image.description="Image retrieval that learns from a shop's own labelled pictures" \
+      org.opencontainers.image.description="Image retrieval that learns from a shop's own labelled images" \
       org.opencontainers.image.licenses="Apache-2.0"
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/bin/sh", "-c", "exec python -m service.probe \"http://127.0.0.1:$AKIN_PORT/livez\""]

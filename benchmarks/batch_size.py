@@ -1,8 +1,8 @@
-"""Time per picture of the bare network at several batch sizes: why the CPU embeds four at a time.
+"""Time per image of the bare network at several batch sizes: why the CPU embeds four at a time.
 
     python benchmarks/batch_size.py [--num-images 64]
 
-Prints milliseconds a picture and the ratio to the best, all in one run.
+Prints milliseconds an image and the ratio to the best, all in one run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
 
     best = min(seconds.values())
     for batch_size, total in seconds.items():
-        print(f"batch {batch_size:3d}  {1000 * total / num_images:7.2f} ms/picture  {total / best:5.2f} × best")
+        print(f"batch {batch_size:3d}  {1000 * total / num_images:7.2f} ms/image  {total / best:5.2f} × best")
 
 
 if __name__ == "__main__":

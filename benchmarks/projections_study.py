@@ -196,7 +196,7 @@ def searched(task: Task) -> dict[str, Tables]:
 
 
 class Study:
-    """Runs of one task; pictures are decoded, or features computed, once."""
+    """Runs of one task; images are decoded, or features computed, once."""
 
     def __init__(self, name: str, archives: Path, work: Path) -> None:
         self.name = name
@@ -330,7 +330,7 @@ def _characters_of(path: Path, alphabets: tuple[str, ...]) -> list[str]:
 
 
 def unseen_products(path: Path, draw: int = 0) -> list[str]:
-    """Return 20 of the 81 products by lot; draw 0 has the zero-shot figures that were published for these pictures."""
+    """Return 20 of the 81 products by lot; draw 0 has the zero-shot figures that were published for these images."""
     lines = (path / "dataset" / "classes.csv").read_text(encoding="utf-8").splitlines()[1:]
     names = {int(line.split(",")[1]): line.split(",")[0] for line in lines if line.strip()}
     return [names[number] for number in np.random.default_rng(draw).permutation(81)[:20].tolist()]
@@ -346,7 +346,7 @@ def main() -> None:
     parser.add_argument("what", choices=("search", "compare"))
     parser.add_argument("task", nargs="?", choices=tuple(TASKS))
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path("akin-data") / "study", help="unpacked pictures and features")
+    parser.add_argument("--work", type=Path, default=Path("akin-data") / "study", help="unpacked images and features")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=())
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)

@@ -4,7 +4,7 @@
 
 Runs nginx with the shipped configuration (deploy/nginx) before `akin serve` processes on one home. Each server is asked
 to end (SIGTERM), waited for, started again on its port and waited for until it is ready; then the next one. Meanwhile
-clients search, and each answer is checked: status, and the queried picture itself found first; and one client makes a
+clients search, and each answer is checked: status, and the queried image itself found first; and one client makes a
 key after the other, which is never sent twice. Prints requests, failures, latencies, how many searches the gateway gave
 to a second server, exit statuses, and the seconds of each restart.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.gateway import KEY, Gateway, Replica, gateway_before, missing_programs, upstream_file
-from benchmarks.swap_under_load import default_checkpoints, pictures, publish_releases
+from benchmarks.swap_under_load import default_checkpoints, images, publish_releases
 from service.inference import run_in_own_thread
 from service.installation import open_installation
 from service.releases import activate_release
@@ -35,9 +35,9 @@ _WRITE_PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A picture and the product that it shows."""
+    """An image and the product that it shows."""
 
-    picture: bytes
+    image: bytes
     product_id: str
 
 
@@ -93,14 +93,14 @@ def main() -> None:
 
 
 def _run_with_own_servers(folder: Path, arguments: argparse.Namespace) -> Figures:
-    encoded = pictures(arguments.num_products)
+    encoded = images(arguments.num_products)
     settings = Settings(home=folder / "home")
     checkpoints = default_checkpoints(folder)[:1]
     with open_installation(settings) as installation:
         (release_id,) = run_in_own_thread(lambda: publish_releases(installation, checkpoints, encoded))
         with installation.database.transaction() as session:
             activate_release(session, release_id)
-    queries = [Query(picture, f"{number}-of-{release_id}") for number, picture in enumerate(encoded)]
+    queries = [Query(image, f"{number}-of-{release_id}") for number, image in enumerate(encoded)]
     environment = {"AKIN_ROOT_PATH": PREFIX, "AKIN_DRAIN_SECONDS": str(arguments.drain_seconds)}
     with contextlib.ExitStack() as stack:
         replicas = []
@@ -182,14 +182,14 @@ async def search_until(
     failures: list[str],
     pause_seconds: float = 0.0,
 ) -> None:
-    """Search, one picture after the other, and check each answer; note when each began and ended."""
+    """Search, one image after the other, and check each answer; note when each began and ended."""
     async with httpx.AsyncClient(base_url=base, timeout=60, verify=False) as client:
         while not is_over.is_set():
             number += 1
             query = queries[number % len(queries)]
             started = time.monotonic()
             try:
-                response = await client.post("/search", params={"k": 5}, files={"image": query.picture})
+                response = await client.post("/search", params={"k": 5}, files={"image": query.image})
             except httpx.HTTPError as error:
                 failures.append(f"search: {error!r}")
                 continue

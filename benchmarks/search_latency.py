@@ -138,7 +138,7 @@ def measure_parts(
     """Time the parts of a search and the search over HTTP, one of each in turn."""
     embedder, index = release.embedder, release.index
     pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
-    embeddings = [embedder.embed_pixels(picture[None])[0] for picture in pixels]
+    embeddings = [embedder.embed_pixels(image[None])[0] for image in pixels]
     with httpx.Client(base_url=address, timeout=60) as client:
         stages: dict[str, Callable[[int], object]] = {
             # The network first: its worker threads go on spinning for a moment, which must not fall on the server.

@@ -3,7 +3,7 @@
     python benchmarks/swap_under_load.py [--clients 32] [--swaps 20] [--processes 2] [--json FILE]
 
 Several `akin serve` processes share one home with releases of different models, whose titles name their release. Every
-answer is checked: status, titles of the release that it names and of no other, and the queried picture itself found
+answer is checked: status, titles of the release that it names and of no other, and the queried image itself found
 with a cosine of 1 (which an embedding of another release's model would not give). An answer to a request that began
 after its server said that it serves the new release must come from that one. Prints latencies, errors, and the seconds
 from each activation until all servers say that they serve it.
@@ -110,7 +110,7 @@ def main() -> None:
 
 def run(settings: Settings, checkpoints: Sequence[Path], num_products: int, arguments: argparse.Namespace) -> Figures:
     """Publish a release with each checkpoint, serve, search and swap; `arguments`: those of the command line."""
-    queries = pictures(num_products)
+    queries = images(num_products)
     with open_installation(settings) as installation:
         release_ids = run_in_own_thread(lambda: publish_releases(installation, checkpoints, queries))
         with installation.database.transaction() as session:
@@ -140,8 +140,8 @@ def default_checkpoints(folder: Path) -> list[Path]:
     return found
 
 
-def pictures(count: int) -> list[bytes]:
-    """Return pictures that no model takes for each other."""
+def images(count: int) -> list[bytes]:
+    """Return images that no model takes for each other."""
     encoded = []
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -158,7 +158,7 @@ def publish_releases(installation: Installation, checkpoints: Sequence[Path], qu
     for number, checkpoint in enumerate(checkpoints):
         release_id = f"release-{number}"
         embedder = load_embedder(checkpoint, device="cpu")
-        embeddings_ND = embedder.embed([decode_image(picture) for picture in queries])
+        embeddings_ND = embedder.embed([decode_image(image) for image in queries])
         images = [
             CatalogueImage(
                 f"{n:08d}", f"{n}-of-{release_id}", f"{n} of {release_id}", {}, MediaName(f"{n:064x}", "png")
@@ -269,7 +269,7 @@ async def search_on(
     errors: list[str],
     is_over: asyncio.Event,
 ) -> None:
-    """Search without a pause, one picture after the other, and check each answer."""
+    """Search without a pause, one image after the other, and check each answer."""
     server, n = number % len(addresses), number
     async with httpx.AsyncClient(base_url=addresses[server], timeout=60) as client:
         while not is_over.is_set():
@@ -300,7 +300,7 @@ def what_is_wrong(body: dict[str, object], query: int, release_ids: Sequence[str
     if any(not hit["title"].endswith(f" of {release_id}") for hit in hits):
         return f"an answer of {release_id} mixes releases: {[hit['title'] for hit in hits]}"
     if hits[0]["title"] != f"{query} of {release_id}" or hits[0]["score"] < 0.999:
-        return f"picture {query} was not found by the model of {release_id}: {hits[0]}"
+        return f"image {query} was not found by the model of {release_id}: {hits[0]}"
     return None
 
 

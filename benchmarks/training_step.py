@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [--network efficientnet_lite0|conv4|head] [--steps 30]
 
 The peer is a loop as pytorch-metric-learning's users write it: its sampler, its loss, the same network, optimiser,
-batch and precision. All take the same decoded pictures from memory. The loops take turns every few steps, so that a
+batch and precision. All take the same decoded images from memory. The loops take turns every few steps, so that a
 busy machine slows all of them alike; printed are medians and their ratios. Peak memory is measured in a process of its
 own for each loop: the device's on CUDA, the whole process's on a CPU.
 """
@@ -27,7 +27,7 @@ from embedding.preprocessing import Preprocessing
 from training.batches import BatchSampler
 from training.config import TrainingConfig, config_from_tables
 from training.data.features import Features
-from training.inputs import FeatureInputs, PictureInputs, TrainingInputs
+from training.inputs import FeatureInputs, ImageInputs, TrainingInputs
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks, LoopParts
 from training.losses.factory import create_loss
@@ -47,7 +47,7 @@ LOOPS = ("plain", "projections + mining", "peer, plain")
 
 
 class MemoryPixels:
-    """Decoded pictures in memory."""
+    """Decoded images in memory."""
 
     def __init__(self, size: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def inputs_of(
         return FeatureInputs(model, Features(rows, np.arange(len(LABELS) + 1) * 3, {}), device)
     pixels = MemoryPixels(preprocessing.image_size)
     config = config_of("plain", network)
-    return PictureInputs(model, preprocessing, pixels, pixels, config.augmentation, device)
+    return ImageInputs(model, preprocessing, pixels, pixels, config.augmentation, device)
 
 
 def our_steps(name: str, network: str, device: torch.device) -> Block:
@@ -153,8 +153,8 @@ def peer_steps(network: str, device: torch.device) -> Block:
     def step() -> float:
         started = time.perf_counter()
         images = next(drawn)
-        pictures = inputs.batch(images, nothing_plain, generator, slice(0, batch_size))
-        embeddings = module(pictures)
+        pixels = inputs.batch(images, nothing_plain, generator, slice(0, batch_size))
+        embeddings = module(pixels)
         value = loss(embeddings, torch.from_numpy(LABELS[images]).to(device))
         optimiser.zero_grad()
         value.backward()

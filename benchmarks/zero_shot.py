@@ -1,4 +1,4 @@
-"""Zero-shot recall on real pictures: what retrieval is worth before any training.
+"""Zero-shot recall on real images: what retrieval is worth before any training.
 
     python benchmarks/zero_shot.py --data FOLDER [--only grocery|cars196]
 
@@ -56,13 +56,13 @@ def measure_grocery(embedder: Embedder, data: Path) -> Iterator[tuple[str, float
 
 def measure_cars(embedder: Embedder, data: Path) -> Iterator[tuple[str, float, float]]:
     with zipfile.ZipFile(data / "cars196-test.zip") as archive:
-        members = [(name, int(Path(name).parent.name.partition("-")[0])) for name in pictures(archive)]
+        members = [(name, int(Path(name).parent.name.partition("-")[0])) for name in images(archive)]
         cars = embed_members(embedder, archive, members)
     yield "Cars196 test half, recall@1", recall(cars, cars, 1, same=True), 0.591
     yield "Cars196 test half, recall@8", recall(cars, cars, 8, same=True), 0.881
 
 
-def pictures(archive: zipfile.ZipFile) -> list[str]:
+def images(archive: zipfile.ZipFile) -> list[str]:
     return sorted(name for name in archive.namelist() if name.lower().endswith((".jpg", ".png", ".webp")))
 
 
@@ -77,7 +77,7 @@ def grocery_iconic(archive: zipfile.ZipFile) -> list[tuple[str, int]]:
 
 
 def embed_members(embedder: Embedder, archive: zipfile.ZipFile, members: list[tuple[str, int]]) -> Labelled:
-    """Embed pictures of an archive through the road that the product uses."""
+    """Embed images of an archive through the road that the product uses."""
     images = ((name, archive.read(name)) for name, _ in members)
     parts = []
     for batch in embed_images(images, embedder, limits=DecodingLimits()):
@@ -87,7 +87,7 @@ def embed_members(embedder: Embedder, archive: zipfile.ZipFile, members: list[tu
 
 
 def recall(queries: Labelled, gallery: Labelled, k: int, *, same: bool = False) -> float:
-    """Return the share of queries with a picture of their label among the k nearest, themselves left out."""
+    """Return the share of queries with an image of their label among the k nearest, themselves left out."""
     hits = 0
     for start in range(0, len(queries[0]), 1024):
         scores = queries[0][start : start + 1024] @ gallery[0].T

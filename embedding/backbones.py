@@ -1,7 +1,7 @@
 """Backbones by name, and where their pretrained weights come from.
 
 * `efficientnet_lite0`: our own module; its ImageNet weights come with the extra `offline`, no network needed.
-* `conv4`: four layers for pictures of 32 pixels, to be trained from scratch; it has no pretrained weights.
+* `conv4`: four layers for images of 32 pixels, to be trained from scratch; it has no pretrained weights.
 * `resnet50`, `convnext_tiny`, ...: torchvision's convolutional networks; weights are downloaded once.
 * `timm/NAME`: any network of timm, transformers included (extra `timm`); weights are downloaded once.
 
@@ -186,7 +186,7 @@ class TimmFeatureMap(nn.Module):
         """Return the feature map; tokens of a transformer become H' = number of tokens, W' = 1."""
         features: Tensor = self.network.forward_features(images_NCHW)  # type: ignore[operator]  # timm's own method
         if features.ndim == 3:
-            # Class and register tokens are no places of the picture.
+            # Class and register tokens are no places of the image.
             num_prefix = int(cast(int, getattr(self.network, "num_prefix_tokens", 0)))
             return features[:, num_prefix:].transpose(1, 2).unsqueeze(-1)
         if features.shape[1] != self.num_channels:

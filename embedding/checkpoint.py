@@ -1,7 +1,7 @@
 """Checkpoints: a model with everything that is needed to use it, in one directory.
 
 weights.safetensors   the network's weights (never pickle)
-golden.safetensors    encoded pictures and the embeddings that they must give
+golden.safetensors    encoded images and the embeddings that they must give
 model.json            architecture, preprocessing, metrics, provenance; checksums of the other two
 """
 
@@ -123,7 +123,7 @@ def load_embedder(
     except InvalidCheckpoint:
         raise
     except EmbeddingError as error:
-        raise InvalidCheckpoint(f"{directory}: a golden picture is refused: {error}") from error
+        raise InvalidCheckpoint(f"{directory}: a golden image is refused: {error}") from error
     return embedder
 
 

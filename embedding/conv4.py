@@ -1,4 +1,4 @@
-"""A four-layer convolutional network for small pictures, trained from scratch in minutes of CPU.
+"""A four-layer convolutional network for small images, trained from scratch in minutes of CPU.
 
 Four blocks of 3 × 3 convolution, batch norm, ReLU and 2 × 2 max pooling, the usual network of few-shot experiments
 (arXiv:1606.04080), here with channels that double and no pooling after the last block.
@@ -10,7 +10,7 @@ _CHANNELS = (16, 32, 64, 128)
 
 
 class Conv4(nn.Module):
-    """Pictures [N, 3, H, W] to a feature map [N, 128, H/8, W/8]; there are no pretrained weights."""
+    """Images [N, 3, H, W] to a feature map [N, 128, H/8, W/8]; there are no pretrained weights."""
 
     num_channels = _CHANNELS[-1]
 

@@ -1,14 +1,14 @@
-"""Image bytes to an RGB picture: one function for training, indexing and queries.
+"""Image bytes to an RGB image: one function for training, indexing and queries.
 
 Rules, in this order:
 
 * Formats: JPEG (with MPO, what phones write), PNG, WebP, GIF, BMP, TIFF; of several frames or pages the first.
 * Limits on bytes and pixels are checked from the header, before any pixel is decoded.
-* 16-bit samples keep their high byte (value >> 8); 32-bit and floating-point pictures are refused, since
+* 16-bit samples keep their high byte (value >> 8); 32-bit and floating-point images are refused, since
   their range is not known.
 * CMYK is converted by Pillow's plain formula; embedded ICC profiles are ignored, as the field's tools do.
-* Transparency is composed on white. Grey and palette pictures become RGB.
-* The EXIF orientation is applied, so that the picture is as a person sees it.
+* Transparency is composed on white. Grey and palette images become RGB.
+* The EXIF orientation is applied, so that the image is as a person sees it.
 """
 
 import io
@@ -25,7 +25,7 @@ from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
 log = logging.getLogger(__name__)
 
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# What Pillow names the format of a picture, and the media type and file ending that go with it.
+# What Pillow names the format of an image, and the media type and file ending that go with it.
 MEDIA_TYPES = {
     "JPEG": ("image/jpeg", "jpg"),
     "MPO": ("image/jpeg", "jpg"),
@@ -37,7 +37,7 @@ MEDIA_TYPES = {
 }
 
 _ORIENTATION_TAG = 0x0112
-# EXIF orientation -> what makes the picture upright; 1 and unknown values leave it as it lies.
+# EXIF orientation -> what makes the image upright; 1 and unknown values leave it as it lies.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,7 +50,7 @@ _TRANSPOSITIONS = {
 _DIRECT_MODES = frozenset({"RGB", "L", "1", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa", "La"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-# A progressive JPEG may refine the whole picture in any number of scans of a few bytes each: 300 kB that decode for
+# A progressive JPEG may refine the whole image in any number of scans of a few bytes each: 300 kB that decode for
 # minutes. Encoders write about ten.
 _MAX_JPEG_SCANS = 100
 _STRIP_ROWS = 256
@@ -64,7 +64,7 @@ _PARSER_FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class DecodingLimits:
-    """Upper bounds of a picture: bytes of the file, and pixels (width × height) of what it declares."""
+    """Upper bounds of an image: bytes of the file, and pixels (width × height) of what it declares."""
 
     max_image_bytes: int = 10 * 2**20
     max_image_pixels: int = 50_000_000
@@ -79,7 +79,7 @@ class DecodingLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An RGB picture, upright, with what its file was."""
+    """An RGB image, upright, with what its file was."""
 
     image: Image.Image
     media_type: str
@@ -87,7 +87,7 @@ class DecodedImage:
 
 
 def decode_image(image_bytes: bytes, limits: DecodingLimits | None = None) -> Image.Image:
-    """Return the RGB picture that `image_bytes` hold, upright.
+    """Return the RGB image that `image_bytes` hold, upright.
 
     Raises UnsupportedImageFormat, ImageTooLarge or InvalidImage; each message says what was wrong.
     """
@@ -138,7 +138,7 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
 
 
 def _upright(source: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture whose EXIF block is damaged is taken as it lies.
+    """Apply the EXIF orientation; an image whose EXIF block is damaged is taken as it lies.
 
     Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails on odd ones that can be read.
     """
@@ -174,7 +174,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    # Strip by strip: composing at once would hold four copies of a large picture.
+    # Strip by strip: composing at once would hold four copies of a large image.
     width, height = image.size
     white = Image.new("RGB", image.size, (255, 255, 255))
     for top in range(0, height, _STRIP_ROWS):

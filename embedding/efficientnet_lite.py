@@ -89,7 +89,7 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _batch_norm(NUM_CHANNELS)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the feature map of normalised pictures."""
+        """Return the feature map of normalised images."""
         x_NCHW = F.relu6(self._bn0(self._conv_stem(x_NCHW)))
         for block in self._blocks:
             x_NCHW = block(x_NCHW)

@@ -1,4 +1,4 @@
-"""Pictures to embeddings on a device: what training's validation, indexing and requests share."""
+"""Images to embeddings on a device: what training's validation, indexing and requests share."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ Precision = Literal["float32", "bf16"]
 # How far (1 - cosine) an embedding of each precision may lie from the float32 one of the machine that wrote it.
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "bf16": 2e-2}
 
-# Activations of larger batches leave a CPU's cache: 32 pictures at once take more than twice as long a picture as 4
+# Activations of larger batches leave a CPU's cache: 32 images at once take more than twice as long an image as 4
 # (benchmarks/batch_size.py). A GPU wants large ones.
 _BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 
 class ImageEmbedder(Protocol):
-    """Whatever turns pictures into unit vectors of one embedding space."""
+    """Whatever turns images into unit vectors of one embedding space."""
 
     @property
     def space_id(self) -> str:
@@ -36,14 +36,14 @@ class ImageEmbedder(Protocol):
         """Length of each embedding."""
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Prepare one RGB picture [H, W, 3]: the part that needs no device and runs in any thread."""
+        """Prepare one RGB image [H, W, 3]: the part that needs no device and runs in any thread."""
 
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed prepared pictures [N, H, W, 3]; one thread at a time."""
+        """Embed prepared images [N, H, W, 3]; one thread at a time."""
 
 
 def embed(embedder: ImageEmbedder, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """Embed RGB pictures: float32 [N, D], rows of L2 norm 1, in the order given."""
+    """Embed RGB images: float32 [N, D], rows of L2 norm 1, in the order given."""
     if not images:
         return np.zeros((0, embedder.embedding_dim), np.float32)
     return embedder.embed_pixels(np.stack([embedder.to_pixels(image) for image in images]))
@@ -79,16 +79,16 @@ class Embedder:
         self._model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Embed RGB pictures: float32 [N, D], rows of L2 norm 1, in the order given."""
+        """Embed RGB images: float32 [N, D], rows of L2 norm 1, in the order given."""
         return embed(self, images)
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Crop and resize an RGB picture to uint8 pixels [H, W, 3]; safe in any thread."""
+        """Crop and resize an RGB image to uint8 pixels [H, W, 3]; safe in any thread."""
         return self.preprocessing.to_pixels(image)
 
     @torch.inference_mode()
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed prepared pictures [N, H, W, 3] in batches of at most `batch_size`."""
+        """Embed prepared images [N, H, W, 3] in batches of at most `batch_size`."""
         embeddings = np.empty((len(pixels_NHWC), self.embedding_dim), np.float32)
         for start in range(0, len(pixels_NHWC), self.batch_size):
             part = slice(start, start + self.batch_size)

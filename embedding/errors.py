@@ -1,7 +1,7 @@
 """What can go wrong between image bytes and an embedding.
 
 EmbeddingError
-├── InvalidImage                 the bytes are no picture that can be read
+├── InvalidImage                 the bytes are no image that can be read
 │   ├── UnsupportedImageFormat   a format (or colour mode) outside the allow-list
 │   └── ImageTooLarge            more bytes or pixels than the limits allow
 ├── InvalidArtifact              a directory whose files are not what its manifest says
@@ -17,15 +17,15 @@ class EmbeddingError(Exception):
 
 
 class InvalidImage(EmbeddingError):
-    """The bytes cannot be decoded as a picture."""
+    """The bytes cannot be decoded as an image."""
 
 
 class UnsupportedImageFormat(InvalidImage):
-    """The picture has a format or colour mode that is not on the allow-list."""
+    """The image has a format or colour mode that is not on the allow-list."""
 
 
 class ImageTooLarge(InvalidImage):
-    """The picture has more bytes or pixels than the limits allow."""
+    """The image has more bytes or pixels than the limits allow."""
 
 
 class InvalidArtifact(EmbeddingError):

@@ -1,4 +1,4 @@
-"""Golden samples: pictures and the embeddings they must give, kept in each checkpoint.
+"""Golden samples: images and the embeddings they must give, kept in each checkpoint.
 
 They go the whole road from encoded bytes, so that a change of decoding, preprocessing, network, library or
 hardware that matters is noticed when a checkpoint is loaded and not in the results.
@@ -16,7 +16,7 @@ from embedding.errors import InvalidCheckpoint
 
 
 def golden_images() -> list[bytes]:
-    """Return a few encoded pictures of different sizes, shapes, contents and formats."""
+    """Return a few encoded images of different sizes, shapes, contents and formats."""
     return [_gradient(), _shapes(), _texture(), _transparent_mark()]
 
 

@@ -1,4 +1,4 @@
-"""The network from a normalised picture to a unit embedding: backbone, pooling, head.
+"""The network from a normalised image to a unit embedding: backbone, pooling, head.
 
 Shape legend: N images, C channels, H height, W width, D embedding dimension.
 """
@@ -95,7 +95,7 @@ class LinearHead(nn.Linear):
         """Start from the principal components of unit pooled features [N, C].
 
         The head then centres and rotates, and drops the directions of least variance, so that training starts
-        about where zero-shot retrieval stands. Raises ValueError when there are fewer pictures than components.
+        about where zero-shot retrieval stands. Raises ValueError when there are fewer images than components.
         """
         from sklearn.decomposition import PCA
 
@@ -105,8 +105,8 @@ class LinearHead(nn.Linear):
         most = min(num_images, num_channels)
         if self.out_features > most:
             raise ValueError(
-                f"{self.out_features} principal components need as many pictures and channels; "
-                f"there are {num_images} pictures of {num_channels} channels"
+                f"{self.out_features} principal components need as many images and channels; "
+                f"there are {num_images} images of {num_channels} channels"
             )
         components = PCA(self.out_features, svd_solver="full").fit(pooled_NC.astype(np.float64))
         self.weight.copy_(torch.from_numpy(components.components_))
@@ -114,7 +114,7 @@ class LinearHead(nn.Linear):
 
 
 class EmbeddingModel(nn.Module):
-    """Normalised pictures [N, 3, H, W] to float32 embeddings [N, D] whose rows have L2 norm 1."""
+    """Normalised images [N, 3, H, W] to float32 embeddings [N, D] whose rows have L2 norm 1."""
 
     def __init__(self, architecture: Architecture, backbone: nn.Module, num_channels: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class EmbeddingModel(nn.Module):
         return F.normalize(self.pooling(self.backbone(images_NCHW)), dim=1)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return the embeddings of normalised pictures."""
+        """Return the embeddings of normalised images."""
         # Lengths are measured in float32, whatever precision the backbone runs in.
         return F.normalize(self.head(self.pool(images_NCHW)).float(), dim=1)
 
@@ -147,7 +147,7 @@ class HeadNetwork(nn.Module):
         self.head = head
 
     def forward(self, pooled_NC: Tensor) -> Tensor:
-        """Return what the whole model gives for pictures with these pooled features."""
+        """Return what the whole model gives for images with these pooled features."""
         return F.normalize(self.head(pooled_NC).float(), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing: an RGB picture to the tensor that a network expects.
+"""Preprocessing: an RGB image to the tensor that a network expects.
 
 It is part of the model: the value is stored in the checkpoint and enters the space id. The geometric half runs on
 the CPU and ends in uint8 pixels, which can be cached and sent to a device cheaply; the arithmetic half runs where
@@ -30,9 +30,9 @@ _RESAMPLING: dict[Interpolation, Image.Resampling] = {
 class Preprocessing:
     """Centre crop, resize and normalisation; equal values give equal embeddings.
 
-    The crop is a centred square whose side is `crop_fraction` of the picture's shorter side; it is resized to
+    The crop is a centred square whose side is `crop_fraction` of the image's shorter side; it is resized to
     `image_size` pixels with Pillow's antialiased filter. Channels are scaled to 0..1, then (x - mean) / std.
-    The crop comes first, so that a very long picture costs no more than a square one.
+    The crop comes first, so that a very long image costs no more than a square one.
     """
 
     image_size: int = 224
@@ -53,7 +53,7 @@ class Preprocessing:
             raise ValueError(f"mean and std need three values and std above 0, got {self.mean} and {self.std}")
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Crop and resize an RGB picture to uint8 pixels [image_size, image_size, 3]."""
+        """Crop and resize an RGB image to uint8 pixels [image_size, image_size, 3]."""
         if image.mode != "RGB":
             raise ValueError(f"an RGB image is needed, got mode {image.mode!r}; decode it with decode_image")
         width, height = image.size

@@ -1,6 +1,6 @@
 """Build an index: from embeddings, or from image bytes and an embedder.
 
-Shape legend: N rows or pictures, D embedding dimension, H height, W width.
+Shape legend: N rows or images, D embedding dimension, H height, W width.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ _QUERIES_OF_IVF = 500
 
 @dataclass(frozen=True, slots=True)
 class IndexImage:
-    """A picture to be indexed; `attributes` are JSON values for filters."""
+    """An image to be indexed; `attributes` are JSON values for filters."""
 
     image_id: str
     product_id: str
@@ -61,7 +61,7 @@ class IndexImage:
 
 @dataclass(frozen=True, slots=True)
 class IndexedImages:
-    """The index that was written, and the ids of the pictures that it lacks because they cannot be read."""
+    """The index that was written, and the ids of the images that it lacks because they cannot be read."""
 
     facts: IndexFacts
     failures: list[tuple[str, InvalidImage]]
@@ -69,7 +69,7 @@ class IndexedImages:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch(Generic[Key]):
-    """Some pictures, in the order read: embeddings [N, D] of `keys`, and why the others have none."""
+    """Some images, in the order read: embeddings [N, D] of `keys`, and why the others have none."""
 
     keys: list[Key]
     embeddings: NDArray[np.float32]
@@ -127,9 +127,9 @@ def index_images(
     batch_size: int = 32,
     num_decoders: int = 2,
 ) -> IndexedImages:
-    """Embed pictures and write the index over them; those that cannot be read are reported and left out.
+    """Embed images and write the index over them; those that cannot be read are reported and left out.
 
-    Only batches of pictures are held in memory, but the embeddings of all. Raises what `build_index` raises.
+    Only batches of images are held in memory, but the embeddings of all. Raises what `build_index` raises.
     """
     keyed = ((IndexEntry(image.image_id, image.product_id, image.attributes), image.image_bytes) for image in images)
     entries: list[IndexEntry] = []
@@ -153,11 +153,11 @@ def embed_images(
     batch_size: int = 32,
     num_decoders: int = 2,
 ) -> Generator[EmbeddedBatch[Key], None, None]:
-    """Yield the embeddings of pictures, batch by batch, in the order of the input.
+    """Yield the embeddings of images, batch by batch, in the order of the input.
 
-    Pictures are read, and the network runs, in the thread that takes the batches, so that `images` may be a generator
+    Images are read, and the network runs, in the thread that takes the batches, so that `images` may be a generator
     over a database session; `num_decoders` threads decode the next batch meanwhile. At most two batches are read
-    ahead. A picture that cannot be read is reported in its batch and does not stop the others.
+    ahead. An image that cannot be read is reported in its batch and does not stop the others.
     """
     if batch_size < 1 or num_decoders < 1:
         raise ValueError(

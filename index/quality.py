@@ -21,7 +21,7 @@ from index.structures import IndexOptions, Structure
 
 log = logging.getLogger(__name__)
 
-# Real queries are photos, not stored pictures: a query of this cosine to its row lies between rows, as they do.
+# Real queries are photos, not stored images: a query of this cosine to its row lies between rows, as they do.
 QUERY_COSINE = 0.9
 # For real queries are harder still, an nprobe below this is never chosen, however well it measures.
 _MIN_NPROBE = 4
@@ -44,7 +44,7 @@ def measure_ann_recall(index: RankedRows, k: int = 10, num_queries: int = 500, s
     """Return the mean share of the exact `k` best rows that the index finds, within 0..1.
 
     Queries are rows of the index with noise (cosine about 0.9). A row that scores as high as the exact k-th best
-    counts as found, so that duplicates of one picture stand in for each other. An empty index finds everything.
+    counts as found, so that duplicates of one image stand in for each other. An empty index finds everything.
     """
     if len(index.embeddings) == 0:
         return 1.0

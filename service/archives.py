@@ -25,7 +25,7 @@ MAX_RATIO = 100.0
 
 _MAX_NAME_BYTES = 1024
 _MAX_PART_BYTES = 255
-# Below this size no ratio does harm: a table or a picture of one colour may shrink to almost nothing.
+# Below this size no ratio does harm: a table or an image of one colour may shrink to almost nothing.
 _HARMLESS_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
 _DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -39,8 +39,8 @@ _BEGINNINGS = {
     b"\xfd7zXZ": "an xz archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
 }
 _PACK = "pack the folder as a zip: zip -r NAME.zip FOLDER"
 # Not all that cannot be printed: some systems put odd spaces into names of their own.
@@ -87,7 +87,7 @@ def unpack(
 ) -> Unpacked:
     """Unpack an archive into the new folder `into`, whole or not at all.
 
-    A picture of more than `max_image_bytes` is not unpacked: an empty file of its length stands for it, so that who
+    An image of more than `max_image_bytes` is not unpacked: an empty file of its length stands for it, so that who
     reads it refuses it by its length like any other. Nested archives, and what systems add unasked, are left out.
 
     Raises InvalidArchive that names the entry and a remedy; then `into` is gone. A full disk raises OSError.
@@ -236,7 +236,7 @@ def _check_ratio(what: str, num_bytes: int, num_compressed: int, max_ratio: floa
     if num_bytes > _HARMLESS_BYTES and num_bytes > max_ratio * num_compressed:
         raise InvalidArchive(
             f"{what} unpacks {num_compressed:,} bytes to {num_bytes:,}, more than {max_ratio:g} times as many, as only "
-            "archives do that are to do harm; pack pictures as they are"
+            "archives do that are to do harm; pack images as they are"
         )
 
 

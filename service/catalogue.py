@@ -1,4 +1,4 @@
-"""Products and their pictures as the database has them: counts, removal, and what an index is built from."""
+"""Products and their images as the database has them: counts, removal, and what an index is built from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class CatalogueCounts:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueImage:
-    """A picture to be indexed, with what a result shows of its product."""
+    """An image to be indexed, with what a result shows of its product."""
 
     image_id: str
     product_id: str
@@ -41,8 +41,8 @@ class CatalogueImage:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPicture:
-    """A picture that training may learn from, or be measured on, under the label that holds for it."""
+class LabelledImage:
+    """An image that training may learn from, or be measured on, under the label that holds for it."""
 
     image_id: str
     product_id: str
@@ -54,14 +54,14 @@ class LabelledPicture:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueSnapshot:
-    """All pictures of role `catalogue` at one moment, ordered by image id; `watermark` names the moment."""
+    """All images of role `catalogue` at one moment, ordered by image id; `watermark` names the moment."""
 
     watermark: int
     images: list[CatalogueImage]
 
 
 def count_catalogue(session: Session) -> CatalogueCounts:
-    """Count products and pictures that are not deleted."""
+    """Count products and images that are not deleted."""
     num_products = session.scalar(select(func.count()).select_from(Product).where(Product.deleted_at.is_(None))) or 0
     by_role = session.execute(
         select(ProductImage.role, func.count()).where(ProductImage.deleted_at.is_(None)).group_by(ProductImage.role)
@@ -88,8 +88,8 @@ def take_snapshot(session: Session) -> CatalogueSnapshot:
     return CatalogueSnapshot(current_watermark(session), images)
 
 
-def labelled_pictures(session: Session) -> list[LabelledPicture]:
-    """Return all pictures with the label of each, ordered by image id."""
+def labelled_images(session: Session) -> list[LabelledImage]:
+    """Return all images with the label of each, ordered by image id."""
     rows = session.execute(
         select(
             ProductImage.id,
@@ -107,7 +107,7 @@ def labelled_pictures(session: Session) -> list[LabelledPicture]:
     )
     return [
         # As training reads a label from a file: without the space around it.
-        LabelledPicture(
+        LabelledImage(
             image_id, product_id, label.strip() or product_id, role, MediaName(sha256, extension), in_utc(moment)
         )
         for image_id, product_id, label, role, sha256, extension, moment in rows
@@ -115,7 +115,7 @@ def labelled_pictures(session: Session) -> list[LabelledPicture]:
 
 
 def num_changes_after(session: Session, watermark: int) -> int:
-    """Count the products and catalogue pictures that changed after a watermark: what a release of then lacks."""
+    """Count the products and catalogue images that changed after a watermark: what a release of then lacks."""
     products = select(func.count()).select_from(Product).where(Product.change_seq > watermark)
     images = (
         select(func.count())
@@ -126,7 +126,7 @@ def num_changes_after(session: Session, watermark: int) -> int:
 
 
 def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaName]:
-    """Return the names under which pictures are stored, by digest; those that are not known are absent."""
+    """Return the names under which images are stored, by digest; those that are not known are absent."""
     found: dict[str, MediaName] = {}
     for part in chunks(list(dict.fromkeys(digests)), _KEYS_PER_QUERY):
         query = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(part))
@@ -135,7 +135,7 @@ def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaN
 
 
 def remove_products(session: Session, product_ids: Sequence[str]) -> int:
-    """Mark products and their pictures as deleted; return how many pictures that were.
+    """Mark products and their images as deleted; return how many images that were.
 
     Raises ProductNotFound, and changes nothing, when one of them is not there.
     """

@@ -1,7 +1,7 @@
 """Import rows into the catalogue: resumable, idempotent, and not stopped by a bad row.
 
-Rows are taken in chunks; each chunk stores its pictures first and then commits its rows in one transaction, so that
-a run that was cut off leaves whole rows and at worst some pictures that no row names yet. Run again, it finds them.
+Rows are taken in chunks; each chunk stores its images first and then commits its rows in one transaction, so that
+a run that was cut off leaves whole rows and at worst some images that no row names yet. Run again, it finds them.
 """
 
 import json
@@ -18,8 +18,8 @@ from embedding.decoding import DecodingLimits
 from embedding.whole_files import write_whole
 from service.catalogue import chunks
 from service.catalogue_rows import (
-    Picture,
-    PictureIntake,
+    ImageIntake,
+    ReceivedImage,
     image_id_of,
     lock_changes,
     new_media_of,
@@ -82,7 +82,7 @@ def import_catalogue(
     `actor` is whose name stands by a label that changes. With `dry_run` everything is read and checked, and nothing
     is written.
     """
-    intake = PictureIntake(database, media_store, limits or DecodingLimits())
+    intake = ImageIntake(database, media_store, limits or DecodingLimits())
     run = _ImportRun(database, intake, ImportReport(source.layout, dry_run), actor, source.folder)
     start = time.perf_counter()
     run.report.errors.extend(source.errors)
@@ -117,7 +117,7 @@ class _ImportRun:
     """State of one import: the report, and what earlier rows of the same source said."""
 
     def __init__(
-        self, database: Database, intake: PictureIntake, report: ImportReport, actor: str, folder: Path | None
+        self, database: Database, intake: ImageIntake, report: ImportReport, actor: str, folder: Path | None
     ) -> None:
         self.report = report
         self._database = database
@@ -127,44 +127,44 @@ class _ImportRun:
         self._first_rows: dict[str, SourceRow] = {}  # by image id
         self._titles: dict[str, SourceRow] = {}  # by product id: the row that gave the title
         self._attributes: dict[str, SourceRow] = {}
-        self._counted: set[str] = set()  # ids of products and pictures that the report has counted
+        self._counted: set[str] = set()  # ids of products and images that the report has counted
 
     def take(self, rows: list[SourceRow], pool: ThreadPoolExecutor) -> None:
         """Import one chunk of rows."""
-        pictures = self._without_failures(rows, self._intake.take(rows, pool))
-        outcomes = [self._contradiction(picture) or picture for picture in pictures]
-        pictures = self._without_failures([picture.row for picture in pictures], outcomes)
+        received_images = self._without_failures(rows, self._intake.take(rows, pool))
+        outcomes = [self._contradiction(received) or received for received in received_images]
+        received_images = self._without_failures([received.row for received in received_images], outcomes)
         if self.report.dry_run:
             with self._database.reading() as session, session.no_autoflush:
-                self._merge(session, pictures)
+                self._merge(session, received_images)
                 session.expunge_all()
             return
-        # All pictures of the chunk are on disk before a row names them.
-        self._intake.store(pictures, pool)
+        # All images of the chunk are on disk before a row names them.
+        self._intake.store(received_images, pool)
         with self._database.transaction() as session, session.no_autoflush:
             lock_changes(session)
-            changed, label_changes = self._merge(session, pictures)
+            changed, label_changes = self._merge(session, received_images)
             number_changes(session, changed)
             session.flush()
             session.add_all(label_changes)
 
     def _without_failures(
-        self, rows: list[SourceRow], outcomes: Sequence[Picture[SourceRow] | str]
-    ) -> list[Picture[SourceRow]]:
+        self, rows: list[SourceRow], outcomes: Sequence[ReceivedImage[SourceRow] | str]
+    ) -> list[ReceivedImage[SourceRow]]:
         """Move what failed (a text says why) to the report."""
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, str):
                 self.report.errors.append(RowError(row.location, without_folder(outcome, self._folder)))
         return [outcome for outcome in outcomes if not isinstance(outcome, str)]
 
-    def _contradiction(self, picture: Picture[SourceRow]) -> str | None:
+    def _contradiction(self, received: ReceivedImage[SourceRow]) -> str | None:
         """Say where a row says otherwise than an earlier one; following both would change the result each time."""
-        row = picture.row
-        first = self._first_rows.setdefault(_image_id(picture), row)
+        row = received.row
+        first = self._first_rows.setdefault(_image_id(received), row)
         if first.role != row.role:
-            return f"the same picture has role {first.role} at {first.location} and {row.role} here"
+            return f"the same image has role {first.role} at {first.location} and {row.role} here"
         if None not in (first.label, row.label) and first.label != row.label:
-            return f"the same picture has label {first.label!r} at {first.location} and {row.label!r} here"
+            return f"the same image has label {first.label!r} at {first.location} and {row.label!r} here"
         if row.title is not None:
             first = self._titles.setdefault(row.product_id, row)
             if first.title != row.title:
@@ -176,20 +176,20 @@ class _ImportRun:
         return None
 
     def _merge(
-        self, session: Session, pictures: list[Picture[SourceRow]]
+        self, session: Session, received_images: list[ReceivedImage[SourceRow]]
     ) -> tuple[list[Product | ProductImage], list[LabelChange]]:
         """Bring the tables to what the rows say; return the products and images that changed, and changes of labels."""
-        products = rows_by_id(session, Product, {picture.row.product_id for picture in pictures})
-        images = rows_by_id(session, ProductImage, {_image_id(picture) for picture in pictures})
+        products = rows_by_id(session, Product, {received.row.product_id for received in received_images})
+        images = rows_by_id(session, ProductImage, {_image_id(received) for received in received_images})
         changed: dict[int, Product | ProductImage] = {}
         label_changes: list[LabelChange] = []
-        for picture in pictures:
-            product = self._merge_product(products, picture.row)
-            image = self._merge_image(images, picture, label_changes)
+        for received in received_images:
+            product = self._merge_product(products, received.row)
+            image = self._merge_image(images, received, label_changes)
             changed.update((id(row), row) for row in (product, image) if row is not None)
             if product is None and image is None:
                 self.report.num_unchanged += 1
-        session.add_all([*new_media_of(session, pictures), *changed.values()])
+        session.add_all([*new_media_of(session, received_images), *changed.values()])
         return list(changed.values()), label_changes
 
     def _merge_product(self, products: dict[str, Product], row: SourceRow) -> Product | None:
@@ -210,17 +210,17 @@ class _ImportRun:
         return product
 
     def _merge_image(
-        self, images: dict[str, ProductImage], picture: Picture[SourceRow], label_changes: list[LabelChange]
+        self, images: dict[str, ProductImage], received: ReceivedImage[SourceRow], label_changes: list[LabelChange]
     ) -> ProductImage | None:
         """Return the image of a row when it has to be written."""
-        row = picture.row
-        image_id = _image_id(picture)
+        row = received.row
+        image_id = _image_id(received)
         image = images.get(image_id)
         if image is None:
             image = ProductImage(
                 id=image_id,
                 product_id=row.product_id,
-                sha256=picture.sha256,
+                sha256=received.sha256,
                 role=row.role,
                 label=row.label,
                 created_at=now(),
@@ -232,18 +232,18 @@ class _ImportRun:
         if (image.role, image.label, image.deleted_at) == (row.role, label, None):
             return None
         if image.label != label:
-            # Only what was there already has a history: a new picture came with its label.
+            # Only what was there already has a history: a new image came with its label.
             label_changes.append(relabel(image, label, actor=self._actor, source=f"import ({self.report.layout})"))
         image.role, image.deleted_at = row.role, None
         self.report.num_images_updated += self._is_new(image.id)
         return image
 
     def _is_new(self, key: str) -> bool:
-        """Say once of each product and picture that it is new to the report: a dry run meets it again and again."""
+        """Say once of each product and image that it is new to the report: a dry run meets it again and again."""
         is_new = key not in self._counted
         self._counted.add(key)
         return is_new
 
 
-def _image_id(picture: Picture[SourceRow]) -> str:
-    return image_id_of(picture.row.product_id, picture.sha256)
+def _image_id(received: ReceivedImage[SourceRow]) -> str:
+    return image_id_of(received.row.product_id, received.sha256)

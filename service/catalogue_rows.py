@@ -1,4 +1,4 @@
-"""What imports and labels share: reading and checking pictures, storing them, and how rows are changed."""
+"""What imports and labels share: reading and checking images, storing them, and how rows are changed."""
 
 import hashlib
 import stat
@@ -20,21 +20,21 @@ from service.tables import ChangeCounter, LabelChange, MediaObject, Product, Pro
 _TEXT_LENGTH = 200  # of the columns that say who and why
 
 
-class WithPicture(Protocol):
-    """A row that brings a picture: a file, or its bytes."""
+class WithImage(Protocol):
+    """A row that brings an image: a file, or its bytes."""
 
     @property
     def image(self) -> Path | bytes:
-        """Where the picture is, or what it is."""
+        """Where the image is, or what it is."""
 
 
-R = TypeVar("R", bound=WithPicture)
+R = TypeVar("R", bound=WithImage)
 Row = TypeVar("Row", Product, ProductImage)
 
 
 @dataclass(slots=True)
-class Picture(Generic[R]):
-    """The picture of a row: read and, unless its bytes are known already, decoded once to see that it can be."""
+class ReceivedImage(Generic[R]):
+    """The image of a row: read and, unless its bytes are known already, decoded once to see that it can be."""
 
     row: R
     image_bytes: bytes
@@ -43,33 +43,38 @@ class Picture(Generic[R]):
     new_media: MediaObject | None = None
 
 
-class PictureIntake:
-    """The road of new pictures into an installation: read, checked, stored; rows come after."""
+class ImageIntake:
+    """The road of new images into an installation: read, checked, stored; rows come after."""
 
     def __init__(self, database: Database, media_store: MediaStore, limits: DecodingLimits) -> None:
         self._database = database
         self._media_store = media_store
         self._limits = limits
 
-    def take(self, rows: Sequence[R], pool: ThreadPoolExecutor) -> list[Picture[R] | str]:
-        """Read and check the pictures of rows; for one that cannot be used, a text says why."""
-        pictures = list(pool.map(self._read, rows))
-        known = self._known_extensions({picture.sha256 for picture in pictures if not isinstance(picture, str)})
+    def take(self, rows: Sequence[R], pool: ThreadPoolExecutor) -> list[ReceivedImage[R] | str]:
+        """Read and check the images of rows; for one that cannot be used, a text says why."""
+        received_images = list(pool.map(self._read, rows))
+        known = self._known_extensions(
+            {received.sha256 for received in received_images if not isinstance(received, str)}
+        )
         return list(
-            pool.map(lambda picture: picture if isinstance(picture, str) else self._check(picture, known), pictures)
+            pool.map(
+                lambda received: received if isinstance(received, str) else self._check(received, known),
+                received_images,
+            )
         )
 
-    def store(self, pictures: Sequence[Picture[R]], pool: ThreadPoolExecutor) -> None:
-        """Bring all pictures to the store, before any row names them; raises MediaError."""
-        list(pool.map(self._store, pictures))
+    def store(self, received_images: Sequence[ReceivedImage[R]], pool: ThreadPoolExecutor) -> None:
+        """Bring all images to the store, before any row names them; raises MediaError."""
+        list(pool.map(self._store, received_images))
 
-    def _read(self, row: R) -> Picture[R] | str:
+    def _read(self, row: R) -> ReceivedImage[R] | str:
         most = self._limits.max_image_bytes
         image = row.image
         if isinstance(image, bytes):
             if len(image) > most:
-                return f"the picture has {len(image):,} bytes; at most {most:,} are allowed"
-            return Picture(row, image, hashlib.sha256(image).hexdigest())
+                return f"the image has {len(image):,} bytes; at most {most:,} are allowed"
+            return ReceivedImage(row, image, hashlib.sha256(image).hexdigest())
         try:
             status = image.stat()
             if not stat.S_ISREG(status.st_mode):
@@ -81,50 +86,50 @@ class PictureIntake:
             return f"the file {image} does not exist"
         except (OSError, ValueError) as error:
             return f"the file {image} cannot be read: {error}"
-        return Picture(row, image_bytes, hashlib.sha256(image_bytes).hexdigest())
+        return ReceivedImage(row, image_bytes, hashlib.sha256(image_bytes).hexdigest())
 
     def _known_extensions(self, digests: set[str]) -> dict[str, str]:
         with self._database.reading() as session:
             known = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(digests))
             return {row[0]: row[1] for row in session.execute(known)}
 
-    def _check(self, picture: Picture[R], known_extensions: Mapping[str, str]) -> Picture[R] | str:
-        if extension := known_extensions.get(picture.sha256):
-            picture.extension = extension
-            return picture
+    def _check(self, received: ReceivedImage[R], known_extensions: Mapping[str, str]) -> ReceivedImage[R] | str:
+        if extension := known_extensions.get(received.sha256):
+            received.extension = extension
+            return received
         try:
-            decoded = decode_with_format(picture.image_bytes, self._limits)
+            decoded = decode_with_format(received.image_bytes, self._limits)
         except InvalidImage as error:
-            image = picture.row.image
+            image = received.row.image
             return f"{image.name}: {error}" if isinstance(image, Path) else str(error)
         width, height = decoded.image.size
-        picture.extension = decoded.extension
-        picture.new_media = MediaObject(
-            sha256=picture.sha256,
+        received.extension = decoded.extension
+        received.new_media = MediaObject(
+            sha256=received.sha256,
             extension=decoded.extension,
-            num_bytes=len(picture.image_bytes),
+            num_bytes=len(received.image_bytes),
             width=width,
             height=height,
             created_at=now(),
         )
-        return picture
+        return received
 
-    def _store(self, picture: Picture[R]) -> None:
-        self._media_store.put(MediaName(picture.sha256, picture.extension), picture.image_bytes)
+    def _store(self, received: ReceivedImage[R]) -> None:
+        self._media_store.put(MediaName(received.sha256, received.extension), received.image_bytes)
 
 
 def image_id_of(product_id: str, sha256: str) -> str:
-    """Return the id of a picture: equal for the same bytes of the same product, so that imports repeat safely."""
+    """Return the id of an image: equal for the same bytes of the same product, so that imports repeat safely."""
     return hashlib.sha256(f"{product_id}\0{sha256}".encode()).hexdigest()[:20]
 
 
-def new_media_of(session: Session, pictures: Sequence[Picture[R]]) -> list[MediaObject]:
-    """Return the media rows that pictures need and that nobody has written meanwhile."""
+def new_media_of(session: Session, received_images: Sequence[ReceivedImage[R]]) -> list[MediaObject]:
+    """Return the media rows that images need and that nobody has written meanwhile."""
     new: dict[str, MediaObject] = {}
-    for picture in pictures:
-        # Another import may have stored the same picture since this one looked.
-        if picture.new_media and session.get(MediaObject, picture.sha256) is None:
-            new.setdefault(picture.sha256, picture.new_media)
+    for received in received_images:
+        # Another import may have stored the same image since this one looked.
+        if received.new_media and session.get(MediaObject, received.sha256) is None:
+            new.setdefault(received.sha256, received.new_media)
     return list(new.values())
 
 
@@ -136,7 +141,7 @@ def rows_by_id(session: Session, table: type[Row], ids: set[str]) -> dict[str, R
 def lock_changes(session: Session) -> None:
     """Wait until no other transaction changes the catalogue, and let none do so until this one ends.
 
-    What is read from here on is what will be changed: without it, two that see no such picture would both add it.
+    What is read from here on is what will be changed: without it, two that see no such image would both add it.
     """
     session.execute(select(ChangeCounter.value).where(ChangeCounter.slot == 1).with_for_update())
 
@@ -149,7 +154,7 @@ def number_changes(session: Session, changed: Sequence[Product | ProductImage]) 
 
 
 def relabel(image: ProductImage, label: str | None, *, actor: str, source: str) -> LabelChange:
-    """Give a picture a label, None for its product's own; return the record of it, to be added to the session."""
+    """Give an image a label, None for its product's own; return the record of it, to be added to the session."""
     moment = now()
     change = LabelChange(
         image_id=image.id,

@@ -1,4 +1,4 @@
-"""Compare two evaluations on the same queries: what has changed, how sure that is, and which pictures show it.
+"""Compare two evaluations on the same queries: what has changed, how sure that is, and which images show it.
 
 Shape legend: Q queries, N nearest kept.
 """
@@ -56,7 +56,7 @@ class ClassChange:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A picture that was found; its name is None where the picture is not kept any more."""
+    """An image that was found; its name is None where the image is not kept any more."""
 
     label: str
     is_right: bool

@@ -1,4 +1,4 @@
-"""The demo: pictures, catalogue, release, search; each step said aloud with the time that it took."""
+"""The demo: images, catalogue, release, search; each step said aloud with the time that it took."""
 
 import csv
 import json
@@ -33,8 +33,8 @@ _READY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class DemoPictures:
-    """Where the demo's pictures come from; a home folder keeps to one such choice."""
+class DemoImages:
+    """Where the demo's images come from; a home folder keeps to one such choice."""
 
     kind: str  # "sample", "grocery" or "folder"
     path: str
@@ -44,11 +44,11 @@ class DemoPictures:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A demo that is ready to be served, with the pictures that were kept out of it."""
+    """A demo that is ready to be served, with the images that were kept out of it."""
 
-    pictures: DemoPictures
+    images: DemoImages
     release_id: str
-    queries: list[tuple[str, Path]]  # product id, picture
+    queries: list[tuple[str, Path]]  # product id, image
     rows: list[SourceRow]  # what was imported
 
 
@@ -57,11 +57,11 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
 
     Raises DemoError when the home folder holds another catalogue: the demo never mixes with a shop's own products.
     """
-    pictures = _choose_pictures(installation.settings)
-    _check_home(installation, pictures)
-    with step(announce, f"pictures: {_describe(pictures)}"):
-        source, queries = _read_pictures(pictures, on_progress)
-    with step(announce, f"catalogue: {len(source.rows)} pictures"):
+    images = _choose_images(installation.settings)
+    _check_home(installation, images)
+    with step(announce, f"images: {_describe(images)}"):
+        source, queries = _read_images(images, on_progress)
+    with step(announce, f"catalogue: {len(source.rows)} images"):
         # Repeating an import is cheap and goes on where one was cut off.
         report = import_catalogue(
             source,
@@ -75,22 +75,22 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
     release_id = _release_of_catalogue(installation)
     if release_id is not None:
         announce(f"release {release_id} holds this catalogue already")
-        return Demo(pictures, release_id, queries, source.rows)
+        return Demo(images, release_id, queries, source.rows)
     with step(announce, "release: embedded, indexed, published"):
         built = build_release(installation, on_progress=on_progress)
-    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} pictures")
-    return Demo(pictures, built.release_id, queries, source.rows)
+    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} images")
+    return Demo(images, built.release_id, queries, source.rows)
 
 
 def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
-    """Search the held-out pictures over HTTP and return recall@1; raises DemoError below the floor."""
+    """Search the held-out images over HTTP and return recall@1; raises DemoError below the floor."""
     if not demo.queries:
-        raise DemoError(f"{demo.pictures.path} leaves no picture to search with; give products two pictures or more")
+        raise DemoError(f"{demo.images.path} leaves no image to search with; give products two images or more")
     # Evenly spread, so that few queries still cover all products.
     stride = max(1, -(-len(demo.queries) // _MAX_QUERIES))
     queries = demo.queries[::stride]
     num_first = num_in_ten = 0
-    title = f"search: {len(queries)} held-out pictures over HTTP"
+    title = f"search: {len(queries)} held-out images over HTTP"
     with step(announce, title), httpx.Client(base_url=address) as client:
         _wait_until_ready(client)
         for product_id, path in queries:
@@ -100,15 +100,15 @@ def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
     recall = num_first / len(queries)
     announce(f"recall@1 {recall:.2f} ({len(queries)} queries)")
     announce(f"recall@10 {num_in_ten / len(queries):.2f} ({len(queries)} queries)")
-    if recall < demo.pictures.floor:
-        raise DemoError(f"recall@1 {recall:.2f} is below the floor of {demo.pictures.floor:.2f}")
-    announce(f"ok: recall@1 is not below the floor of {demo.pictures.floor:.2f}")
+    if recall < demo.images.floor:
+        raise DemoError(f"recall@1 {recall:.2f} is below the floor of {demo.images.floor:.2f}")
+    announce(f"ok: recall@1 is not below the floor of {demo.images.floor:.2f}")
     return recall
 
 
-def _choose_pictures(settings: Settings) -> DemoPictures:
+def _choose_images(settings: Settings) -> DemoImages:
     if settings.demo_data is None:
-        return DemoPictures("sample", str((settings.home / _SAMPLE_NAME).absolute()), floor=0.30)
+        return DemoImages("sample", str((settings.home / _SAMPLE_NAME).absolute()), floor=0.30)
     path = settings.demo_data.absolute()
     if not path.is_dir():
         raise DemoError(
@@ -116,27 +116,27 @@ def _choose_pictures(settings: Settings) -> DemoPictures:
             "catalogue that Akin draws itself"
         )
     if read_import_source(path).layout == "GroceryStoreDataset":
-        return DemoPictures("grocery", str(path), floor=0.20)
+        return DemoImages("grocery", str(path), floor=0.20)
     # Nothing is known of a folder of one's own but that a search must beat a draw by lot.
-    return DemoPictures("folder", str(path), floor=0.05)
+    return DemoImages("folder", str(path), floor=0.05)
 
 
-def _describe(pictures: DemoPictures) -> str:
+def _describe(images: DemoImages) -> str:
     return {
         "sample": "a catalogue of packaged products that Akin draws itself (AKIN_DEMO_DATA is not set)",
-        "grocery": f"the GroceryStoreDataset in {pictures.path} (AKIN_DEMO_DATA)",
-        "folder": f"your own in {pictures.path} (AKIN_DEMO_DATA)",
-    }[pictures.kind]
+        "grocery": f"the GroceryStoreDataset in {images.path} (AKIN_DEMO_DATA)",
+        "folder": f"your own in {images.path} (AKIN_DEMO_DATA)",
+    }[images.kind]
 
 
-def _read_pictures(pictures: DemoPictures, on_progress: OnProgress) -> tuple[ImportSource, list[tuple[str, Path]]]:
-    path = Path(pictures.path)
-    if pictures.kind == "sample":
+def _read_images(images: DemoImages, on_progress: OnProgress) -> tuple[ImportSource, list[tuple[str, Path]]]:
+    path = Path(images.path)
+    if images.kind == "sample":
         if not path.exists():
             write_sample_catalogue(path, num_products=_NUM_PRODUCTS, on_progress=on_progress)
         return read_import_source(path / CATALOGUE_NAME), _sample_queries(path)
     source = read_import_source(path)
-    if pictures.kind == "grocery":
+    if images.kind == "grocery":
         return source, _grocery_queries(source)
     return _hold_out(source)
 
@@ -161,7 +161,7 @@ def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
 
 
 def _hold_out(source: ImportSource) -> tuple[ImportSource, list[tuple[str, Path]]]:
-    """Keep the last catalogue picture of each product that has several out of the catalogue, to search with."""
+    """Keep the last catalogue image of each product that has several out of the catalogue, to search with."""
     rows_of: dict[str, list[SourceRow]] = {}
     for row in _catalogue_rows(source):
         rows_of.setdefault(row.product_id, []).append(row)
@@ -176,7 +176,7 @@ def _catalogue_rows(source: ImportSource) -> list[SourceRow]:
     return [row for row in source.rows if row.role == CATALOGUE]
 
 
-def _check_home(installation: Installation, pictures: DemoPictures) -> None:
+def _check_home(installation: Installation, images: DemoImages) -> None:
     """Refuse a home folder whose catalogue is not this demo's; note the choice in a new one."""
     remedy = "set AKIN_HOME to another folder for this demo, for example AKIN_HOME=akin-demo"
     home = installation.settings.home
@@ -186,11 +186,11 @@ def _check_home(installation: Installation, pictures: DemoPictures) -> None:
     if state is None and num_products > 0:
         raise DemoError(f"{home} holds a catalogue of {num_products} products that is not the demo's; {remedy}")
     # A sample lies in the home itself and moves with it.
-    is_same = state is not None and state["kind"] == pictures.kind and pictures.kind == "sample"
-    if state is not None and not is_same and (state["kind"], state["path"]) != (pictures.kind, pictures.path):
-        raise DemoError(f"{home} holds a demo of other pictures ({state['kind']}: {state['path']}); {remedy}")
+    is_same = state is not None and state["kind"] == images.kind and images.kind == "sample"
+    if state is not None and not is_same and (state["kind"], state["path"]) != (images.kind, images.path):
+        raise DemoError(f"{home} holds a demo of other images ({state['kind']}: {state['path']}); {remedy}")
     if state is None:
-        _state_path(installation.settings).write_text(json.dumps(asdict(pictures), indent=2) + "\n", encoding="utf-8")
+        _state_path(installation.settings).write_text(json.dumps(asdict(images), indent=2) + "\n", encoding="utf-8")
 
 
 def _release_of_catalogue(installation: Installation) -> str | None:

@@ -1,4 +1,4 @@
-"""The demo learns: a head is trained on the demo's labelled pictures, and a release is built with it."""
+"""The demo learns: a head is trained on the demo's labelled images, and a release is built with it."""
 
 import json
 from dataclasses import replace
@@ -19,10 +19,10 @@ _OVERRIDES: tuple[str, ...] = ()
 
 
 def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnProgress) -> Demo:
-    """Train on the pictures that the demo has imported, and serve the result; what was done before is not repeated.
+    """Train on the images that the demo has imported, and serve the result; what was done before is not repeated.
 
-    The pictures that `--check` searches with were never imported, and so are never trained on. Raises DemoError when
-    there are too few labelled pictures to learn from.
+    The images that `--check` searches with were never imported, and so are never trained on. Raises DemoError when
+    there are too few labelled images to learn from.
     """
     run_dir = installation.settings.home / "runs" / "demo"
     checkpoint = run_dir / CHECKPOINT
@@ -30,7 +30,7 @@ def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on
     if (run_dir / REPORT).exists():
         announce(f"training: {run_dir} holds a trained checkpoint already")
     else:
-        with step(announce, "training: a head on the features of the labelled pictures"):
+        with step(announce, "training: a head on the features of the labelled images"):
             _train(installation, demo, run_dir, on_progress)
     for line in _figures(run_dir):
         announce(f"  {line}")
@@ -41,7 +41,7 @@ def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on
         return demo
     with step(announce, "release: embedded anew, indexed, published"):
         built = build_release(installation, checkpoint=checkpoint, on_progress=on_progress)
-    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} pictures")
+    announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} images")
     return replace(demo, release_id=built.release_id)
 
 
@@ -59,11 +59,11 @@ def _train(installation: Installation, demo: Demo, run_dir: Path, on_progress: O
     try:
         train(options, RunHooks(on_progress=lambda _stage, done, total: on_progress(done, total)))
     except TrainingError as error:
-        raise DemoError(f"the demo's pictures cannot be learnt from: {error}") from error
+        raise DemoError(f"the demo's images cannot be learnt from: {error}") from error
 
 
 def _write_manifest(installation: Installation, demo: Demo) -> Path:
-    """Name the imported pictures in a file; a folder itself may hold pictures that are kept for `--check`."""
+    """Name the imported images in a file; a folder itself may hold images that are kept for `--check`."""
     path = installation.settings.home / "demo-training.ndjson"
     rows = [
         {"product_id": row.product_id, "label": row.label, "image": str(row.image.absolute()), "role": row.role}

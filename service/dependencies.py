@@ -51,7 +51,7 @@ class Parts:
 
     @property
     def media_store(self) -> MediaStore:
-        """Where pictures lie."""
+        """Where images lie."""
         return self.installation.media_store
 
     @property

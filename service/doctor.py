@@ -95,7 +95,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     yield _checked("home (AKIN_HOME)", lambda: _writable(home), remedy)
     if "://" not in settings.media_address:
         remedy = "set AKIN_MEDIA_URL to a folder that this user can write to"
-        yield _checked("pictures", lambda: _writable(Path(settings.media_address)), remedy)
+        yield _checked("images", lambda: _writable(Path(settings.media_address)), remedy)
     for name, directory in (("releases", settings.releases_dir), ("checkpoints", settings.checkpoints_dir)):
         yield _checked(name, partial(_writable, directory.absolute()), "mend its permissions")
     free = shutil.disk_usage(_nearest_existing(home)).free
@@ -167,12 +167,12 @@ def _state(settings: Settings) -> Iterator[Finding]:
                 counts = count_catalogue(session)
             revision = installation.database.revision()
             yield Finding("database", Status.OK, f"{settings.database_address_shown}, revision {revision}")
-            pictures = ", ".join(f"{number} {role}" for role, number in counts.num_images.items())
+            images = ", ".join(f"{number} {role}" for role, number in counts.num_images.items())
             empty = counts.num_products == 0
             yield Finding(
                 "catalogue",
                 Status.NOTE if empty else Status.OK,
-                f"{counts.num_products} products, pictures: {pictures}",
+                f"{counts.num_products} products, images: {images}",
                 "akin catalogue import PATH" if empty else "",
             )
             yield from _jobs(installation)

@@ -30,10 +30,10 @@ def embed_missing(
     limits: DecodingLimits,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Embed the pictures that have no embedding in the embedder's space yet; return how many that were.
+    """Embed the images that have no embedding in the embedder's space yet; return how many that were.
 
     Each batch is committed as it comes, so that a run that was cut off goes on where it stopped. Raises MediaError
-    naming the pictures that could not be read, after all others are done.
+    naming the images that could not be read, after all others are done.
     """
     with database.reading() as session:
         done = _stored_digests(session, embedder.space_id, [name.sha256 for name in names])
@@ -53,12 +53,12 @@ def embed_missing(
         if on_progress:
             on_progress(num_done, len(missing))
     if unreadable:
-        raise MediaError(f"{len(unreadable)} of {len(missing)} pictures cannot be embedded; the first: {unreadable[0]}")
+        raise MediaError(f"{len(unreadable)} of {len(missing)} images cannot be embedded; the first: {unreadable[0]}")
     return len(missing)
 
 
 def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim: int) -> NDArray[np.float32]:
-    """Return the stored embeddings [N, D] of the pictures with these digests, in their order."""
+    """Return the stored embeddings [N, D] of the images with these digests, in their order."""
     rows_of: dict[str, list[int]] = {}
     for row, digest in enumerate(digests):
         rows_of.setdefault(digest, []).append(row)

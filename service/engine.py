@@ -25,7 +25,7 @@ A = TypeVarTuple("A")
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A product that looks like the query, shown by its best picture; score is the cosine, at most 1."""
+    """A product that looks like the query, shown by its best image; score is the cosine, at most 1."""
 
     row: ReleaseRow
     score: float
@@ -71,7 +71,7 @@ class SearchEngine:
         self.release = release
         self.media_names = release.rows.media_names()
         self._inference = inference
-        # Apart, so that pictures which are slow to decode hold up neither others' searches nor a new release.
+        # Apart, so that images which are slow to decode hold up neither others' searches nor a new release.
         self._decoders = decoders
         self._searchers = searchers
         self._limits = limits
@@ -82,7 +82,7 @@ class SearchEngine:
         return self.release.release_id
 
     async def search(self, image_bytes: bytes, k: int, min_score: float | None) -> SearchResult:
-        """Rank products by similarity to the picture; raises InvalidImage for bytes that are none."""
+        """Rank products by similarity to the image; raises InvalidImage for bytes that are none."""
         start = time.perf_counter()
         pixels = await self._in_pool(self._decoders, self._prepare, image_bytes)
         prepared = time.perf_counter()
@@ -118,7 +118,7 @@ class SearchEngine:
 
     async def _in_pool(self, pool: ThreadPoolExecutor, function: Callable[[*A], T], *arguments: *A) -> T:
         """Run a function in a pool; a caller that is cancelled takes it out of the queue, unless it runs already."""
-        # The pool keeps what was cancelled until its turn would have come: a picture must not wait there with it.
+        # The pool keeps what was cancelled until its turn would have come: an image must not wait there with it.
         held = [arguments]
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*held.pop()))
@@ -152,12 +152,12 @@ class LiveEngine:
     def replace(self, engine: SearchEngine) -> None:
         """Serve another release from the next request on."""
         if self._current is not None:
-            # Answers given a moment ago still name pictures of the release they came from.
+            # Answers given a moment ago still name images of the release they came from.
             self._previous_media_names = self._current.media_names
         self._current = engine
         self.refusal = None
 
     def shows(self, media_name: str) -> bool:
-        """Say whether a picture may be shown: catalogue pictures of what is or was just served, never examples."""
+        """Say whether an image may be shown: catalogue images of what is or was just served, never examples."""
         current = self._current.media_names if self._current else frozenset()
         return media_name in current or media_name in self._previous_media_names

@@ -8,14 +8,14 @@ ServiceError
 ├── CatalogueError
 │   ├── InvalidImportSource      what is to be imported cannot be read at all
 │   ├── ProductNotFound
-│   ├── ImageNotFound            no picture of the catalogue has the id
+│   ├── ImageNotFound            no image of the catalogue has the id
 │   ├── InvalidLabels            rows of labels of which none can be used, or a file of them that cannot be read
 │   ├── InvalidArchive           an archive that is damaged, or would write where it may not
 │   ├── EmptyCatalogue           nothing to build an index from
 │   └── SampleDirectoryNotEmpty
-├── MediaError                   a stored picture is missing or damaged, or the store does not answer
+├── MediaError                   a stored image is missing or damaged, or the store does not answer
 ├── MediaUnavailable             the same, as a client is told
-├── PictureNotShown              no product on show has the picture
+├── ImageNotShown              no product on show has the image
 ├── ReleaseError
 │   ├── NoActiveRelease
 │   ├── ReleaseNotFound
@@ -104,7 +104,7 @@ class ProductNotFound(CatalogueError):
 
 
 class EmptyCatalogue(CatalogueError):
-    """The catalogue has no picture to index."""
+    """The catalogue has no image to index."""
 
 
 class SampleDirectoryNotEmpty(CatalogueError):
@@ -112,7 +112,7 @@ class SampleDirectoryNotEmpty(CatalogueError):
 
 
 class ImageNotFound(CatalogueError):
-    """No picture of the catalogue has this id."""
+    """No image of the catalogue has this id."""
 
 
 class InvalidLabels(CatalogueError):
@@ -124,15 +124,15 @@ class InvalidArchive(CatalogueError):
 
 
 class MediaError(ServiceError):
-    """A stored picture is missing or damaged, or the store does not answer."""
+    """A stored image is missing or damaged, or the store does not answer."""
 
 
 class MediaUnavailable(ServiceError):
-    """A picture on show cannot be read; where it should be is nothing for clients."""
+    """An image on show cannot be read; where it should be is nothing for clients."""
 
 
-class PictureNotShown(ServiceError):
-    """No product on show has the picture."""
+class ImageNotShown(ServiceError):
+    """No product on show has the image."""
 
 
 class ReleaseError(ServiceError):
@@ -307,7 +307,7 @@ class ClientLeft(RequestError):
 
 
 class EmptyBody(RequestError):
-    """A request that needs a picture has no body."""
+    """A request that needs an image has no body."""
 
 
 class UnsupportedContentType(RequestError):
@@ -315,11 +315,11 @@ class UnsupportedContentType(RequestError):
 
 
 class InvalidForm(RequestError):
-    """A multipart form cannot be read or lacks its picture."""
+    """A multipart form cannot be read or lacks its image."""
 
 
 class InvalidBase64(RequestError):
-    """A JSON body whose picture is not base64."""
+    """A JSON body whose image is not base64."""
 
 
 class InvalidParameter(RequestError):
@@ -351,7 +351,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     ImageTooLarge: (413, "image-too-large"),
     InvalidImage: (422, "invalid-image"),
     NoActiveRelease: (503, "no-active-release"),
-    PictureNotShown: (404, "media-not-found"),
+    ImageNotShown: (404, "media-not-found"),
     MediaUnavailable: (503, "media-unavailable"),
     DatabaseUnavailable: (503, "database-unavailable"),
     MissingKey: (401, "missing-key"),

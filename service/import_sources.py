@@ -1,10 +1,10 @@
 """What can be imported: layouts of folders and files, read into rows of one form.
 
-* a CSV or NDJSON file: one picture a row, with `product_id` and `image` (a path relative to the file), and
+* a CSV or NDJSON file: one image a row, with `product_id` and `image` (a path relative to the file), and
   optionally `title`, `role`, `label`, `attributes` (a JSON object) and `attributes.NAME` (a text);
 * a folder that holds `catalogue.csv` or `catalogue.ndjson`;
 * the GroceryStoreDataset, as its repository lays it out;
-* a folder per product, with that product's pictures in it; those in a folder `example` below it are examples.
+* a folder per product, with that product's images in it; those in a folder `example` below it are examples.
 """
 
 import json
@@ -35,7 +35,7 @@ _MOST_REASONS = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One picture of one product. What is None is left as it is, or takes its default for a new product."""
+    """One image of one product. What is None is left as it is, or takes its default for a new product."""
 
     location: str  # where it stands, for messages: "catalogue.csv:12"
     product_id: str
@@ -61,12 +61,12 @@ class ImportSource:
     layout: str
     rows: list[SourceRow]
     errors: list[RowError] = field(default_factory=list)
-    num_ignored: int = 0  # files that are no pictures
+    num_ignored: int = 0  # files that are no images
     folder: Path | None = None  # where it was unpacked, which messages leave out
 
 
 def read_import_source(path: Path, *, is_trusted: bool = True) -> ImportSource:
-    """Read the rows that `path` offers; pictures are not opened yet.
+    """Read the rows that `path` offers; images are not opened yet.
 
     What somebody sent (`is_trusted` False: an unpacked archive) may name no file outside of `path`, may stand in
     folders that only wrap it, and messages do not say where it lies here.
@@ -87,7 +87,7 @@ def read_import_source(path: Path, *, is_trusted: bool = True) -> ImportSource:
 def unwrapped(path: Path) -> Path:
     """Return the folder where an unpacked archive begins: one that has nothing beside it only wraps what is in it.
 
-    A lone folder with pictures of its own is a product's, and is left as it is.
+    A lone folder with images of its own is a product's, and is left as it is.
     """
     for _ in range(_MAX_WRAPPINGS):
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
@@ -96,9 +96,9 @@ def unwrapped(path: Path) -> Path:
         inner = [entry for entry in entries[0].iterdir() if not entry.name.startswith(".")]
         files = [entry for entry in inner if not entry.is_dir()]
         has_table = any(file.suffix.lower() in RECORD_ENDINGS for file in files)
-        has_pictures = any(file.suffix.lower() in IMAGE_ENDINGS | UNREAD_IMAGE_ENDINGS for file in files)
+        has_images = any(file.suffix.lower() in IMAGE_ENDINGS | UNREAD_IMAGE_ENDINGS for file in files)
         has_folders = any(first_example_folder(("", entry.name)) is None for entry in inner if entry.is_dir())
-        if not has_table and (has_pictures or not has_folders):
+        if not has_table and (has_images or not has_folders):
             break
         path = entries[0]
     return path
@@ -166,7 +166,7 @@ def _row_of(record: Mapping[str, object], location: str, folder: Path) -> Source
     """Check one record; raises ValueError with what is wrong."""
     image = record.get("image")
     if not isinstance(image, str) or not image.strip():
-        raise ValueError("the image is empty; give the path of a picture")
+        raise ValueError("the image is empty; give the path of an image")
     role = record.get("role") or CATALOGUE
     if role not in ROLES:
         raise ValueError(f"the role is {short(role)}; it must be {' or '.join(ROLES)}")
@@ -246,7 +246,7 @@ def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
 
 
 def _read_grocery(root: Path) -> ImportSource:
-    """81 products: the iconic picture is the catalogue's, the photos of train.txt are examples.
+    """81 products: the iconic image is the catalogue's, the photos of train.txt are examples.
 
     The photos of val.txt and test.txt are never imported, so that they can tell how good a search is.
     """
@@ -275,11 +275,11 @@ def _read_folders(path: Path) -> ImportSource:
         parts = file.relative_to(path).parts
         location = location_below(file, path)
         if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            errors.append(RowError(location, f"{file.suffix} pictures are not read; save it as JPEG, PNG or WebP"))
+            errors.append(RowError(location, f"{file.suffix} images are not read; save it as JPEG, PNG or WebP"))
         elif file.suffix.lower() not in IMAGE_ENDINGS:
             num_ignored += 1
         elif len(parts) == 1:
-            errors.append(RowError(location, "the picture lies in no product's folder; move it into one"))
+            errors.append(RowError(location, "the image lies in no product's folder; move it into one"))
         else:
             role = EXAMPLE if first_example_folder(parts[:-1]) == 1 else CATALOGUE
             try:
@@ -288,7 +288,7 @@ def _read_folders(path: Path) -> ImportSource:
                 errors.append(RowError(location, str(error)))
     if not rows:
         raise InvalidImportSource(
-            f"{path} has no pictures in folders; expected a folder per product, a catalogue.csv or catalogue.ndjson, "
+            f"{path} has no images in folders; expected a folder per product, a catalogue.csv or catalogue.ndjson, "
             "or the GroceryStoreDataset"
         )
     return ImportSource("folder per product", rows, errors, num_ignored)

@@ -1,6 +1,6 @@
 """The one thread of a process that runs networks.
 
-Requests queue their prepared pictures here; the thread takes what has queued up as one batch. One thread, since a
+Requests queue their prepared images here; the thread takes what has queued up as one batch. One thread, since a
 network uses all cores by itself and two at once would only slow each other down.
 
 And no other thread that is still there may ever have run one: OpenMP keeps worker threads for each thread that has,
@@ -24,13 +24,13 @@ from embedding.embedder import ImageEmbedder
 
 T = TypeVar("T")
 
-# Larger batches take longer a picture on a CPU (benchmarks/batch_size.py) and make the first wait for the last.
+# Larger batches take longer an image on a CPU (benchmarks/batch_size.py) and make the first wait for the last.
 _MAX_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One embedding [D], and how long its picture waited and ran."""
+    """One embedding [D], and how long its image waited and ran."""
 
     embedding: NDArray[np.float32]
     wait_seconds: float
@@ -69,7 +69,7 @@ def run_in_own_thread(function: Callable[[], T]) -> T:
 
 
 class InferenceThread:
-    """Embeds pictures in the order in which they come, in batches when several wait."""
+    """Embeds images in the order in which they come, in batches when several wait."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -77,7 +77,7 @@ class InferenceThread:
         self._thread.start()
 
     async def embed(self, embedder: ImageEmbedder, pixels: NDArray[np.uint8]) -> Embedded:
-        """Embed one prepared picture [H, W, 3]; a caller that is cancelled while it waits frees its place."""
+        """Embed one prepared image [H, W, 3]; a caller that is cancelled while it waits frees its place."""
         job = _Job(embedder, pixels)
         self._jobs.put(job)
         return await asyncio.wrap_future(job.future)

@@ -1,4 +1,4 @@
-"""One installation of Akin, opened: its folder, database and picture store. Commands and the server start here."""
+"""One installation of Akin, opened: its folder, database and image store. Commands and the server start here."""
 
 import fcntl
 import tempfile
@@ -26,7 +26,7 @@ class Installation:
 
     @property
     def limits(self) -> DecodingLimits:
-        """Limits on pictures, the same for imports and queries."""
+        """Limits on images, the same for imports and queries."""
         return DecodingLimits(self.settings.max_image_bytes, self.settings.max_image_pixels)
 
     def default_checkpoint(self) -> Path:
@@ -56,7 +56,7 @@ class Installation:
 
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
-    """Open database and picture store, making the home folder at first use."""
+    """Open database and image store, making the home folder at first use."""
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import Request
 
 from service.errors import EmptyBody, InvalidForm, InvalidLabels, UnsupportedContentType
-from service.label_sources import LabelSource, read_label_rows, read_label_source, single_picture
+from service.label_sources import LabelSource, read_label_rows, read_label_source, single_image
 from service.request_body import content_type_of, read_small_body
 from service.settings import Settings
 from service.uploads import receive_form, receive_to_file, unpack_upload
@@ -19,7 +19,7 @@ ZIP_TYPES = ("application/zip", "application/x-zip-compressed")
 IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD = "image", "file", "archive"
 # Fields that say something of all rows, in a form and in the address alike.
 COMMON_FIELDS = ("labelled_by", "source")
-PICTURE_FIELDS = ("product_id", "label")
+IMAGE_FIELDS = ("product_id", "label")
 
 _TABLES = {
     "text/csv": "labels.csv",
@@ -47,14 +47,14 @@ async def receive_labels(request: Request, folder: Path, settings: Settings) -> 
     if content_type == FORM:
         return await _from_form(request, folder, settings)
     if content_type == "application/json":
-        # A picture of the largest size fits in, as base64.
+        # An image of the largest size fits in, as base64.
         body = await read_small_body(request, max(4 * (settings.max_image_bytes // 3 + 1) + 65536, _LEAST_JSON_BYTES))
         if not body:
             raise EmptyBody('the body is empty (0 bytes); send {"labels": [ROW, ...]}')
         return ReceivedLabels(partial(_from_json, body))
     if content_type in _TABLES:
         path = await receive_to_file(request, folder / _TABLES[content_type], limit)
-        return ReceivedLabels(partial(read_label_source, path, has_pictures=False))
+        return ReceivedLabels(partial(read_label_source, path, has_images=False))
     if content_type in ZIP_TYPES:
         path = await receive_to_file(request, folder / "archive.zip", limit)
         return ReceivedLabels(partial(_from_archive, path, settings))
@@ -79,17 +79,17 @@ async def _from_form(request: Request, folder: Path, settings: Settings) -> Rece
         folder,
         limit=settings.max_upload_bytes,
         file_fields=(IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD),
-        text_fields=(*PICTURE_FIELDS, *COMMON_FIELDS),
+        text_fields=(*IMAGE_FIELDS, *COMMON_FIELDS),
     )
     ((name, path),) = form.files.items()
     fields = {name: form.fields[name] for name in COMMON_FIELDS if form.fields.get(name)}
     if name == IMAGE_FIELD:
-        product_id, label = (form.fields.get(field) or None for field in PICTURE_FIELDS)
-        return ReceivedLabels(partial(single_picture, path, product_id=product_id, label=label), fields)
-    if stray := [field for field in PICTURE_FIELDS if field in form.fields]:
+        product_id, label = (form.fields.get(field) or None for field in IMAGE_FIELDS)
+        return ReceivedLabels(partial(single_image, path, product_id=product_id, label=label), fields)
+    if stray := [field for field in IMAGE_FIELDS if field in form.fields]:
         raise InvalidForm(f"the field {stray[0]!r} goes with a file field {IMAGE_FIELD!r}; what {name!r} holds says so")
     if name == FILE_FIELD and path.suffix in RECORD_ENDINGS:
-        return ReceivedLabels(partial(read_label_source, path, has_pictures=False), fields)
+        return ReceivedLabels(partial(read_label_source, path, has_images=False), fields)
     return ReceivedLabels(partial(_from_archive, path, settings), fields)
 
 

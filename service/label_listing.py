@@ -1,4 +1,4 @@
-"""Look at labels: which picture shows what, who said so, and whether it trains or is held out."""
+"""Look at labels: which image shows what, who said so, and whether it trains or is held out."""
 
 import threading
 from bisect import bisect_right
@@ -11,7 +11,7 @@ from typing import get_args
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue import LabelledPicture, chunks, labelled_pictures
+from service.catalogue import LabelledImage, chunks, labelled_images
 from service.database import current_watermark, in_utc
 from service.errors import ImageNotFound
 from service.media import MediaName
@@ -28,17 +28,17 @@ _KEYS_PER_QUERY = 500
 
 @dataclass(frozen=True, slots=True)
 class LabelOverview:
-    """All pictures with their labels at one moment, ordered by image id, and what becomes of each in training."""
+    """All images with their labels at one moment, ordered by image id, and what becomes of each in training."""
 
     watermark: int
-    pictures: list[LabelledPicture]
+    images: list[LabelledImage]
     states: list[LabelState]
 
     def find(self, image_id: str) -> int:
-        """Return the place of a picture; raises ImageNotFound."""
-        place = bisect_right(self.pictures, image_id, key=lambda picture: picture.image_id) - 1
-        if place < 0 or self.pictures[place].image_id != image_id:
-            raise ImageNotFound(f"the catalogue has no picture {image_id!r:.80}; see: akin catalogue labels")
+        """Return the place of an image; raises ImageNotFound."""
+        place = bisect_right(self.images, image_id, key=lambda image: image.image_id) - 1
+        if place < 0 or self.images[place].image_id != image_id:
+            raise ImageNotFound(f"the catalogue has no image {image_id!r:.80}; see: akin catalogue labels")
         return place
 
 
@@ -61,9 +61,9 @@ class LabelOverviews:
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """One picture, its label, and how it came by it."""
+    """One image, its label, and how it came by it."""
 
-    picture: LabelledPicture
+    image: LabelledImage
     state: LabelState
     is_new: bool  # since the catalogue that the active release shows
     labelled_by: str | None
@@ -73,7 +73,7 @@ class LabelFacts:
 
 @dataclass(slots=True)
 class ClassCounts:
-    """How many pictures there are of a class, or of all."""
+    """How many images there are of a class, or of all."""
 
     num_images: int = 0
     num_catalogue: int = 0
@@ -84,7 +84,7 @@ class ClassCounts:
     num_new: int = 0
 
     def add(self, role: str, state: LabelState, is_new: bool) -> None:
-        """Count one picture."""
+        """Count one image."""
         self.num_images += 1
         self.num_examples += role == EXAMPLE
         self.num_catalogue += role != EXAMPLE
@@ -95,25 +95,25 @@ class ClassCounts:
 
 
 def take_overview(session: Session) -> LabelOverview:
-    """Read all labels, and work out which pictures are held out, as every training run does."""
-    pictures = labelled_pictures(session)
-    images = [
+    """Read all labels, and work out which images are held out, as every training run does."""
+    images = labelled_images(session)
+    snapshot_images = [
         SnapshotImage(
-            location=picture.image_id,
+            location=image.image_id,
             path=Path(),
-            label=picture.label,
-            role="example" if picture.role == EXAMPLE else "catalogue",
+            label=image.label,
+            role="example" if image.role == EXAMPLE else "catalogue",
             part="",
-            sha256=picture.media_name.sha256,
+            sha256=image.media_name.sha256,
         )
-        for picture in pictures
+        for image in images
     ]
     state_of: dict[str, LabelState] = {}
-    if images:
-        snapshot = snapshot_of("catalogue", images)
+    if snapshot_images:
+        snapshot = snapshot_of("catalogue", snapshot_images)
         states = held_out_states(snapshot, SplitConfig())
         state_of = {image.location: state for image, state in zip(snapshot.images, states, strict=True)}
-    return LabelOverview(current_watermark(session), pictures, [state_of[picture.image_id] for picture in pictures])
+    return LabelOverview(current_watermark(session), images, [state_of[image.image_id] for image in images])
 
 
 def list_labels(
@@ -126,38 +126,38 @@ def list_labels(
     after: str | None = None,
     limit: int = 100,
 ) -> tuple[list[LabelFacts], str | None]:
-    """Return the first `limit` pictures after the image id `after`, and that after which there are more."""
+    """Return the first `limit` images after the image id `after`, and that after which there are more."""
     start = 0
     if after is not None:
-        start = bisect_right(overview.pictures, after, key=lambda picture: picture.image_id)
+        start = bisect_right(overview.images, after, key=lambda image: image.image_id)
     found: list[int] = []
-    for place in range(start, len(overview.pictures)):
-        picture = overview.pictures[place]
-        if label in (None, picture.label) and role in (None, picture.role) and state in (None, overview.states[place]):
+    for place in range(start, len(overview.images)):
+        image = overview.images[place]
+        if label in (None, image.label) and role in (None, image.role) and state in (None, overview.states[place]):
             found.append(place)
             if len(found) > limit:
                 break
     page = found[:limit]
-    last = overview.pictures[page[-1]].image_id if len(found) > limit else None
+    last = overview.images[page[-1]].image_id if len(found) > limit else None
     return _facts(session, overview, page), last
 
 
 def count_labels(session: Session, overview: LabelOverview) -> tuple[ClassCounts, dict[str, ClassCounts]]:
-    """Count pictures in all, and by label in the order of labels."""
+    """Count images in all, and by label in the order of labels."""
     shown = release_watermark(session)
     query = select(ProductImage.id).where(ProductImage.change_seq > shown)
     new = set(session.scalars(query))
     total = ClassCounts()
     classes: dict[str, ClassCounts] = {}
-    for picture, state in zip(overview.pictures, overview.states, strict=True):
-        is_new = picture.image_id in new
-        total.add(picture.role, state, is_new)
-        classes.setdefault(picture.label, ClassCounts()).add(picture.role, state, is_new)
+    for image, state in zip(overview.images, overview.states, strict=True):
+        is_new = image.image_id in new
+        total.add(image.role, state, is_new)
+        classes.setdefault(image.label, ClassCounts()).add(image.role, state, is_new)
     return total, dict(sorted(classes.items()))
 
 
 def show_label(session: Session, overview: LabelOverview, image_id: str) -> tuple[LabelFacts, list[LabelChange]]:
-    """Return a picture with all changes of its label, the oldest first; raises ImageNotFound."""
+    """Return an image with all changes of its label, the oldest first; raises ImageNotFound."""
     (facts,) = _facts(session, overview, [overview.find(image_id)])
     query = select(LabelChange).where(LabelChange.image_id == image_id).order_by(LabelChange.id)
     return facts, list(session.scalars(query))
@@ -171,7 +171,7 @@ def release_watermark(session: Session) -> int:
 
 
 def is_stored(session: Session, name: MediaName) -> bool:
-    """Say whether a picture is known under this name, whatever shows it."""
+    """Say whether an image is known under this name, whatever shows it."""
     media = session.get(MediaObject, name.sha256)
     return media is not None and media.extension == name.extension
 
@@ -179,15 +179,15 @@ def is_stored(session: Session, name: MediaName) -> bool:
 def _facts(session: Session, overview: LabelOverview, places: Sequence[int]) -> list[LabelFacts]:
     shown = release_watermark(session)
     rows: dict[str, ProductImage] = {}
-    for part in chunks([overview.pictures[place].image_id for place in places], _KEYS_PER_QUERY):
+    for part in chunks([overview.images[place].image_id for place in places], _KEYS_PER_QUERY):
         rows.update((row.id, row) for row in session.scalars(select(ProductImage).where(ProductImage.id.in_(part))))
     facts = []
     for place in places:
-        picture = overview.pictures[place]
-        row = rows[picture.image_id]
+        image = overview.images[place]
+        row = rows[image.image_id]
         facts.append(
             LabelFacts(
-                picture,
+                image,
                 overview.states[place],
                 row.change_seq > shown,
                 row.labelled_by,

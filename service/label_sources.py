@@ -1,11 +1,11 @@
 """Where labels come from: tables of rows, folders per class, and what was sent; read into rows of two kinds.
 
-A row says what a picture shows that is in the catalogue already (`Relabel`), or brings a new one (`NewExample`).
+A row says what an image shows that is in the catalogue already (`Relabel`), or brings a new one (`NewExample`).
 
 * a CSV or NDJSON file, one row each: `image_id`, or `sha256` (with `product_id`), and `label`; or `image`, a path
   relative to the file (in NDJSON also `image_base64`), with `product_id`, `label` or both;
 * a folder that holds `labels.csv` or `labels.ndjson`, or the examples of a `catalogue.csv`;
-* a folder per class, all of whose pictures are examples of what its name says.
+* a folder per class, all of whose images are examples of what its name says.
 """
 
 import base64
@@ -30,7 +30,7 @@ _NAMES = ("image_id", "sha256", "product_id", "label", "image", "labelled_by")
 _ALIASES = {"image_path": "image", "path": "image"}
 _CSV_COLUMNS = Columns(_NAMES, _ALIASES, (("image_id", "sha256", "image"),), has_attributes=False)
 _JSON_COLUMNS = Columns((*_NAMES, "image_base64"), _ALIASES, (), has_attributes=False)
-# A line is held in memory; this is a picture of 48 MiB as base64.
+# A line is held in memory; this is an image of 48 MiB as base64.
 _MAX_LINE_BYTES = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TEXT_LENGTH = 200
@@ -38,7 +38,7 @@ _MAX_TEXT_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class NewExample:
-    """A picture that is new, or may be: of a product, or of whatever has the label."""
+    """An image that is new, or may be: of a product, or of whatever has the label."""
 
     location: str  # where it stands, for messages: "labels.csv:12"
     image: Path | bytes
@@ -49,7 +49,7 @@ class NewExample:
 
 @dataclass(frozen=True, slots=True)
 class Relabel:
-    """What a picture of the catalogue shows, named by its id or by its content."""
+    """What an image of the catalogue shows, named by its id or by its content."""
 
     location: str
     image_id: str | None
@@ -69,21 +69,21 @@ class LabelSource:
     layout: str
     rows: Iterable[LabelRow | RowError]
     num_rows: int
-    num_ignored: int = 0  # files that are no pictures, and rows that say nothing of labels
+    num_ignored: int = 0  # files that are no images, and rows that say nothing of labels
     folder: Path | None = None  # where it was unpacked, which messages leave out
 
 
-def read_label_source(path: Path, *, is_trusted: bool = False, has_pictures: bool = True) -> LabelSource:
-    """Read the rows that a file or folder offers; pictures are not opened yet, and large files not held in memory.
+def read_label_source(path: Path, *, is_trusted: bool = False, has_images: bool = True) -> LabelSource:
+    """Read the rows that a file or folder offers; images are not opened yet, and large files not held in memory.
 
     What somebody sent (`is_trusted` False) may name no file outside of the folder. A table that came alone
-    (`has_pictures` False) can name none at all. Raises InvalidLabels when the whole of it cannot be read.
+    (`has_images` False) can name none at all. Raises InvalidLabels when the whole of it cannot be read.
     """
     if not path.exists():
         raise InvalidLabels(f"{path} does not exist")
     root = path if path.is_file() or is_trusted else unwrapped(path)
     try:
-        return _read(root, is_trusted, has_pictures)
+        return _read(root, is_trusted, has_images)
     except (InvalidDataset, InvalidImportSource, InvalidLabels) as error:
         folder = root.parent if root.is_file() else root
         raise InvalidLabels(without_folder(str(error), None if is_trusted else folder)) from error
@@ -98,19 +98,19 @@ def read_label_rows(rows: Sequence[object]) -> LabelSource:
     return LabelSource("JSON", read, len(read))
 
 
-def single_picture(image: Path | bytes, *, product_id: str | None, label: str | None) -> LabelSource:
-    """Return one picture as a source; raises InvalidLabels when nothing says what it shows."""
+def single_image(image: Path | bytes, *, product_id: str | None, label: str | None) -> LabelSource:
+    """Return one image as a source; raises InvalidLabels when nothing says what it shows."""
     location = image.name if isinstance(image, Path) else "image"
     record = {"product_id": product_id, "label": label}
     try:
         row = _new_example(record, location, image)
     except ValueError as error:
         raise InvalidLabels(str(error)) from error
-    return LabelSource("picture", [row], 1, folder=image.parent if isinstance(image, Path) else None)
+    return LabelSource("image", [row], 1, folder=image.parent if isinstance(image, Path) else None)
 
 
 def single_label(image_id: str, label: str | None) -> LabelSource:
-    """Return the label of one picture as a source, None for that of its product again; raises InvalidLabels."""
+    """Return the label of one image as a source, None for that of its product again; raises InvalidLabels."""
     try:
         return LabelSource("label", [_relabel({"image_id": image_id, "label": label}, "label")], 1)
     except ValueError as error:
@@ -142,9 +142,9 @@ class _TableRows:
         return _row_of(record, location, self._folder, self._is_trusted)
 
 
-def _read(path: Path, is_trusted: bool, has_pictures: bool) -> LabelSource:
+def _read(path: Path, is_trusted: bool, has_images: bool) -> LabelSource:
     if path.is_file():
-        return _read_table(path, path.parent if has_pictures else None, is_trusted)
+        return _read_table(path, path.parent if has_images else None, is_trusted)
     for name in LABEL_TABLES:
         if (path / name).is_file():
             return _read_table(path / name, path, is_trusted)
@@ -179,12 +179,12 @@ def _check_line(path: Path, line_number: int, num_bytes: int) -> None:
     if num_bytes > _MAX_LINE_BYTES:
         raise InvalidLabels(
             f"{path.name}, line {line_number} has more than {_MAX_LINE_BYTES:,} bytes; one row a line, and large "
-            "pictures as files in a zip"
+            "images as files in a zip"
         )
 
 
 def _read_examples(path: Path, is_trusted: bool) -> LabelSource:
-    """Read the examples of a catalogue; its other pictures are none of labels' business."""
+    """Read the examples of a catalogue; its other images are none of labels' business."""
     source = read_import_source(path, is_trusted=is_trusted)
     rows: list[LabelRow | RowError] = [
         NewExample(row.location, row.image, row.product_id, row.label) for row in source.rows if row.role == EXAMPLE
@@ -206,16 +206,16 @@ def _read_classes(path: Path, is_trusted: bool) -> LabelSource:
         parts = file.relative_to(path).parts
         location = location_below(file, path)
         if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            rows.append(RowError(location, f"{file.suffix} pictures are not read; save it as JPEG, PNG or WebP"))
+            rows.append(RowError(location, f"{file.suffix} images are not read; save it as JPEG, PNG or WebP"))
         elif file.suffix.lower() not in IMAGE_ENDINGS:
             num_ignored += 1
         elif len(parts) == 1:
-            rows.append(RowError(location, "the picture lies in no class's folder; move it into one"))
+            rows.append(RowError(location, "the image lies in no class's folder; move it into one"))
         else:
             rows.append(_class_row(location, parts[0], file))
     if not any(isinstance(row, NewExample) for row in rows):
         raise InvalidLabels(
-            f"{path} has no pictures in folders; expected a folder per class, or one of {', '.join(LABEL_TABLES)}"
+            f"{path} has no images in folders; expected a folder per class, or one of {', '.join(LABEL_TABLES)}"
         )
     return LabelSource("folder per class", rows, len(rows), num_ignored, None if is_trusted else path)
 
@@ -247,7 +247,7 @@ def _row_of(record: Mapping[str, object], location: str, folder: Path | None, is
     given = [name for name in ("image_id", "sha256", "image", "image_base64") if record.get(name) not in (None, "")]
     if len(given) != 1:
         found = f"it has {' and '.join(given)}" if given else "it has none of them"
-        raise ValueError(f"the row needs one of image_id, sha256, image and image_base64 to say which picture; {found}")
+        raise ValueError(f"the row needs one of image_id, sha256, image and image_base64 to say which image; {found}")
     if given[0] == "image":
         return _new_example(record, location, _image_path(record["image"], folder, is_trusted))
     if given[0] == "image_base64":
@@ -259,7 +259,7 @@ def _new_example(record: Mapping[str, object], location: str, image: Path | byte
     product_id = _optional(record, "product_id")
     label = _optional(record, "label")
     if product_id is None and label is None:
-        raise ValueError("nothing says what the picture shows; give a product_id or a label")
+        raise ValueError("nothing says what the image shows; give a product_id or a label")
     return NewExample(location, image, product_id, label, _optional(record, "labelled_by"))
 
 
@@ -292,7 +292,7 @@ def _image_path(value: object, folder: Path | None, is_trusted: bool) -> Path:
         raise ValueError(f"the image must be a path as text, got {short(value)}")
     if folder is None:
         raise ValueError(
-            f"the image {short(value)} did not come along; send a zip of the table and its pictures, or the pictures "
+            f"the image {short(value)} did not come along; send a zip of the table and its images, or the images "
             "as image_base64 in NDJSON or JSON"
         )
     path = folder / value.strip()

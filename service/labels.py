@@ -1,6 +1,6 @@
-"""Take labels in: what pictures of the catalogue show, and new examples; resumable, repeatable, each change on record.
+"""Take labels in: what images of the catalogue show, and new examples; resumable, repeatable, each change on record.
 
-Rows go the way of an import: in chunks, pictures first, each chunk in one transaction. A new picture needs a product
+Rows go the way of an import: in chunks, images first, each chunk in one transaction. A new image needs a product
 that is there, and becomes an example, which trains and evaluates and is never returned.
 """
 
@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from service.catalogue import chunks
 from service.catalogue_rows import (
-    Picture,
-    PictureIntake,
+    ImageIntake,
+    ReceivedImage,
     image_id_of,
     lock_changes,
     new_media_of,
@@ -70,10 +70,10 @@ class LabelReport:
 
 @dataclass(slots=True)
 class _Item:
-    """A row, with its picture where it brings one."""
+    """A row, with its image where it brings one."""
 
     row: LabelRow
-    picture: Picture[NewExample] | None
+    received: ReceivedImage[NewExample] | None
 
 
 def apply_labels(
@@ -85,7 +85,7 @@ def apply_labels(
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
 ) -> LabelReport:
-    """Give pictures the labels of the rows, and add new pictures as examples; a bad row does not stop the others.
+    """Give images the labels of the rows, and add new images as examples; a bad row does not stop the others.
 
     `actor` labelled what says nobody else; `source_name` is kept with each change. Applied again, the same source
     changes nothing, and one that was cut off goes on. With `dry_run` everything is checked and nothing written.
@@ -112,45 +112,45 @@ class _LabelRun:
     ) -> None:
         self.report = report
         self._database = installation.database
-        self._intake = PictureIntake(installation.database, installation.media_store, installation.limits)
+        self._intake = ImageIntake(installation.database, installation.media_store, installation.limits)
         self._actor = actor
         self._source_name = source_name
         self._folder = folder
         self._said: dict[str, tuple[str, str | None]] = {}  # by image id: who said first what it shows
-        self._added: set[str] = set()  # a dry run meets the same new picture again and again
+        self._added: set[str] = set()  # a dry run meets the same new image again and again
 
     def take(self, rows: list[LabelRow | RowError], pool: ThreadPoolExecutor) -> None:
         """Apply one chunk of rows."""
         items = self._items(rows, pool)
-        # First without the lock, so that pictures of rows that cannot be used are not stored.
+        # First without the lock, so that images of rows that cannot be used are not stored.
         with self._database.reading() as session, session.no_autoflush:
             merged = _Merge(session, items, self._actor, self._source_name)
             items = self._usable(items, merged, is_final=self.report.dry_run)
             session.expunge_all()
         if self.report.dry_run or not items:
             return
-        pictures = [item.picture for item in items if item.picture is not None]
-        self._intake.store(pictures, pool)
+        received_images = [item.received for item in items if item.received is not None]
+        self._intake.store(received_images, pool)
         with self._database.transaction() as session, session.no_autoflush:
             lock_changes(session)
             merged = _Merge(session, items, self._actor, self._source_name)
             used = self._usable(items, merged, is_final=True)
-            session.add_all(new_media_of(session, [item.picture for item in used if item.picture is not None]))
+            session.add_all(new_media_of(session, [item.received for item in used if item.received is not None]))
             merged.write()
 
     def _items(self, rows: list[LabelRow | RowError], pool: ThreadPoolExecutor) -> list[_Item]:
-        """Read the pictures of the rows; what failed goes to the report."""
+        """Read the images of the rows; what failed goes to the report."""
         new = [row for row in rows if isinstance(row, NewExample)]
-        pictures = {id(row): taken for row, taken in zip(new, self._intake.take(new, pool), strict=True)}
+        received_images = {id(row): taken for row, taken in zip(new, self._intake.take(new, pool), strict=True)}
         items: list[_Item] = []
         for row in rows:
-            picture = pictures.get(id(row))
+            received = received_images.get(id(row))
             if isinstance(row, RowError):
                 self._fail(row.location, row.message)
-            elif isinstance(picture, str):
-                self._fail(row.location, picture)
+            elif isinstance(received, str):
+                self._fail(row.location, received)
             else:
-                items.append(_Item(row, picture))
+                items.append(_Item(row, received))
         return items
 
     def _usable(self, items: list[_Item], merged: "_Merge", *, is_final: bool) -> list[_Item]:
@@ -204,16 +204,16 @@ class _Merge:
         )
 
     def apply(self, item: _Item, said: dict[str, tuple[str, str | None]]) -> tuple[Outcome, str]:
-        """Bring the picture of a row to what it says; raises ValueError with what is wrong, and changes nothing."""
+        """Bring the image of a row to what it says; raises ValueError with what is wrong, and changes nothing."""
         row = item.row
         if isinstance(row, Relabel):
             image = self._image_of(row)
             label = self._normal(row.label, self._products[image.product_id])
             self._check_first(said, image.id, row.location, label)
             return self._give(image, label, row), image.id
-        assert item.picture is not None
+        assert item.received is not None
         product = self._product_of(row)
-        image_id = image_id_of(product.id, item.picture.sha256)
+        image_id = image_id_of(product.id, item.received.sha256)
         present = self._images.get(image_id)
         label = self._normal(row.label, product)
         if row.label is not None:
@@ -221,11 +221,11 @@ class _Merge:
         if present is not None and present.deleted_at is None:
             if present.role == CATALOGUE:
                 raise ValueError(
-                    f"the picture is one of the catalogue's own of {product.id!r} (image_id {image_id}), and labels "
+                    f"the image is one of the catalogue's own of {product.id!r} (image_id {image_id}), and labels "
                     "make no example of it; label it by its image_id"
                 )
             return (self._give(present, label, row) if row.label is not None else "unchanged"), image_id
-        self._add(image_id, product, item.picture.sha256, label, row)
+        self._add(image_id, product, item.received.sha256, label, row)
         return "added", image_id
 
     def write(self) -> None:
@@ -233,7 +233,7 @@ class _Merge:
         changed = list(self._changed.values())
         self._session.add_all(changed)
         number_changes(self._session, changed)
-        # The pictures first: the records of their labels name them.
+        # The images first: the records of their labels name them.
         self._session.flush()
         self._session.add_all(self._history)
 
@@ -256,7 +256,7 @@ class _Merge:
         self._changed[image_id] = image
 
     def _image_of(self, row: Relabel) -> ProductImage:
-        """Return the picture that a row means; raises ValueError for none, or several."""
+        """Return the image that a row means; raises ValueError for none, or several."""
         what = f"image_id {row.image_id!r}" if row.image_id is not None else f"sha256 {row.sha256!r}"
         if row.product_id is not None and row.image_id is None:
             what += f" of {row.product_id!r}"
@@ -268,20 +268,18 @@ class _Merge:
         ]
         living = [image for image in found if image.deleted_at is None and _lives(self._products.get(image.product_id))]
         if not found:
-            raise ValueError(f"the catalogue has no picture of {what}; look it up, or send the picture itself")
+            raise ValueError(f"the catalogue has no image of {what}; look it up, or send the image itself")
         if not living:
-            raise ValueError(f"the picture of {what} was removed; import it again")
+            raise ValueError(f"the image of {what} was removed; import it again")
         if len(living) > 1:
             names = ", ".join(sorted(repr(image.product_id) for image in living)[:_MOST_NAMED])
-            raise ValueError(f"several products have the picture of {what} ({names}); give the product_id too")
+            raise ValueError(f"several products have the image of {what} ({names}); give the product_id too")
         if row.product_id not in (None, living[0].product_id):
-            raise ValueError(
-                f"the picture of {what} is of {living[0].product_id!r}, and the row says {row.product_id!r}"
-            )
+            raise ValueError(f"the image of {what} is of {living[0].product_id!r}, and the row says {row.product_id!r}")
         return living[0]
 
     def _product_of(self, row: NewExample) -> Product:
-        """Return the product that a new picture is added to; raises ValueError when there is none."""
+        """Return the product that a new image is added to; raises ValueError when there is none."""
         if row.product_id is not None:
             product = self._products.get(row.product_id)
             what = f"product {row.product_id!r}"
@@ -295,9 +293,9 @@ class _Merge:
     def _new_id(self, item: _Item) -> str:
         row = item.row
         assert isinstance(row, NewExample)
-        assert item.picture is not None
+        assert item.received is not None
         product = self._products_of_labels.get(row.label or "") if row.product_id is None else None
-        return image_id_of(product.id if product else row.product_id or "", item.picture.sha256)
+        return image_id_of(product.id if product else row.product_id or "", item.received.sha256)
 
     def _load_images(self, items: list[_Item]) -> dict[str, ProductImage]:
         named = [item.row for item in items if isinstance(item.row, Relabel)]
@@ -319,7 +317,7 @@ class _Merge:
         if first_label != label:
             shown = "its product's label" if first_label is None else f"label {first_label!r}"
             here = "its product's" if label is None else repr(label)
-            raise ValueError(f"the same picture has {shown} at {first} and {here} here; keep one of the two")
+            raise ValueError(f"the same image has {shown} at {first} and {here} here; keep one of the two")
 
 
 def _lives(product: Product | None) -> bool:
@@ -327,7 +325,7 @@ def _lives(product: Product | None) -> bool:
 
 
 def _product_of_label(session: Session, label: str) -> Product | None:
-    """Return the product that pictures of a label belong to: of that id, else the lowest id that goes by the label."""
+    """Return the product that images of a label belong to: of that id, else the lowest id that goes by the label."""
     product = session.get(Product, label)
     if _lives(product):
         return product

@@ -12,7 +12,7 @@ from service.releases import require_active_release
 def search_locally(
     installation: Installation, file: Path, k: int, min_score: float | None
 ) -> tuple[str, list[dict[str, object]]]:
-    """Return the id of the active release and its hits for the picture in `file`, best first."""
+    """Return the id of the active release and its hits for the image in `file`, best first."""
     try:
         image_bytes = file.read_bytes()
     except OSError as error:

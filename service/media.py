@@ -1,4 +1,4 @@
-"""The store of picture bytes: content-addressed, so that a picture is kept once and never changes under its name."""
+"""The store of image bytes: content-addressed, so that an image is kept once and never changes under its name."""
 
 import hashlib
 import re
@@ -32,7 +32,7 @@ class _FileSystem(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaName:
-    """Name of a stored picture: the hash of its bytes and the ending of its format."""
+    """Name of a stored image: the hash of its bytes and the ending of its format."""
 
     sha256: str
     extension: str
@@ -53,9 +53,9 @@ class MediaName:
 
 
 class MediaStore:
-    """Pictures by name, in a folder or at any fsspec URL ("s3://bucket/pictures", ...).
+    """Images by name, in a folder or at any fsspec URL ("s3://bucket/images", ...).
 
-    Raises MediaError when the store does not answer, or a picture is missing or not what its name says.
+    Raises MediaError when the store does not answer, or an image is missing or not what its name says.
     """
 
     def __init__(self, address: str) -> None:
@@ -69,7 +69,7 @@ class MediaStore:
         self._root = str(root).rstrip("/")
 
     def put(self, name: MediaName, image_bytes: bytes) -> None:
-        """Store a picture; does nothing when it is there already. Raises StorageFull too."""
+        """Store an image; does nothing when it is there already. Raises StorageFull too."""
         path = self._path(name)
         try:
             if self._file_system.exists(path):
@@ -83,23 +83,23 @@ class MediaStore:
         except OSError as error:
             if is_disk_full(error):
                 log.error("storage_full", reason=str(error))
-                raise StorageFull("the disk of the pictures is full, and not all of them could be stored") from error
-            raise MediaError(f"the picture cannot be stored under {self.address}: {error}") from error
+                raise StorageFull("the disk of the images is full, and not all of them could be stored") from error
+            raise MediaError(f"the image cannot be stored under {self.address}: {error}") from error
 
     def get(self, name: MediaName) -> bytes:
-        """Return the bytes of a picture, after checking them against its name."""
+        """Return the bytes of an image, after checking them against its name."""
         try:
             image_bytes = self._file_system.cat_file(self._path(name))
         except FileNotFoundError:
-            raise MediaError(f"picture {name} is not in the store at {self.address}; import it again") from None
+            raise MediaError(f"image {name} is not in the store at {self.address}; import it again") from None
         except OSError as error:
-            raise MediaError(f"picture {name} cannot be read from {self.address}: {error}") from error
+            raise MediaError(f"image {name} cannot be read from {self.address}: {error}") from error
         if hashlib.sha256(image_bytes).hexdigest() != name.sha256:
-            raise MediaError(f"picture {name} in {self.address} was changed; delete that file and import it again")
+            raise MediaError(f"image {name} in {self.address} was changed; delete that file and import it again")
         return image_bytes
 
     def local_file(self, name: MediaName, cache_dir: Path) -> Path:
-        """Return a file on this machine that holds the picture: the stored one itself, or a copy made in `cache_dir`.
+        """Return a file on this machine that holds the image: the stored one itself, or a copy made in `cache_dir`.
 
         Training reads files. What a name stands for never changes, so a copy stays good.
         """

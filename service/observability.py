@@ -55,7 +55,7 @@ def configure_logging(level: str) -> None:
     renderer: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if on_terminal
-        # Without local variables: among them are pictures, keys, and whatever else nobody meant to write down.
+        # Without local variables: among them are images, keys, and whatever else nobody meant to write down.
         else [
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),

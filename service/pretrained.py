@@ -27,7 +27,7 @@ def create_pretrained_checkpoint(
     """Write a checkpoint of `backbone` with its published weights.
 
     With `principal_components_of`, a path as `akin catalogue import` reads it, a linear head to `embedding_dim` is
-    added that starts from the principal components of the pictures there. Raises InvalidSetting, UnknownBackbone,
+    added that starts from the principal components of the images there. Raises InvalidSetting, UnknownBackbone,
     MissingWeights.
     """
     if directory.exists():

@@ -25,7 +25,7 @@ from service.releases import ActiveRelease, activate_release, active_release, li
 
 log = logging.getLogger(__name__)
 
-OnProgress = Callable[[int, int], None]  # pictures embedded, pictures to embed
+OnProgress = Callable[[int, int], None]  # images embedded, images to embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def build_release(
             return _built(facts, is_active=before.release_id == origin.release_id)
         if not snapshot.images:
             raise EmptyCatalogue(
-                "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
+                "the catalogue has no image of role 'catalogue' to index; import some: akin catalogue import PATH"
             )
         checkpoint = checkpoint or default_checkpoint(installation, before)
         options = replace(options or IndexOptions(), device=settings.index_device)
@@ -155,7 +155,7 @@ def _check_options(options: IndexOptions, checkpoint: Path, snapshot: CatalogueS
 def _embed(
     installation: Installation, checkpoint: Path, snapshot: CatalogueSnapshot, on_progress: OnProgress | None
 ) -> tuple[NDArray[np.float32], int]:
-    """Return the embeddings [N, D] of the snapshot's pictures, and how many had to be computed now."""
+    """Return the embeddings [N, D] of the snapshot's images, and how many had to be computed now."""
     settings, database = installation.settings, installation.database
     embedder = load_embedder(checkpoint, device=settings.device, precision=settings.precision)
     names = [image.media_name for image in snapshot.images]

@@ -1,7 +1,7 @@
 """A release on disk: everything that is served, in one immutable directory.
 
 checkpoint/     the model
-index/          the index over the catalogue's pictures
+index/          the index over the catalogue's images
 rows.arrow      for each row of the index what a result shows: no SQL on the way of a search
 manifest.json   ids, watermark, evaluation; checksums of every file above
 """
@@ -72,7 +72,7 @@ class ReleaseRows:
         return cast(list[str], self._columns["image_id"].to_pylist())
 
     def media_names(self) -> frozenset[str]:
-        """Return the names of all pictures that a result may show."""
+        """Return the names of all images that a result may show."""
         return frozenset(self._columns["media_name"].unique().to_pylist())
 
 

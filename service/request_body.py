@@ -1,7 +1,7 @@
-"""Read the query of a search request: multipart form, raw picture, or JSON with base64.
+"""Read the query of a search request: multipart form, raw image, or JSON with base64.
 
 Bytes are counted while they arrive, chunked bodies included, and a form is taken apart while it does: what a search
-holds in memory is its picture, and of JSON its text.
+holds in memory is its image, and of JSON its text.
 """
 
 import base64
@@ -19,7 +19,7 @@ from service.schemas import DEFAULT_K, MAX_K, JSONQuery
 
 IMAGE_FIELD = "image"
 _PARAMETERS = ("k", "min_score")
-# What a form needs around its picture: boundaries, headers, other fields.
+# What a form needs around its image: boundaries, headers, other fields.
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _MAX_NUMBER_BYTES = 1024
 _READS = "multipart/form-data with a file field 'image', image/* or application/json"
@@ -28,7 +28,7 @@ _EMPTY = f"the body is empty (0 bytes); send {_READS}"
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """A picture and how many products to find for it."""
+    """An image and how many products to find for it."""
 
     image_bytes: bytes
     k: int
@@ -61,7 +61,7 @@ async def read_search_query(
             raise InvalidParameter(f"{name} stands in the address and in the body; give it once")
         given[name] = given[name] if value is None else value
     if not image_bytes:
-        raise EmptyBody("the picture is empty (0 bytes)")
+        raise EmptyBody("the image is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
 
 
@@ -95,7 +95,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-class _Picture:
+class _Image:
     """The file of a form, kept in memory."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class _Picture:
 async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dict[str, float | None]]:
     form = FormParts(
         request.headers["content-type"],
-        lambda _field, _filename: _Picture(),
+        lambda _field, _filename: _Image(),
         file_fields=(IMAGE_FIELD,),
         text_fields=_PARAMETERS,
         max_text_bytes=_MAX_NUMBER_BYTES,

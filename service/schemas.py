@@ -11,7 +11,7 @@ DEFAULT_K = 10
 
 
 class SearchHit(BaseModel):
-    """One product, shown by its best picture."""
+    """One product, shown by its best image."""
 
     product_id: str
     title: str
@@ -33,7 +33,7 @@ class SearchTiming(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """Products that look like the picture, best first, one hit a product."""
+    """Products that look like the image, best first, one hit a product."""
 
     release_id: str
     hits: list[SearchHit]
@@ -41,7 +41,7 @@ class SearchResponse(BaseModel):
 
     @classmethod
     def of(cls, result: SearchResult, media_root: str) -> "SearchResponse":
-        """Describe a result; `media_root` is the path under which pictures are served."""
+        """Describe a result; `media_root` is the path under which images are served."""
         timing = result.timing
         return cls(
             release_id=result.release_id,
@@ -68,11 +68,11 @@ class SearchResponse(BaseModel):
 
 
 class JSONQuery(BaseModel):
-    """A search whose picture is sent as base64."""
+    """A search whose image is sent as base64."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str = Field(description="The picture file, base64; a data: URL is read too.")
+    image: str = Field(description="The image file, base64; a data: URL is read too.")
     k: int | None = Field(None, ge=1, le=MAX_K, strict=True, description="How many products.")
     min_score: float | None = Field(
         None, ge=-1, le=1, strict=True, allow_inf_nan=False, description="Leave out what scores less."

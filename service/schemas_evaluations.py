@@ -71,12 +71,12 @@ class ClassChangeView(BaseModel):
 
 
 class AnswerView(BaseModel):
-    """A catalogue picture that was found."""
+    """A catalogue image that was found."""
 
     label: str
     is_right: bool
     score: float
-    image_url: str | None = Field(description="Null: the picture is not kept any more.")
+    image_url: str | None = Field(description="Null: the image is not kept any more.")
 
 
 class QueryChangeView(BaseModel):
@@ -108,7 +108,7 @@ class ComparisonView(BaseModel):
 
     @classmethod
     def of(cls, comparison: Comparison, media_root: str) -> "ComparisonView":
-        """Describe a comparison; `media_root` is the path under which all stored pictures are served."""
+        """Describe a comparison; `media_root` is the path under which all stored images are served."""
 
         def url_of(media_name: str | None) -> str | None:
             return None if media_name is None else f"{media_root}/{media_name}"

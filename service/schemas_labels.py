@@ -26,12 +26,12 @@ class RowProblem(BaseModel):
 
 
 class LabelRowView(BaseModel):
-    """One row: of a picture that is there (`image_id` or `sha256`), or of a new one (`image_base64`)."""
+    """One row: of an image that is there (`image_id` or `sha256`), or of a new one (`image_base64`)."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_id: str | None = None
-    sha256: str | None = Field(None, description="Of the picture's bytes; with product_id where several have it.")
+    sha256: str | None = Field(None, description="Of the image's bytes; with product_id where several have it.")
     image_base64: str | None = Field(None, description="A new example, with product_id, label or both.")
     product_id: str | None = None
     label: str | None = Field(None, description="Empty or null: that of the product again.")
@@ -47,7 +47,7 @@ class LabelReportView(BaseModel):
     num_changed: int
     num_unchanged: int
     num_failed: int
-    num_ignored: int = Field(description="Files that are no pictures, and rows that say nothing of labels.")
+    num_ignored: int = Field(description="Files that are no images, and rows that say nothing of labels.")
     seconds: float
     errors: list[RowProblem] = Field(description=_FIRST)
 
@@ -68,7 +68,7 @@ class ImportReportView(BaseModel):
     num_images_updated: int
     num_unchanged: int
     num_failed: int
-    num_ignored: int = Field(description="Files that are no pictures.")
+    num_ignored: int = Field(description="Files that are no images.")
     seconds: float
     errors: list[RowProblem] = Field(description=_FIRST)
 
@@ -80,7 +80,7 @@ class ImportReportView(BaseModel):
 
 
 class LabelView(BaseModel):
-    """A picture and what it shows."""
+    """An image and what it shows."""
 
     image_id: str
     product_id: str
@@ -95,12 +95,12 @@ class LabelView(BaseModel):
 
     @classmethod
     def of(cls, facts: LabelFacts, media_root: str) -> "LabelView":
-        """Describe a picture; `media_root` is the path under which pictures are served."""
+        """Describe an image; `media_root` is the path under which images are served."""
         return cls.model_validate(_label_values(facts, media_root))
 
 
 class LabelPage(BaseModel):
-    """Pictures in the order of their ids."""
+    """Images in the order of their ids."""
 
     labels: list[LabelView]
     next: str | None = Field(description="Send it as `after` for the next page; null: this is the last.")
@@ -128,19 +128,19 @@ class LabelChangeView(BaseModel):
 
 
 class LabelHistory(LabelView):
-    """A picture with every change of its label, the oldest first."""
+    """An image with every change of its label, the oldest first."""
 
     changes: list[LabelChangeView]
 
     @classmethod
     def with_changes(cls, facts: LabelFacts, changes: list[LabelChange], media_root: str) -> "LabelHistory":
-        """Describe a picture and its changes."""
+        """Describe an image and its changes."""
         values = _label_values(facts, media_root)
         return cls.model_validate({**values, "changes": [LabelChangeView.of(change) for change in changes]})
 
 
 class LabelCounts(BaseModel):
-    """How many pictures."""
+    """How many images."""
 
     num_images: int
     num_catalogue: int
@@ -157,7 +157,7 @@ class LabelCounts(BaseModel):
 
 
 class ClassCountsView(LabelCounts):
-    """How many pictures of one class."""
+    """How many images of one class."""
 
     label: str
 
@@ -168,7 +168,7 @@ class ClassCountsView(LabelCounts):
 
 
 class LabelCountsPage(BaseModel):
-    """Counts of all pictures, and of classes in the order of their labels."""
+    """Counts of all images, and of classes in the order of their labels."""
 
     watermark: int = Field(description="The number of the last change of the catalogue.")
     release_watermark: int = Field(description="That of the active release; 0: none is active.")
@@ -187,25 +187,25 @@ class CatalogueCountsView(BaseModel):
 
 
 class RemovedProduct(BaseModel):
-    """A product that was removed with its pictures."""
+    """A product that was removed with its images."""
 
     product_id: str
     num_images: int
 
 
 def _label_values(facts: LabelFacts, media_root: str) -> dict[str, Any]:
-    picture = facts.picture
+    image = facts.image
     return {
-        "image_id": picture.image_id,
-        "product_id": picture.product_id,
-        "label": picture.label,
-        "role": picture.role,
+        "image_id": image.image_id,
+        "product_id": image.product_id,
+        "label": image.label,
+        "role": image.role,
         "state": facts.state,
         "is_new": facts.is_new,
         "labelled_by": facts.labelled_by,
         "labelled_at": facts.labelled_at,
         "label_source": facts.label_source,
-        "image_url": f"{media_root}/{picture.media_name}",
+        "image_url": f"{media_root}/{image.media_name}",
     }
 
 

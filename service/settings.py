@@ -50,18 +50,16 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "", repr=False, description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
     )
-    media_url: str = Field(
-        "", description="Folder or fsspec URL of the pictures; empty: `media` under the home folder."
-    )
+    media_url: str = Field("", description="Folder or fsspec URL of the images; empty: `media` under the home folder.")
     host: str = Field("127.0.0.1", description="Address that `akin serve` listens on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port; 0 takes a free one.")
-    max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest picture file that is read.")
+    max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest image file that is read.")
     max_image_pixels: PositiveInt = Field(50_000_000, description="Largest width × height that is decoded.")
     release_poll_seconds: Seconds = Field(2.0, description="How often a server looks for a new active release.")
     device: str = Field("auto", description="Where the network runs: auto, cpu, cuda or cuda:N.")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16 needs a CUDA device.")
     index_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the index is searched.")
-    decode_workers: PositiveInt = Field(2, description="Threads that decode pictures.")
+    decode_workers: PositiveInt = Field(2, description="Threads that decode images.")
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     admin_key: SecretStr | None = Field(
@@ -107,7 +105,7 @@ class Settings(BaseSettings):
     training_processes: NonNegativeInt = Field(
         0, description="Processes that train together (torchrun); 0: one for each GPU, at least one."
     )
-    demo_data: Path | None = Field(None, description="Pictures for `akin demo`; empty: a rendered sample.")
+    demo_data: Path | None = Field(None, description="Images for `akin demo`; empty: a rendered sample.")
 
     @field_validator("max_image_pixels")
     @classmethod
@@ -177,7 +175,7 @@ class Settings(BaseSettings):
 
     @property
     def media_address(self) -> str:
-        """The folder or URL of the pictures in use."""
+        """The folder or URL of the images in use."""
         return self.media_url or str((self.home / "media").absolute())
 
     @property
@@ -217,7 +215,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """Folder of what can be computed again: decoded pictures, features, copies from a remote store."""
+        """Folder of what can be computed again: decoded images, features, copies from a remote store."""
         return self.home / "cache"
 
 

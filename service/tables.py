@@ -5,7 +5,7 @@ Two invariants that every reader relies on:
 * `change_seq` is taken from the one row of `change_counter` inside the writing transaction. That row stays locked
   until the commit, so on every database the order of the numbers is the order in which changes become visible, and
   "all changes up to n" is a snapshot.
-* Nothing is deleted from products and pictures; `deleted_at` marks what is gone, under a new `change_seq`.
+* Nothing is deleted from products and images; `deleted_at` marks what is gone, under a new `change_seq`.
 """
 
 from datetime import datetime
@@ -43,7 +43,7 @@ class Product(Table):
 
 
 class ProductImage(Table):
-    """A picture of a product; two products may share the same bytes. Its label is the product's unless given."""
+    """An image of a product; two products may share the same bytes. Its label is the product's unless given."""
 
     __tablename__ = "product_images"
     __table_args__ = (
@@ -67,13 +67,13 @@ class ProductImage(Table):
 
 
 class LabelChange(Table):
-    """One change of a picture's label, kept for ever: labels decide what is learnt."""
+    """One change of an image's label, kept for ever: labels decide what is learnt."""
 
     __tablename__ = "label_changes"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(ForeignKey("product_images.id"), index=True)
-    old_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product, or a new picture
+    old_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product, or a new image
     new_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product
     changed_by: Mapped[str] = mapped_column(String(200))
     changed_at: Mapped[datetime] = mapped_column(_Timestamp)
@@ -81,7 +81,7 @@ class LabelChange(Table):
 
 
 class MediaObject(Table):
-    """The bytes of a picture, stored once whoever shows it."""
+    """The bytes of an image, stored once whoever shows it."""
 
     __tablename__ = "media_objects"
 

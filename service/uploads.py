@@ -53,7 +53,7 @@ async def upload_folder(settings: Settings) -> AsyncIterator[Path]:
 
 
 def max_unpacked_bytes(settings: Settings) -> int:
-    """Return how much an archive may unpack to: tables shrink well, and pictures do not."""
+    """Return how much an archive may unpack to: tables shrink well, and images do not."""
     return 4 * settings.max_upload_bytes
 
 
@@ -199,5 +199,5 @@ def _new_folder(root: Path) -> Path:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-    # On the disk of the pictures, not in /tmp, which is often small and held in memory.
+    # On the disk of the images, not in /tmp, which is often small and held in memory.
     return Path(tempfile.mkdtemp(prefix="upload-", dir=root))

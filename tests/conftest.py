@@ -25,7 +25,7 @@ os.environ.pop("COLUMNS", None)
 # the index under test too. An empty one in its place leaves faiss as it is.
 sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils")
 
-# Real pictures, where a developer has them; tests that need one skip without it.
+# Real images, where a developer has them; tests that need one skip without it.
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -17,13 +17,13 @@ class Clock:
 
 
 class MeanColourEmbedder:
-    """An embedder without a network: the direction of a picture's mean colour."""
+    """An embedder without a network: the direction of an image's mean colour."""
 
     space_id = "mean-colour"
     embedding_dim = 4
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Shrink an RGB picture to [8, 8, 3]."""
+        """Shrink an RGB image to [8, 8, 3]."""
         return np.asarray(image.resize((8, 8), Image.Resampling.BOX))
 
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ class BatchSampler:
     """Draws batches for ever; equal seeds and states give equal batches.
 
     `labels` are the class ids 0..C-1 of the training images, each class with at least two images;
-    `is_catalogue` says which of them are catalogue pictures.
+    `is_catalogue` says which of them are catalogue images.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ Parts = dict[str, dict[str, float]]
 DataOption = Annotated[
     Path,
     typer.Option(
-        "--data", help="Labelled pictures: a folder per class, a CSV / NDJSON file, a published data set, a snapshot."
+        "--data", help="Labelled images: a folder per class, a CSV / NDJSON file, a published data set, a snapshot."
     ),
 ]
 SetOption = Annotated[
@@ -65,7 +65,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set seed=N.")] = None,
     device: DeviceOption = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded pictures and features are kept between runs.")] = (
+    cache: Annotated[Path, typer.Option(help="Where decoded images and features are kept between runs.")] = (
         DEFAULT_CACHE
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -73,7 +73,7 @@ def train(
     progress_file: Annotated[Path | None, typer.Option("--progress-file", hidden=True)] = None,
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
 ) -> None:
-    """Learn an embedding from labelled pictures; writes a checkpoint and a report.
+    """Learn an embedding from labelled images; writes a checkpoint and a report.
 
     Without --preset or --config, `head` where there is no GPU and `small` where there is one. On SIGTERM or Ctrl+C the
     run saves its state and ends; --resume goes on with it.
@@ -107,7 +107,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A checkpoint's folder.")],
     data: DataOption,
-    part: Annotated[str, typer.Option(help="test, validation, or all: every picture, nothing held out.")] = "test",
+    part: Annotated[str, typer.Option(help="test, validation, or all: every image, nothing held out.")] = "test",
     set_: SetOption = None,
     ks: Annotated[str, typer.Option(help="Where recall is measured, parted by commas.")] = "1,2,4,8",
     clustering: Annotated[bool, typer.Option("--clustering", help="k-means too: NMI, AMI, pairwise F1.")] = False,
@@ -115,9 +115,9 @@ def evaluate(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Measure a checkpoint on labelled pictures: recall@k, R-precision, MAP@R, clustering.
+    """Measure a checkpoint on labelled images: recall@k, R-precision, MAP@R, clustering.
 
-    Where the pictures have roles, examples are searched among the catalogue's pictures; otherwise each picture among
+    Where the images have roles, examples are searched among the catalogue's images; otherwise each image among
     all others. The split is that of `akin train` with the same --set split.… knobs.
     """
     from training.evaluation.checkpoints import evaluate_checkpoint
@@ -154,7 +154,7 @@ def snapshot(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
 ) -> None:
-    """Copy labelled pictures into a snapshot: what a run reads, sealed with a hash, so that it can be repeated."""
+    """Copy labelled images into a snapshot: what a run reads, sealed with a hash, so that it can be repeated."""
     from training.data.snapshot import open_training_data, write_snapshot
 
     with stage_bar() as on_progress:
@@ -165,7 +165,7 @@ def snapshot(
     for problem in taken.problems:
         notes.print(f"[red]{escape(problem.location)}:[/] {escape(problem.message)}", highlight=False)
     output.print(
-        f"{out}: {len(taken.images)} pictures of {len(set(taken.labels))} classes, hash {taken.snapshot_hash[:16]}",
+        f"{out}: {len(taken.images)} images of {len(set(taken.labels))} classes, hash {taken.snapshot_hash[:16]}",
         highlight=False,
     )
     output.print(f"next: akin train --data {out} --out {DEFAULT_RUNS / 'first'}", highlight=False)

@@ -50,7 +50,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class AugmentationConfig:
-    """How a training picture is varied. Areas and probabilities are shares within 0..1."""
+    """How a training image is varied. Areas and probabilities are shares within 0..1."""
 
     crop_area_min: float = 0.16
     crop_area_max: float = 1.0
@@ -60,8 +60,8 @@ class AugmentationConfig:
     contrast: float = 0.0
     saturation: float = 0.0
     grey: float = 0.0
-    plain: float = 0.0  # how often a picture is taken as it is
-    # Of frozen features: how many augmented views of each picture are computed, and of catalogue pictures how many
+    plain: float = 0.0  # how often an image is taken as it is
+    # Of frozen features: how many augmented views of each image are computed, and of catalogue images how many
     # made-up scenes (training/data/scenes.py).
     views: int = 4
     catalogue_views: int = 4

@@ -97,7 +97,7 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if not dist.is_torchelastic_launched():
         yield ProcessGroup()
         return
-    # The others wait while the first one decodes pictures or computes features.
+    # The others wait while the first one decodes images or computes features.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())

@@ -321,7 +321,7 @@ class _Comparison:
             return Reason("class_drop", is_met, f"no class of {least} queries or more lost recall@1", figures)
         message = f"of classes with {least} queries or more, {label!r} loses the most: recall@1 falls by {drop:.3f}"
         if not is_met:
-            message += f", and may fall by {allowed:g}; look at its pictures and labels"
+            message += f", and may fall by {allowed:g}; look at its images and labels"
         return Reason("class_drop", is_met, message, figures)
 
     def _slower(self) -> Reason:
@@ -337,7 +337,7 @@ class _Comparison:
             return Reason("slower", True, message, {**figures, "is_checked": False})
         ratio = after / before
         is_met = ratio <= allowed + _SLACK
-        message = f"a picture takes {after:.1f} ms, {ratio:.2f} times the active model's {before:.1f} ms"
+        message = f"an image takes {after:.1f} ms, {ratio:.2f} times the active model's {before:.1f} ms"
         if not is_met:
-            message += f", and may take {allowed:g} times as long; choose a smaller network or picture"
+            message += f", and may take {allowed:g} times as long; choose a smaller network or image"
         return Reason("slower", is_met, message, {**figures, "ratio": ratio})

@@ -23,7 +23,7 @@ class GatePolicy:
         guards: metric → how far it may fall.
         max_class_drop: how far recall@1 of a single class may fall.
         min_class_queries: classes with fewer queries are not looked at one by one.
-        max_latency_ratio: how many times the active model's milliseconds a picture may take.
+        max_latency_ratio: how many times the active model's milliseconds an image may take.
         min_index_recall: least share of the exact answers that the new index finds.
         force: promote whatever the figures say; needs `force_reason`.
     """

@@ -21,21 +21,21 @@ def start_head(
     groups_M: NDArray[np.int64],
     is_plain_M: NDArray[np.bool_],
 ) -> None:
-    """Give a new head its first weights, from unit pooled features of training pictures and augmented views of them.
+    """Give a new head its first weights, from unit pooled features of training images and augmented views of them.
 
-    `groups_M` tells the kinds of pictures of a class apart, catalogue pictures and photos, which weigh the same
-    whatever their numbers; `is_plain_M` the pictures themselves from their views. Raises InvalidConfig for more
-    dimensions than channels, and for principal components than pictures.
+    `groups_M` tells the kinds of images of a class apart, catalogue images and photos, which weigh the same
+    whatever their numbers; `is_plain_M` the images themselves from their views. Raises InvalidConfig for more
+    dimensions than channels, and for principal components than images.
     """
     if config.head_start == "random":
         return
     assert isinstance(model.head, LinearHead)
-    num_pictures, num_channels = int(is_plain_M.sum()), pooled_MC.shape[1]
-    # Whitening has a direction for every channel, with few pictures too.
-    most = num_channels if config.head_start == "whitening" else min(num_pictures, num_channels)
+    num_images, num_channels = int(is_plain_M.sum()), pooled_MC.shape[1]
+    # Whitening has a direction for every channel, with few images too.
+    most = num_channels if config.head_start == "whitening" else min(num_images, num_channels)
     if model.embedding_dim > most:
         raise InvalidConfig(
-            f"a head of {model.embedding_dim} dimensions cannot start from {num_pictures} training pictures of "
+            f"a head of {model.embedding_dim} dimensions cannot start from {num_images} training images of "
             f'{num_channels} channels; lower network.embedding_dim, or set network.head_start = "random"'
         )
     if config.head_start == "principal_components":
@@ -60,11 +60,11 @@ def whitened_components(
 ) -> tuple[Tensor, Tensor]:
     """Return weight [D, C] and bias [D]: within-class whitening, then principal components of what it gives.
 
-    Directions in which pictures of one class differ, as light, ground and the step from studio to photo make them,
+    Directions in which images of one class differ, as light, ground and the step from studio to photo make them,
     are scaled down, so that what is left tells classes apart: (S + s·tr(S)/C·I)^(-1/2), S the scatter within classes
     and s the shrinkage, which keeps a little of directions that no training class varies in. The closed form of what
     metric learning does to a linear map (relevant component analysis, Shental et al., ECCV 2002); that the kinds of
-    pictures weigh the same is our choice. Components are those of the pictures themselves: with augmented views among
+    images weigh the same is our choice. Components are those of the images themselves: with augmented views among
     them, classes that were never trained on were found less often (docs/study.md).
     """
     features_MC = pooled_MC.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the network being trained takes: pictures, or frozen features of them.
+"""What the network being trained takes: images, or frozen features of them.
 
 Both kinds serve the same loop: training inputs for a batch, and embeddings as the finished model would give them.
 
@@ -20,7 +20,7 @@ from training.data.augmentation import Augmentation
 from training.data.features import Features
 
 _FEATURES_PER_BLOCK = 4096
-_PICTURES_PER_BLOCK = 256
+_IMAGES_PER_BLOCK = 256
 
 
 class TrainingInputs(Protocol):
@@ -43,14 +43,14 @@ class TrainingInputs(Protocol):
 
 
 class Pixels(Protocol):
-    """Decoded pictures by position: an image cache."""
+    """Decoded images by position: an image cache."""
 
     def pixels(self, indices: NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
         """Return uint8 pixels [B, H, W, 3]."""
 
 
-class PictureInputs:
-    """Decoded pictures, augmented on the device; the whole network is trained."""
+class ImageInputs:
+    """Decoded images, augmented on the device; the whole network is trained."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class PictureInputs:
     def batch(
         self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
     ) -> Tensor:
-        """Return augmented, normalised pictures [B, 3, H, W]."""
+        """Return augmented, normalised images [B, 3, H, W]."""
         draws = self._augmentation.draw(len(images), generator, torch.from_numpy(is_plain))
         pixels = self._cache.pixels(images[rows], pin_memory=self._device.type == "cuda")
         pixels = pixels.to(self._device, non_blocking=True)
@@ -90,16 +90,16 @@ class PictureInputs:
 
 
 def embed_cached(embedder: Embedder, cache: Pixels, images: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embed cached pictures [N, D] a block at a time, so that a memory-mapped cache is never in memory as a whole."""
+    """Embed cached images [N, D] a block at a time, so that a memory-mapped cache is never in memory as a whole."""
     embeddings = np.empty((len(images), embedder.embedding_dim), np.float32)
-    for start in range(0, len(images), _PICTURES_PER_BLOCK):
-        block = slice(start, start + _PICTURES_PER_BLOCK)
+    for start in range(0, len(images), _IMAGES_PER_BLOCK):
+        block = slice(start, start + _IMAGES_PER_BLOCK)
         embeddings[block] = embedder.embed_pixels(cache.pixels(images[block]).numpy())
     return embeddings
 
 
 class FeatureInputs:
-    """Features of a frozen backbone, computed once: view 0 is the picture itself, the others are augmented."""
+    """Features of a frozen backbone, computed once: view 0 is the image itself, the others are augmented."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class FeatureInputs:
     ) -> Tensor:
         """Return features [B, C], each of a view drawn at random; plain images give view 0.
 
-        Augmented views are drawn alike; with the probability `plain` it is view 0, the picture as it is.
+        Augmented views are drawn alike; with the probability `plain` it is view 0, the image as it is.
         """
         positions = torch.from_numpy(images)
         uniform = torch.rand(2, len(images), generator=generator)

@@ -1,4 +1,4 @@
-"""From a path and a configuration to what a run trains on: snapshot, split, checked pictures, inputs."""
+"""From a path and a configuration to what a run trains on: snapshot, split, checked images, inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from training.data.snapshot import Snapshot, class_ids, open_training_data
 from training.data.splits import Split, leave_out, split_snapshot
 from training.evaluation.held_out import Embed
 from training.head_start import start_head
-from training.inputs import FeatureInputs, PictureInputs, TrainingInputs, embed_cached
+from training.inputs import FeatureInputs, ImageInputs, TrainingInputs, embed_cached
 from training.starting_model import StartingModel
 
-# Enough to tell nearly equal pictures.
+# Enough to tell nearly equal images.
 _THUMBNAILS = Preprocessing(image_size=64, interpolation="bilinear")
 # As many features as a head's start is computed from at most; more change little, and take memory in float64.
 _MOST_FOR_HEAD = 20_000
@@ -34,7 +34,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The pictures of a run: positions are those of `snapshot.images`, class ids count the training classes."""
+    """The images of a run: positions are those of `snapshot.images`, class ids count the training classes."""
 
     snapshot: Snapshot
     split: Split
@@ -55,13 +55,13 @@ def read_training_data(
 ) -> TrainingData:
     """Read, decode, split and check; raises InvalidDataset or UnfitData, whose messages name rows and remedies.
 
-    Pictures that cannot be read, or that nearly equal held-out ones, are left out of training, and the notes say so.
+    Images that cannot be read, or that nearly equal held-out ones, are left out of training, and the notes say so.
     """
     snapshot = open_training_data(path, lambda done, total: on_progress("Reading", done, total))
     split = split_snapshot(snapshot, config.split)
-    # What the whole network is trained on is decoded now anyway; frozen features need no pictures kept but these.
+    # What the whole network is trained on is decoded now anyway; frozen features need no images kept but these.
     geometry = preprocessing if config.network.train == "all" else _THUMBNAILS
-    checked = check_training_data(snapshot, split, decode_pictures(snapshot, geometry, cache_dir, on_progress))
+    checked = check_training_data(snapshot, split, decode_images(snapshot, geometry, cache_dir, on_progress))
     near_held_out = np.setdiff1d(checked.exclude, checked.unreadable)
     split = leave_out(snapshot, split, from_training=near_held_out, everywhere=checked.unreadable)
     labels = [snapshot.images[position].label for position in split.train]
@@ -69,7 +69,7 @@ def read_training_data(
     num_without = len(set(labels)) - len({label for label, it in zip(labels, is_catalogue, strict=True) if it})
     without = []
     if config.batches.representatives in ("catalogue", "alternate") and num_without:
-        without = [f"classes without a catalogue picture, represented by their photos in turn: {num_without}"]
+        without = [f"classes without a catalogue image, represented by their photos in turn: {num_without}"]
     findings = [finding.message for finding in checked.findings]
     notes = [*snapshot.notes, *findings, *split.notes, *without, *_notes_on_measuring(snapshot, split)]
     return TrainingData(
@@ -87,7 +87,7 @@ def describe_split(data: TrainingData) -> str:
             num_unseen = int(part.is_unseen.sum())
             held_out.append(f"{name}: {len(part.query):,} queries, {num_unseen:,} of classes not trained on")
     images, classes = len(data.train), data.num_classes
-    return f"training on {images:,} pictures of {classes:,} classes; {'; '.join(held_out)}"
+    return f"training on {images:,} images of {classes:,} classes; {'; '.join(held_out)}"
 
 
 def _notes_on_measuring(snapshot: Snapshot, split: Split) -> list[str]:
@@ -97,16 +97,14 @@ def _notes_on_measuring(snapshot: Snapshot, split: Split) -> list[str]:
         searched = None if part is None else part.query if part.gallery is None else part.gallery
         if searched is not None and len({snapshot.images[position].label for position in searched}) == 1:
             notes.append(
-                f"the {name} part searches among pictures of one class, so every search is right and its figures say "
+                f"the {name} part searches among images of one class, so every search is right and its figures say "
                 "nothing; add classes, or raise split.unseen_share and split.validation_share"
             )
     return notes
 
 
-def decode_pictures(
-    snapshot: Snapshot, geometry: Preprocessing, cache_dir: Path, on_progress: OnProgress
-) -> ImageCache:
-    """Decode the pictures of a snapshot, or find them in the cache."""
+def decode_images(snapshot: Snapshot, geometry: Preprocessing, cache_dir: Path, on_progress: OnProgress) -> ImageCache:
+    """Decode the images of a snapshot, or find them in the cache."""
     return ImageCache.build(
         snapshot,
         geometry,
@@ -119,10 +117,10 @@ def decode_pictures(
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What is computed once from the pictures, whatever is then trained on it: features, or decoded pictures."""
+    """What is computed once from the images, whatever is then trained on it: features, or decoded images."""
 
     features: Features | None = None
-    pictures: ImageCache | None = None  # as the finished model takes them
+    images: ImageCache | None = None  # as the finished model takes them
     squares: ImageCache | None = None  # as crops are taken from them
 
 
@@ -143,7 +141,7 @@ def gather_materials(
     cache_dir: Path,
     on_progress: OnProgress,
 ) -> Materials:
-    """Decode pictures, or compute frozen features, or find them in the cache; raises OSError when it is full."""
+    """Decode images, or compute frozen features, or find them in the cache; raises OSError when it is full."""
     if config.network.train == "head":
         start.model.to(device)
         store = FeatureStore(cache_dir / "features", start.model, start.preprocessing, config.augmentation, device)
@@ -154,18 +152,18 @@ def gather_materials(
         )
         return Materials(features)
 
-    pictures = decode_pictures(data.snapshot, start.preprocessing, cache_dir, on_progress)
+    images = decode_images(data.snapshot, start.preprocessing, cache_dir, on_progress)
     square = uncropped(start.preprocessing)
-    squares = pictures
+    squares = images
     if square != start.preprocessing:
-        squares = decode_pictures(data.snapshot, square, cache_dir, on_progress)
-    return Materials(pictures=pictures, squares=squares)
+        squares = decode_images(data.snapshot, square, cache_dir, on_progress)
+    return Materials(images=images, squares=squares)
 
 
 def _start_head(
     data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, embed_pooled: Embed
 ) -> None:
-    """Start the head from features of training pictures: of all their views where these are there."""
+    """Start the head from features of training images: of all their views where these are there."""
     chosen = np.random.default_rng(config.seed).permutation(len(data.train))
     num_rows = 1 if materials.features is None else materials.features.num_views[data.train[chosen]]
     chosen = chosen[np.cumsum(np.broadcast_to(num_rows, chosen.shape)) <= _MOST_FOR_HEAD]
@@ -177,7 +175,7 @@ def _start_head(
         return
     features = materials.features
     counts = features.num_views[positions]
-    # The rows of each picture's views, and which of them is the picture itself.
+    # The rows of each image's views, and which of them is the image itself.
     rows = np.concatenate([np.arange(features.offsets[p], features.offsets[p + 1]) for p in positions])
     is_plain = rows == features.offsets[positions].repeat(counts)
     pooled_MC = features.rows_RC[torch.from_numpy(rows)].numpy()
@@ -201,17 +199,15 @@ def prepare_inputs(
         plain = config.augmentation.plain
         inputs = FeatureInputs(start.model, features, device, plain=plain)
     else:
-        assert materials.pictures is not None
+        assert materials.images is not None
         assert materials.squares is not None
-        pictures = materials.pictures
+        cache = materials.images
         headless = Embedder(without_head(start.model), start.preprocessing, device=str(device))
 
         def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
-            return embed_cached(headless, pictures, images)
+            return embed_cached(headless, cache, images)
 
-        inputs = PictureInputs(
-            start.model, start.preprocessing, materials.squares, pictures, config.augmentation, device
-        )
+        inputs = ImageInputs(start.model, start.preprocessing, materials.squares, cache, config.augmentation, device)
     if start.has_new_head and config.network.head_start != "random":
         _start_head(data, start, materials, config, embed_pooled)
     # A pretrained backbone is measured by its own features, which is what a shop serves before it trains.

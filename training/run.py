@@ -1,4 +1,4 @@
-"""One training run from a path of labelled pictures to a folder with checkpoint and report: what `akin train` calls."""
+"""One training run from a path of labelled images to a folder with checkpoint and report: what `akin train` calls."""
 
 import errno
 import fcntl
@@ -99,7 +99,7 @@ class RunOutcome:
 def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
     """Train, evaluate before and after, and write checkpoint and report into `options.out`.
 
-    With `resume`, go on from the last saved state; the configuration and the pictures must be the same. Asked to stop,
+    With `resume`, go on from the last saved state; the configuration and the images must be the same. Asked to stop,
     it saves a state and returns. Started by torchrun, all processes call this and the first one writes. Raises
     TrainingError, EmbeddingError and OSError; what was saved before stays.
     """
@@ -187,7 +187,7 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
 
 
 def _stoppable(hooks: RunHooks) -> OnProgress:
-    """Let a request to stop end the preparation too; decoded pictures and features are kept."""
+    """Let a request to stop end the preparation too; decoded images and features are kept."""
 
     def on_progress(stage: str, done: int, total: int) -> None:
         hooks.on_progress(stage, done, total)

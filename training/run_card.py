@@ -87,7 +87,7 @@ def continued_card(run_dir: Path, card: Card) -> Card:
     hashes = [table(of, "snapshot").get("hash") for of in (stored, card)]
     if hashes[0] != hashes[1]:
         raise InvalidRun(
-            f"{run_dir} was begun on other pictures (snapshot {str(hashes[0])[:12]}, now {str(hashes[1])[:12]}); give "
+            f"{run_dir} was begun on other images (snapshot {str(hashes[0])[:12]}, now {str(hashes[1])[:12]}); give "
             "it the same data again, or train into another folder"
         )
     if stored.get("config") != card["config"]:

@@ -1,4 +1,4 @@
-"""akin catalogue: fill the catalogue, say what its pictures show, and look at it."""
+"""akin catalogue: fill the catalogue, say what its images show, and look at it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from service.label_sources import LabelSource
     from service.settings import Settings
 
-app = typer.Typer(help="Fill the catalogue, say what its pictures show, and look at it.", no_args_is_help=True)
+app = typer.Typer(help="Fill the catalogue, say what its images show, and look at it.", no_args_is_help=True)
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")]
 ReportAsJSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
@@ -37,7 +37,7 @@ def import_(
     dry_run: DryRun = False,
     json: ReportAsJSON = False,
 ) -> None:
-    """Import products and pictures; safe to repeat, and to go on with after it was cut off.
+    """Import products and images; safe to repeat, and to go on with after it was cut off.
 
     Bad rows are reported and do not stop the others; the exit status is then 1.
     """
@@ -77,17 +77,17 @@ def import_(
 @app.command()
 def label(
     path: Annotated[
-        Path, typer.Argument(help="A CSV / NDJSON file, a folder per class, a zip of either, or one picture.")
+        Path, typer.Argument(help="A CSV / NDJSON file, a folder per class, a zip of either, or one image.")
     ],
     shows: Annotated[
-        str | None, typer.Option("--as", help="For one picture: the product's id, or the label that it shows.")
+        str | None, typer.Option("--as", help="For one image: the product's id, or the label that it shows.")
     ] = None,
     by: By = None,
     source: Source = "command line",
     dry_run: DryRun = False,
     json: ReportAsJSON = False,
 ) -> None:
-    """Take labels in: what pictures of the catalogue show, and new labelled pictures, which become examples.
+    """Take labels in: what images of the catalogue show, and new labelled images, which become examples.
 
     Safe to repeat. Bad rows are reported and do not stop the others; the exit status is then 1.
     """
@@ -119,13 +119,13 @@ def label(
 
 @app.command()
 def relabel(
-    image_id: Annotated[str, typer.Argument(help="Id of the picture; see: akin catalogue labels")],
+    image_id: Annotated[str, typer.Argument(help="Id of the image; see: akin catalogue labels")],
     label: Annotated[str | None, typer.Argument(help="What it shows.")] = None,
     own: Annotated[bool, typer.Option("--own", help="Its product's own label again.")] = False,
     by: By = None,
     source: Source = "command line",
 ) -> None:
-    """Say what one picture of the catalogue shows."""
+    """Say what one image of the catalogue shows."""
     from service.errors import InvalidLabels
     from service.installation import open_installation
     from service.label_sources import single_label
@@ -133,7 +133,7 @@ def relabel(
     from service.settings import load_settings
 
     if (label is None) != own:
-        raise InvalidLabels("say what the picture shows: give a label, or --own for its product's")
+        raise InvalidLabels("say what the image shows: give a label, or --own for its product's")
     with (
         open_installation(load_settings()) as installation,
         recorded(installation, "akin catalogue relabel", image_id),
@@ -147,14 +147,14 @@ def relabel(
 @app.command()
 def labels(
     counts: Annotated[bool, typer.Option("--counts", help="Count them by label instead.")] = False,
-    label: Annotated[str | None, typer.Option(help="Only pictures of this label.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only images of this label.")] = None,
     role: Annotated[str | None, typer.Option(help="Only those of this role: catalogue or example.")] = None,
     state: Annotated[str | None, typer.Option(help="Only those that are train, validation or test.")] = None,
     after: Annotated[str | None, typer.Option(help="Only those after this image id.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
     json: AsJSON = False,
 ) -> None:
-    """List pictures with their labels, and what training does with each."""
+    """List images with their labels, and what training does with each."""
     from service.cli.label_tables import class_counts_table, labels_table
     from service.errors import InvalidParameter
     from service.installation import open_installation
@@ -196,13 +196,13 @@ def sample(
     products: Annotated[int, typer.Option(min=1, max=10_000, help="How many products.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other products.")] = 0,
 ) -> None:
-    """Draw a catalogue of packaged products to try Akin with: pictures, catalogue.csv and queries.csv."""
+    """Draw a catalogue of packaged products to try Akin with: images, catalogue.csv and queries.csv."""
     from service.sample.catalogue import write_sample_catalogue
 
     with progress_bar("Drawing") as move:
         written = write_sample_catalogue(out, num_products=products, seed=seed, on_progress=move)
-    pictures = f"{written.num_examples} examples, {written.num_queries} held-out queries"
-    output.print(f"{out}: {written.num_products} products, {pictures}", highlight=False)
+    images = f"{written.num_examples} examples, {written.num_queries} held-out queries"
+    output.print(f"{out}: {written.num_products} products, {images}", highlight=False)
     output.print(f"next: akin catalogue import {out}", highlight=False)
 
 
@@ -221,13 +221,13 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     if json:
         print_json(asdict(counts))
         return
-    pictures = ", ".join(f"{number} pictures of role {role}" for role, number in counts.num_images.items())
-    output.print(f"{counts.num_products} products, {pictures} (in {settings.home.absolute()})", highlight=False)
+    images = ", ".join(f"{number} images of role {role}" for role, number in counts.num_images.items())
+    output.print(f"{counts.num_products} products, {images} (in {settings.home.absolute()})", highlight=False)
 
 
 @app.command()
 def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the products.")]) -> None:
-    """Remove products with their pictures; the next release is without them."""
+    """Remove products with their images; the next release is without them."""
     from service.catalogue import remove_products
     from service.installation import open_installation
     from service.settings import load_settings
@@ -238,7 +238,7 @@ def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the pro
         installation.database.transaction() as session,
     ):
         num_images = remove_products(session, product_ids)
-    output.print(f"removed {len(set(product_ids))} products with {num_images} pictures; now: akin index build")
+    output.print(f"removed {len(set(product_ids))} products with {num_images} images; now: akin index build")
 
 
 @contextmanager
@@ -259,16 +259,16 @@ def _label_source(path: Path, shows: str | None, settings: "Settings") -> "Itera
     """Open labels, unpacked for as long as they are read."""
     from service.errors import InvalidLabels
     from service.import_sources import IMAGE_ENDINGS
-    from service.label_sources import read_label_source, single_picture
+    from service.label_sources import read_label_source, single_image
     from service.uploads import unpacked_here
 
-    is_picture = path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
-    if shows is not None and not is_picture:
-        raise InvalidLabels(f"--as says what one picture shows, and {path} is none; leave it out")
-    if is_picture and shows is None:
+    is_image = path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
+    if shows is not None and not is_image:
+        raise InvalidLabels(f"--as says what one image shows, and {path} is none; leave it out")
+    if is_image and shows is None:
         raise InvalidLabels(f"nothing says what {path} shows; give --as with the product's id or a label")
-    if is_picture:
-        yield single_picture(path, product_id=None, label=shows)
+    if is_image:
+        yield single_image(path, product_id=None, label=shows)
     elif path.is_file() and path.suffix.lower() == ".zip":
         with unpacked_here(path, settings) as folder:
             yield read_label_source(folder)

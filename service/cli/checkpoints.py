@@ -19,7 +19,7 @@ def create(
     pooling: Annotated[str, typer.Option(help="average or gem.")] = "average",
     principal_components: Annotated[
         Path | None,
-        typer.Option(help="Add a linear head that starts from the principal components of the pictures here."),
+        typer.Option(help="Add a linear head that starts from the principal components of the images here."),
     ] = None,
     embedding_dim: Annotated[int, typer.Option(min=1, help="Length of the head's embeddings.")] = 256,
 ) -> None:

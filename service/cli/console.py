@@ -28,7 +28,7 @@ def print_json(value: object) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, unit: str = "pictures") -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
     """Show a bar with count and time left; gives the function that moves it: (done, total)."""
     columns = (
         TextColumn("{task.description}"),

@@ -27,7 +27,7 @@ def label_report_table(report: LabelReport) -> Table:
 
 
 def labels_table(labels: Sequence[LabelView]) -> Table:
-    """Show pictures with what they show."""
+    """Show images with what they show."""
     table = Table()
     for name in ("image id", "label", "product", "role", "state", "new", "labelled by"):
         table.add_column(name, overflow="fold")
@@ -38,7 +38,7 @@ def labels_table(labels: Sequence[LabelView]) -> Table:
 
 
 def class_counts_table(classes: Sequence[ClassCountsView], total: LabelCounts) -> Table:
-    """Show how many pictures there are of each class, and of all."""
+    """Show how many images there are of each class, and of all."""
     table = Table(title=f"{len(classes):,} labels", title_justify="left", show_footer=True)
     names = ("images", "catalogue", "examples", "train", "validation", "test", "new")
     table.add_column("label", "all", overflow="fold")

@@ -117,12 +117,12 @@ def search_warning(settings: "Settings", is_loopback: bool) -> str | None:
 
 @app.command()
 def search(
-    file: Annotated[Path, typer.Argument(help="The picture to search with.")],
+    file: Annotated[Path, typer.Argument(help="The image to search with.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many products.")] = 10,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find the products that look like a picture, with the active release; no server is needed."""
+    """Find the products that look like an image, with the active release; no server is needed."""
     from service.cli.tables import hits_table
     from service.installation import open_installation
     from service.local_search import search_locally
@@ -155,14 +155,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 @app.command()
 def demo(
     port: PortOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Search held-out pictures, print recall@1, stop.")] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Learn from the labelled pictures first: some minutes.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Search held-out images, print recall@1, stop.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Learn from the labelled images first: some minutes.")] = False,
 ) -> None:
     """Fill a small catalogue, build a release and serve it: Akin in one command.
 
-    Pictures: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
+    Images: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
     that Akin draws itself.
     """
     from service.app import create_app

@@ -32,7 +32,7 @@ def retrain(
     ] = None,
     base: Annotated[str, typer.Option(help="pretrained, or current: the active release's model.")] = "pretrained",
     since: Annotated[str, typer.Option(help="Only examples labelled since this time (ISO 8601).")] = "",
-    archive: Annotated[Path | None, typer.Option(help="A zip of new labelled pictures, taken in first.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="A zip of new labelled images, taken in first.")] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option("--gate", help="Change the gate's policy, for example --gate min_improvement=0.01; repeatable."),

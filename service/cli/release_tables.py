@@ -71,7 +71,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for one in (*comparison.classes_won, *comparison.classes_lost):
         classes.add_row(escape(one.label), str(one.num_queries), f"{one.before:.2f}", f"{one.after:.2f}")
     queries = Table(title="queries", title_justify="left")
-    for name in ("", "class", "rank before", "rank after", "picture"):
+    for name in ("", "class", "rank before", "rank after", "image"):
         queries.add_column(name, overflow="fold")
     for what, listed in (("won", comparison.queries_won), ("lost", comparison.queries_lost)):
         for query in listed:

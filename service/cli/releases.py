@@ -28,7 +28,7 @@ def build(
     nlist: Annotated[int | None, typer.Option(min=1, help="Of ivf: number of lists.")] = None,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Of ivf: lists searched a query.")] = None,
     rescore: Annotated[int, typer.Option(min=1, help="Of ivf: candidates scored again exactly, per hit.")] = 4,
-    exact_below: Annotated[int, typer.Option(min=0, help="Of auto: exact below so many pictures.")] = 50_000,
+    exact_below: Annotated[int, typer.Option(min=0, help="Of auto: exact below so many images.")] = 50_000,
     min_ann_recall: Annotated[float, typer.Option(min=0, max=1, help="A build below this fails.")] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

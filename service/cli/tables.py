@@ -34,11 +34,11 @@ def import_table(report: ImportReport) -> Table:
     rows = {
         "products added": report.num_products_added,
         "products updated": report.num_products_updated,
-        "pictures added": report.num_images_added,
-        "pictures updated": report.num_images_updated,
+        "images added": report.num_images_added,
+        "images updated": report.num_images_updated,
         "rows unchanged": report.num_unchanged,
         "rows failed": len(report.errors),
-        "files ignored (no pictures)": report.num_ignored,
+        "files ignored (no images)": report.num_ignored,
     }
     for name, number in rows.items():
         table.add_row(name, str(number))
@@ -55,8 +55,8 @@ def built_table(built: BuiltRelease) -> Table:
     assert isinstance(structure, dict)
     rows = {
         "products": built.num_products,
-        "pictures": built.num_images,
-        "pictures embedded now": f"{built.num_embedded} in {built.embed_seconds:.1f} s",
+        "images": built.num_images,
+        "images embedded now": f"{built.num_embedded} in {built.embed_seconds:.1f} s",
         "index": f"{structure['name']}, built in {built.build_seconds:.1f} s",
         "ann_recall": f"{recall['value']:.4f} at {recall['k']}",
     }
@@ -70,7 +70,7 @@ def releases_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table()
     # Ids are copied from here: never shortened, however narrow the terminal.
     table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"]) for row in rows), default=0))
-    for name in ("active", "created", "products", "pictures"):
+    for name in ("active", "created", "products", "images"):
         table.add_column(name)
     for row in rows:
         table.add_row(

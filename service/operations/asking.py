@@ -1,4 +1,4 @@
-"""Asking for a retrain with an archive of new labelled pictures: what the route and `akin retrain` share."""
+"""Asking for a retrain with an archive of new labelled images: what the route and `akin retrain` share."""
 
 import shutil
 import time

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
-from service.catalogue import LabelledPicture, labelled_pictures
+from service.catalogue import LabelledImage, labelled_images
 from service.errors import InvalidLabels, InvalidOperation
 from service.evaluations import set_path
 from service.label_sources import read_label_source
@@ -25,7 +25,7 @@ from service.operations.run import Facts, Run
 from service.uploads import unpack_upload
 from training.config import TrainingConfig
 from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
-from training.data.splits import Split, held_out_pictures, split_snapshot
+from training.data.splits import Split, held_out_images, split_snapshot
 from training.evaluation.evaluation_set import evaluation_set_of
 
 _MOST_ERRORS_KEPT = 50
@@ -42,7 +42,7 @@ def config_of(run: Run) -> TrainingConfig:
 
 
 def import_labels(run: Run) -> Facts:
-    """Take the labelled pictures of the archive that came with the request, if one did; choose the preset.
+    """Take the labelled images of the archive that came with the request, if one did; choose the preset.
 
     The preset where the request names none is that of `akin train`. It is chosen once: another worker that goes on
     with the operation may have other devices.
@@ -70,28 +70,28 @@ def import_labels(run: Run) -> Facts:
 
 
 def take_snapshot(run: Run) -> Facts:
-    """Fix what is trained on: a manifest of the stored pictures under their labels, named by its hash."""
+    """Fix what is trained on: a manifest of the stored images under their labels, named by its hash."""
     installation = run.installation
     with installation.database.reading() as session:
-        pictures = labelled_pictures(session)
-    if not pictures:
-        raise InvalidOperation("the catalogue has no pictures to learn from; import some: akin catalogue import PATH")
+        images = labelled_images(session)
+    if not images:
+        raise InvalidOperation("the catalogue has no images to learn from; import some: akin catalogue import PATH")
     config = config_of(run)
-    snapshot = _snapshot_of(pictures)
+    snapshot = _snapshot_of(images)
     since = request_of(run).data
     if isinstance(since, datetime):
         split = split_snapshot(snapshot, config.split)
-        snapshot = _snapshot_of(_since(pictures, snapshot, split, since))
+        snapshot = _snapshot_of(_since(images, snapshot, split, since))
     cache = installation.settings.cache_dir / "media"
-    media_of = {picture.media_name.sha256: picture.media_name for picture in pictures}
+    media_of = {image.media_name.sha256: image.media_name for image in images}
     lines = []
     for number, image in enumerate(snapshot.images):
         path = installation.media_store.local_file(media_of[image.sha256], cache)
         lines.append(json.dumps({"image": str(path), "label": image.label, "role": image.role}))
-        run.report("Collecting pictures", number + 1, len(snapshot.images))
+        run.report("Collecting images", number + 1, len(snapshot.images))
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.folder / SNAPSHOT, ("\n".join(lines) + "\n").encode())
-    # Beside it the digests, so that later steps know the same rows without reading every picture.
+    # Beside it the digests, so that later steps know the same rows without reading every image.
     rows = [[image.location, image.label, image.role, image.sha256] for image in snapshot.images]
     write_whole(run.folder / SNAPSHOT_ROWS, json.dumps(rows).encode())
     return {
@@ -135,28 +135,24 @@ def read_snapshot_rows(run: Run) -> Snapshot:
     )
 
 
-def _snapshot_of(pictures: Sequence[LabelledPicture]) -> Snapshot:
-    images = [
+def _snapshot_of(images: Sequence[LabelledImage]) -> Snapshot:
+    rows = [
         SnapshotImage(
-            picture.image_id, Path(), picture.label, "example" if picture.role == "example" else "catalogue", "",
-            picture.media_name.sha256,
+            image.image_id, Path(), image.label, "example" if image.role == "example" else "catalogue", "",
+            image.media_name.sha256,
         )
-        for picture in pictures
+        for image in images
     ]  # fmt: skip
-    return snapshot_of("catalogue", images)
+    return snapshot_of("catalogue", rows)
 
 
-def _since(
-    pictures: Sequence[LabelledPicture], snapshot: Snapshot, parts: Split, since: datetime
-) -> list[LabelledPicture]:
+def _since(images: Sequence[LabelledImage], snapshot: Snapshot, parts: Split, since: datetime) -> list[LabelledImage]:
     """Drop the examples labelled before `since`, but none that is held out: what is measured never depends on it."""
-    is_held_out: NDArray[np.bool_] = held_out_pictures(snapshot, parts)
+    is_held_out: NDArray[np.bool_] = held_out_images(snapshot, parts)
     held_out = {image.location for image, it in zip(snapshot.images, is_held_out, strict=True) if it}
-    is_new = {picture.image_id for picture in pictures if picture.role == "example" and picture.labelled_at >= since}
+    is_new = {image.image_id for image in images if image.role == "example" and image.labelled_at >= since}
     if not is_new - held_out:
         raise InvalidOperation(f"no example that may be trained on was labelled since {since.isoformat()}")
     return [
-        picture
-        for picture in pictures
-        if picture.role != "example" or picture.image_id in is_new or picture.image_id in held_out
+        image for image in images if image.role != "example" or image.image_id in is_new or image.image_id in held_out
     ]

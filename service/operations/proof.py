@@ -1,4 +1,4 @@
-"""The steps that prove a candidate: it and the active release measured on the same pictures, then the gate."""
+"""The steps that prove a candidate: it and the active release measured on the same images, then the gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from training.evaluation.latency import median_latencies
 from training.gate import Measured, Verdict, decide
 from training.run import CHECKPOINT
 
-_NUM_LATENCY_PICTURES = 8
+_NUM_LATENCY_IMAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _names(run: Run, evaluation_set: EvaluationSet) -> dict[str, MediaName]:
     with run.installation.database.reading() as session:
         names = media_names_of(session, digests)
     if missing := set(digests) - names.keys():
-        raise MediaError(f"{len(missing)} pictures of the evaluation set are not known any more: {min(missing)}")
+        raise MediaError(f"{len(missing)} images of the evaluation set are not known any more: {min(missing)}")
     # In one order on every database: what shares a batch changes the last bit of an embedding.
     return {digest: names[digest] for digest in dict.fromkeys(digests)}
 
@@ -154,10 +154,10 @@ def _measure(run: Run, subject: _Subject, evaluation_set: EvaluationSet, names: 
 
 
 def _latencies(run: Run, subjects: Sequence[_Subject], names: dict[str, MediaName]) -> list[float]:
-    """Return the milliseconds that each model takes for one picture, measured in turn."""
-    chosen = sorted(names)[:_NUM_LATENCY_PICTURES]
+    """Return the milliseconds that each model takes for one image, measured in turn."""
+    chosen = sorted(names)[:_NUM_LATENCY_IMAGES]
     store, limits = run.installation.media_store, run.installation.limits
-    pictures = [decode_image(store.get(names[digest]), limits) for digest in chosen]
+    images = [decode_image(store.get(names[digest]), limits) for digest in chosen]
     embedders = [subject.embedder for subject in subjects]
-    prepared = [[embedder.to_pixels(picture) for picture in pictures] for embedder in embedders]
+    prepared = [[embedder.to_pixels(image) for image in images] for embedder in embedders]
     return median_latencies(embedders, prepared)

@@ -38,13 +38,13 @@ log = structlog.get_logger(__name__)
 
 
 def plan_embedding(run: Run) -> Facts:
-    """Say how many shards the catalogue is embedded in; a picture's shard depends on its digest alone."""
+    """Say how many shards the catalogue is embedded in; an image's shard depends on its digest alone."""
     with run.installation.database.reading() as session:
         num_images = len(take_snapshot(session).images)
         active = active_release(session)
     if not num_images:
         raise EmptyCatalogue(
-            "the catalogue has no picture of role 'catalogue' to index; import some: akin catalogue import PATH"
+            "the catalogue has no image of role 'catalogue' to index; import some: akin catalogue import PATH"
         )
     facts: Facts = {
         "num_shards": min(math.ceil(num_images / _SHARD_IMAGES), _MOST_SHARDS),

@@ -34,7 +34,7 @@ class RetrainRequest(BaseModel):
 
     data: Literal["all"] | datetime = Field(
         "all",
-        description="`all` labels, or a time: examples labelled since then, and the catalogue's pictures. What is "
+        description="`all` labels, or a time: examples labelled since then, and the catalogue's images. What is "
         "held out is measured whole in both cases.",
     )
     preset: str = Field("", description="A preset of `akin presets`; empty: `head` without a GPU, `small` with one.")

@@ -202,7 +202,7 @@ def _facts(run_dir: Path, snapshot_hash: str) -> Facts:
     card = read_run_table(run_dir, RUN_CARD)
     if table(card, "snapshot").get("hash") != snapshot_hash:
         raise TrainingFailed(
-            f"the run in {run_dir} is of other pictures than this operation's snapshot; were stored pictures changed?"
+            f"the run in {run_dir} is of other images than this operation's snapshot; were stored images changed?"
         )
     names = ("space_id", "steps", "seconds", "stopped_early", "best", "warnings")
     known = {name: card.get(name) for name in names}

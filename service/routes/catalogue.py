@@ -1,4 +1,4 @@
-"""/v1/admin/catalogue: import products and pictures, count them, remove them."""
+"""/v1/admin/catalogue: import products and images, count them, remove them."""
 
 import asyncio
 from dataclasses import asdict
@@ -61,7 +61,7 @@ async def post_catalogue(
 
 @router.get("", responses=KEY_PROBLEMS)
 def get_catalogue(parts: PartsDep, _: WriterDep) -> CatalogueCountsView:
-    """Count products and pictures."""
+    """Count products and images."""
     with parts.database.reading() as session:
         return CatalogueCountsView(**asdict(count_catalogue(session)))
 
@@ -72,7 +72,7 @@ def get_catalogue(parts: PartsDep, _: WriterDep) -> CatalogueCountsView:
     responses={**KEY_PROBLEMS, 404: {"model": Problem, "description": "There is no such product."}},
 )
 def delete_product(parts: PartsDep, actor: WriterDep, product_id: str) -> RemovedProduct:
-    """Remove a product with its pictures; the next release is without it."""
+    """Remove a product with its images; the next release is without it."""
     # No id holds what cannot be printed, and some databases refuse to be asked for it.
     if not product_id.isprintable():
         raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")

@@ -1,4 +1,4 @@
-"""/v1/admin/labels and /v1/admin/media: say what pictures show, and look at what was said."""
+"""/v1/admin/labels and /v1/admin/media: say what images show, and look at what was said."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.access.recorder import note_for_audit
 from service.catalogue_import import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
-from service.errors import InvalidLabels, InvalidParameter, MediaError, MediaUnavailable, PictureNotShown
+from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaError, MediaUnavailable
 from service.label_body import COMMON_FIELDS, ReceivedLabels, receive_labels
 from service.label_listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
 from service.labels import LabelReport, apply_labels
 from service.media import MediaName
-from service.routes.media import SAFE_HEADERS, picture_response
+from service.routes.media import SAFE_HEADERS, image_response
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_labels import (
@@ -46,12 +46,12 @@ UPLOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large."},
     415: {"model": Problem, "description": "A content type that is not read here."},
     422: {"model": Problem, "description": "The body or archive cannot be used, or none of its rows; nothing changed."},
-    503: {"model": Problem, "description": "The picture store or the database does not answer."},
+    503: {"model": Problem, "description": "The image store or the database does not answer."},
     507: {"model": Problem, "description": "The disk is full; rows that were written before are kept whole."},
 }
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     **KEY_PROBLEMS,
-    404: {"model": Problem, "description": "There is no such picture."},
+    404: {"model": Problem, "description": "There is no such image."},
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"type": "string"}
@@ -115,7 +115,7 @@ class _LabelQuery(_Page):
 async def post_labels(
     request: Request, parts: PartsDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
 ) -> LabelReportView:
-    """Say what pictures show, and add labelled ones as examples; a bad row is reported and does not stop the others."""
+    """Say what images show, and add labelled ones as examples; a bad row is reported and does not stop the others."""
     async with upload_folder(parts.settings) as folder:
         received = await receive_labels(request, folder, parts.settings)
         said = {name: _said_once(name, getattr(options, name), received.fields.get(name)) for name in COMMON_FIELDS}
@@ -138,7 +138,7 @@ async def post_labels(
 
 @router.get("/labels", responses=KEY_PROBLEMS)
 def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]) -> LabelPage:
-    """List pictures with their labels and what training does with them, in the order of their ids."""
+    """List images with their labels and what training does with them, in the order of their ids."""
     with parts.database.reading() as session:
         overview = _overviews(request).of(session)
         found, following = list_labels(session, overview, **query.model_dump())
@@ -149,7 +149,7 @@ def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated
 def get_label_counts(
     request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_Page, Query()]
 ) -> LabelCountsPage:
-    """Count pictures by label, role and what training does with them, classes in the order of their labels."""
+    """Count images by label, role and what training does with them, classes in the order of their labels."""
     with parts.database.reading() as session:
         overview = _overviews(request).of(session)
         total, classes = count_labels(session, overview)
@@ -168,7 +168,7 @@ def get_label_counts(
 
 @router.get("/labels/{image_id}", responses=_NOT_FOUND)
 def get_label(request: Request, parts: PartsDep, _: WriterDep, image_id: str) -> LabelHistory:
-    """Return what one picture shows, and every change of its label."""
+    """Return what one image shows, and every change of its label."""
     with parts.database.reading() as session:
         facts, changes = show_label(session, _overviews(request).of(session), image_id)
     return LabelHistory.with_changes(facts, changes, _media_root(request))
@@ -178,26 +178,26 @@ def get_label(request: Request, parts: PartsDep, _: WriterDep, image_id: str) ->
 @router.get(
     "/media/{name}",
     response_class=Response,
-    responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The picture store does not answer."}},
+    responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The image store does not answer."}},
 )
-async def get_any_picture(request: Request, parts: PartsDep, _: WriterDep, name: str) -> Response:
-    """Return any stored picture, examples too."""
+async def get_any_image(request: Request, parts: PartsDep, _: WriterDep, name: str) -> Response:
+    """Return any stored image, examples too."""
     media_name = MediaName.parse(name)
     if media_name is None or not await asyncio.to_thread(_is_stored, parts, media_name):
-        raise PictureNotShown(f"no picture is stored under the name {name[:80]!r}")
+        raise ImageNotShown(f"no image is stored under the name {name[:80]!r}")
     # Of examples the shop may have no right to show; no cache between here and the browser keeps them.
     headers = {**SAFE_HEADERS, "Cache-Control": "private, max-age=31536000, immutable"}
-    return await picture_response(request, parts, media_name, headers)
+    return await image_response(request, parts, media_name, headers)
 
 
 @contextmanager
 def telling_of_the_store() -> Iterator[None]:
-    """Tell a client that pictures cannot be stored; where they should be is nothing for it."""
+    """Tell a client that images cannot be stored; where they should be is nothing for it."""
     try:
         yield
     except MediaError as error:
         log.error("media_unavailable", reason=str(error))
-        raise MediaUnavailable("pictures cannot be stored at present; the log has the reason") from error
+        raise MediaUnavailable("images cannot be stored at present; the log has the reason") from error
 
 
 def _apply(parts: Parts, received: ReceivedLabels, actor: str, source_name: str, dry_run: bool) -> LabelReport:

@@ -18,7 +18,7 @@ router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 @router.head("/")
 @router.get("/")
 async def start_page(request: Request, parts: PartsDep) -> Response:
-    """Show the page: drop or choose a picture, see the products."""
+    """Show the page: drop or choose an image, see the products."""
     release = parts.live.current_release()
     context = {
         "root_path": request.scope.get("root_path", ""),

@@ -55,7 +55,7 @@ def _body(model: type[RetrainRequest] | type[BuildRequest], *, has_archive: bool
     if has_archive:
         fields = {
             _REQUEST_FIELD: {"type": "string", "description": "The JSON request."},
-            _ARCHIVE_FIELD: {"type": "string", "format": "binary", "description": "A zip of new labelled pictures."},
+            _ARCHIVE_FIELD: {"type": "string", "format": "binary", "description": "A zip of new labelled images."},
         }
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": fields, "required": ["archive"]}}
     return {"requestBody": {"content": content, "required": False}}

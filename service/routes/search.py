@@ -1,4 +1,4 @@
-"""POST /search: the products that look like a picture."""
+"""POST /search: the products that look like an image."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"])
 K = Annotated[int | None, Query(ge=1, le=MAX_K, description="How many products (default 10).")]
 MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Leave out what scores less.")]
 
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
 # The handler reads the body itself, so the document is told what it takes.
 _REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
@@ -33,7 +33,7 @@ _REQUEST_BODY: dict[str, Any] = {
                     },
                 }
             },
-            "image/*": _PICTURE,
+            "image/*": _IMAGE,
             "application/json": {"schema": JSONQuery.model_json_schema()},
         },
     }
@@ -42,9 +42,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
     status: {"model": Problem, "description": description}
     for status, description in {
         408: "The body did not arrive in time.",
-        413: "The body or the picture is too large.",
-        415: "Neither a picture in a supported format nor a supported content type.",
-        422: "The request or the picture cannot be used.",
+        413: "The body or the image is too large.",
+        415: "Neither an image in a supported format nor a supported content type.",
+        422: "The request or the image cannot be used.",
         503: "No release is loaded yet, or as many searches are in progress as the server takes: `Retry-After`.",
     }.items()
 }
@@ -55,7 +55,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
 async def search(
     request: Request, parts: PartsDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
 ) -> SearchResponse:
-    """Rank catalogue products by visual similarity to the uploaded picture."""
+    """Rank catalogue products by visual similarity to the uploaded image."""
     limit = parts.settings.max_image_bytes
     # Before the body is read: what is not admitted costs neither memory nor time.
     with parts.admission.place():

@@ -1,1 +1,1 @@
-"""A made-up shop of drawn products, so that retrieval can be tried without any pictures."""
+"""A made-up shop of drawn products, so that retrieval can be tried without any images."""

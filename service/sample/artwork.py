@@ -20,7 +20,7 @@ _MEASURED_SIZE = 64
 
 @lru_cache(maxsize=4)
 def front_panel(design: PackageDesign, width: int, height: int) -> Image.Image:
-    """Print the front of a package (RGB); the caller must not change the picture."""
+    """Print the front of a package (RGB); the caller must not change the image."""
     panel = _ground(design, width, height)
     _LAYOUT_PRINTERS[design.layout](panel, design)
     write_text(panel, design.size, (0.66, 0.945, 0.96, 0.985), _ink_on(design.ground))

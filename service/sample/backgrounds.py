@@ -111,8 +111,8 @@ def _stone(generator: np.random.Generator, size: Size) -> Image.Image:
 def _shelf(generator: np.random.Generator, size: Size) -> Image.Image:
     """A shop's shelf: boards, and other goods standing on them out of focus."""
     width, height = size
-    picture = Image.new("RGB", size, mix(_any_of(generator, _WALLS), COLOURS["black"], 0.35))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, mix(_any_of(generator, _WALLS), COLOURS["black"], 0.35))
+    draw = ImageDraw.Draw(image)
     board = int(height * generator.uniform(0.78, 0.9))
     for floor in (board - int(height * 0.75), board):
         x = int(generator.integers(-30, 0))
@@ -122,7 +122,7 @@ def _shelf(generator: np.random.Generator, size: Size) -> Image.Image:
         for tag in range(int(generator.integers(0, 60)), width, 90):
             draw.rectangle((tag, floor + 1, tag + 34, floor + 13), fill=COLOURS["white"])
             draw.line((tag + 5, floor + 7, tag + 26, floor + 7), fill=COLOURS["black"], width=3)
-    return picture.filter(ImageFilter.BoxBlur(float(generator.uniform(1.0, 3.0))))
+    return image.filter(ImageFilter.BoxBlur(float(generator.uniform(1.0, 3.0))))
 
 
 def _draw_neighbour(
@@ -149,8 +149,8 @@ def _draw_neighbour(
 def _clutter(generator: np.random.Generator, size: Size) -> Image.Image:
     """Things lying about, out of focus."""
     width, height = size
-    picture = _wood(generator, size) if generator.random() < 0.5 else _paper(generator, size)
-    draw = ImageDraw.Draw(picture)
+    image = _wood(generator, size) if generator.random() < 0.5 else _paper(generator, size)
+    draw = ImageDraw.Draw(image)
     for _ in range(int(generator.integers(5, 11))):
         x, y = generator.uniform(-0.1, 1, 2) * (width, height)
         w, h = generator.uniform(0.1, 0.4, 2) * (width, height)
@@ -158,7 +158,7 @@ def _clutter(generator: np.random.Generator, size: Size) -> Image.Image:
         shape = draw.ellipse if generator.random() < 0.5 else draw.rectangle
         shape((x + 4, y + 6, x + w + 4, y + h + 6), fill=dark)
         shape((x, y, x + w, y + h), fill=colour)
-    return picture.filter(ImageFilter.BoxBlur(float(generator.uniform(1.0, 4.0))))
+    return image.filter(ImageFilter.BoxBlur(float(generator.uniform(1.0, 4.0))))
 
 
 _BACKGROUNDS: tuple[Callable[[np.random.Generator, Size], Image.Image], ...] = (

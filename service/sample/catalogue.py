@@ -1,4 +1,4 @@
-"""The sample shop as a directory: pictures, a catalogue to import, and held-out photos to search with."""
+"""The sample shop as a directory: images, a catalogue to import, and held-out photos to search with."""
 
 import csv
 import json
@@ -50,12 +50,12 @@ def write_sample_catalogue(
     `catalogue.csv` (product_id, title, image, role, attributes as JSON) lists one studio view and `num_examples`
     photos of each product; `queries.csv` (product_id, image) lists `num_queries` photos of each that the catalogue
     does not know. Images are paths relative to their CSV. The same arguments give the same bytes on one machine
-    with the same versions of Pillow and numpy; a larger count only adds pictures.
+    with the same versions of Pillow and numpy; a larger count only adds images.
 
     Args:
         num_examples: labelled photos of each product, 0..1000.
         num_queries: held-out photos of each product, 0..1000.
-        on_progress: called with the number of pictures done and of all, after each product.
+        on_progress: called with the number of images done and of all, after each product.
 
     Raises:
         SampleDirectoryNotEmpty: `directory` is there and is not an empty directory; nothing was written.
@@ -69,8 +69,8 @@ def write_sample_catalogue(
         for done, product in enumerate(products, start=1):
             _write_images(staging, product, num_examples, num_queries)
             if on_progress is not None:
-                pictures_each = 1 + num_examples + num_queries
-                on_progress(done * pictures_each, num_products * pictures_each)
+                images_each = 1 + num_examples + num_queries
+                on_progress(done * images_each, num_products * images_each)
     return SampleCatalogue(
         directory=directory,
         catalogue_csv=directory / CATALOGUE_NAME,

@@ -1,4 +1,4 @@
-"""Packages: printed panels on a body with volume and light, as RGBA pictures on transparent ground.
+"""Packages: printed panels on a body with volume and light, as RGBA images on transparent ground.
 
 Bottles, cans, tins, jars, cups and tubes are solids of revolution drawn pixel by pixel; boxes and cartons are
 panels projected in perspective; pouches are one panel with a soft outline and folds.
@@ -79,7 +79,7 @@ _SOLIDS: dict[str, tuple[_Solid, ...]] = {
 
 
 def draw_package(design: PackageDesign, pose: Pose) -> Image.Image:
-    """Draw a package as an RGBA picture whose longer side is about PACKAGE_PIXELS."""
+    """Draw a package as an RGBA image whose longer side is about PACKAGE_PIXELS."""
     match design.shape:
         case "box":
             return _draw_box(design, pose)

@@ -1,4 +1,4 @@
-"""The little pictures that stand for a flavour, drawn from circles and polygons.
+"""The little images that stand for a flavour, drawn from circles and polygons.
 
 Each drawing works on a square of side 1, with y growing downwards.
 """
@@ -18,7 +18,7 @@ _OVERSAMPLING = 3
 
 
 class _Pen:
-    """Draws on the unit square of an oversampled transparent picture."""
+    """Draws on the unit square of an oversampled transparent image."""
 
     def __init__(self, side: int) -> None:
         self.image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -42,7 +42,7 @@ class _Pen:
 
 @lru_cache(maxsize=64)
 def draw_emblem(name: str, colour: Colour, side: int) -> Image.Image:
-    """Draw an emblem as an RGBA picture of `side` pixels; the caller must not change it."""
+    """Draw an emblem as an RGBA image of `side` pixels; the caller must not change it."""
     pen = _Pen(side * _OVERSAMPLING)
     _DRAWINGS[name](pen, colour)
     return pen.image.reduce(_OVERSAMPLING)

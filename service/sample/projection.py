@@ -1,4 +1,4 @@
-"""Flat pictures seen in perspective."""
+"""Flat images seen in perspective."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def stretch_over_quad(
     quad: Quad,
     size: tuple[int, int],
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Stretch an RGBA picture over a convex quadrilateral of a canvas of `size`.
+    """Stretch an RGBA image over a convex quadrilateral of a canvas of `size`.
 
     Returns the part that lies on the canvas, transparent around the quadrilateral, and its top left corner.
     """
-    # The transform leaves jagged edges unless the picture fades into a transparent border.
+    # The transform leaves jagged edges unless the image fades into a transparent border.
     border = 2
     framed = ImageOps.expand(image, border, fill=(0, 0, 0, 0))
     across, down = zip(*quad, strict=True)

@@ -1,4 +1,4 @@
-"""Pictures of a product: the shop's own studio view, and photos as customers take them.
+"""Images of a product: the shop's own studio view, and photos as customers take them.
 
 A photo is a function of seed, product and view number alone, so every process draws the same one (another CPU or
 another version of numpy or Pillow may round a pixel differently).
@@ -29,7 +29,7 @@ _PHOTO_STREAM = 1
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """A package in its place on the picture: what is visible of it, where that goes, and the package's corners."""
+    """A package in its place on the image: what is visible of it, where that goes, and the package's corners."""
 
     visible: Image.Image
     corner: tuple[int, int]
@@ -37,7 +37,7 @@ class _Placement:
 
 
 def studio_view(product: SampleProduct) -> Image.Image:
-    """Show the package from the front on white with a faint shadow: the catalogue's picture."""
+    """Show the package from the front on white with a faint shadow: the catalogue's image."""
     package = draw_package(product.design, Pose(turn=0.0, tilt=8.0))
     canvas = Image.new("RGB", (LONGER_SIDE_PIXELS, LONGER_SIDE_PIXELS), (255, 255, 255))
     scale = LONGER_SIDE_PIXELS * 0.88 / max(package.size)
@@ -63,13 +63,13 @@ def photo_view(product: SampleProduct, view: int) -> Image.Image:
     turn = float(np.clip(generator.normal(0, 22), -48, 48))
     tilt = float(generator.uniform(0, 24))
     package = draw_package(product.design, Pose(turn, tilt, light))
-    picture = draw_background(generator, size)
+    image = draw_background(generator, size)
     placement = _place(generator, package, size)
-    _cast_shadow(generator, picture, placement, light)
-    picture.paste(placement.visible, placement.corner, placement.visible)
+    _cast_shadow(generator, image, placement, light)
+    image.paste(placement.visible, placement.corner, placement.visible)
     if generator.random() < 0.25:
-        _hold(generator, picture, placement.quad)
-    pixels = _relight(generator, np.asarray(picture, np.float32), light)
+        _hold(generator, image, placement.quad)
+    pixels = _relight(generator, np.asarray(image, np.float32), light)
     return _photographed(generator, Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
 
 
@@ -89,21 +89,21 @@ def _place(generator: np.random.Generator, package: Image.Image, size: tuple[int
 
 def _cast_shadow(
     generator: np.random.Generator,
-    picture: Image.Image,
+    image: Image.Image,
     placement: _Placement,
     light: float,
 ) -> None:
     """Darken the background on the side that the light does not come from."""
     left, top = placement.corner
     corner = (left + round(-light * generator.uniform(6, 26)), top + round(generator.uniform(0, 10)))
-    shadow = Image.new("L", picture.size)
+    shadow = Image.new("L", image.size)
     shadow.paste(placement.visible.getchannel("A"), corner)
     shadow = shadow.filter(ImageFilter.BoxBlur(float(generator.uniform(3, 10))))
     strength = float(generator.uniform(0.25, 0.65))
-    picture.paste((12, 12, 18), (0, 0), shadow.point([round(value * strength) for value in range(256)]))
+    image.paste((12, 12, 18), (0, 0), shadow.point([round(value * strength) for value in range(256)]))
 
 
-def _hold(generator: np.random.Generator, picture: Image.Image, quad: Quad) -> None:
+def _hold(generator: np.random.Generator, image: Image.Image, quad: Quad) -> None:
     """Let a thumb reach over the left or the right edge of the package."""
     skin = _SKINS[generator.integers(len(_SKINS))]
     from_left = bool(generator.random() < 0.5)
@@ -114,7 +114,7 @@ def _hold(generator: np.random.Generator, picture: Image.Image, quad: Quad) -> N
     breadth = float(np.clip(package_width * 0.1, 9, 20))
     reach = package_width * generator.uniform(0.15, 0.3) + breadth / 2
     # Drawn pointing to the right along the middle of a layer, then mirrored and turned about the point of contact.
-    layer = Image.new("RGBA", picture.size, (*skin, 0))
+    layer = Image.new("RGBA", image.size, (*skin, 0))
     draw = ImageDraw.Draw(layer)
     shade, nail = mix(skin, COLOURS["black"], 0.3), mix(skin, COLOURS["white"], 0.45)
     draw.rounded_rectangle((-900, y - breadth, x + reach, y + breadth), radius=breadth * 0.95, fill=shade)
@@ -127,12 +127,12 @@ def _hold(generator: np.random.Generator, picture: Image.Image, quad: Quad) -> N
         layer = layer.transform(layer.size, Image.Transform.AFFINE, (-1, 0, 2 * x, 0, 1, 0))
     layer = layer.rotate(float(generator.uniform(-30, 30)), Image.Resampling.BILINEAR, center=(x, y))
     alpha = layer.getchannel("A")
-    picture.paste((30, 20, 16), (2, 4), alpha.point([value // 3 for value in range(256)]))
-    picture.paste(layer, (0, 0), alpha)
+    image.paste((30, 20, 16), (2, 4), alpha.point([value // 3 for value in range(256)]))
+    image.paste(layer, (0, 0), alpha)
 
 
 def _relight(generator: np.random.Generator, pixels: Pixels, light: float) -> Pixels:
-    """Change exposure, contrast, colour temperature and saturation, and let light fall off across the picture."""
+    """Change exposure, contrast, colour temperature and saturation, and let light fall off across the image."""
     height, width = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     falloff = 1 + generator.uniform(0.05, 0.35) * (light * x + generator.uniform(-0.6, 0.6) * y)
@@ -158,12 +158,12 @@ def _glare(generator: np.random.Generator, x: Pixels, y: Pixels) -> Pixels:
     return glare
 
 
-def _photographed(generator: np.random.Generator, picture: Image.Image) -> Image.Image:
+def _photographed(generator: np.random.Generator, image: Image.Image) -> Image.Image:
     """Add what a cheap camera adds: blur, noise, and the blocks of a small JPEG."""
-    picture = picture.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.2, 1.6))))
-    pixels = np.asarray(picture, np.float32)
+    image = image.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.2, 1.6))))
+    pixels = np.asarray(image, np.float32)
     noise = generator.uniform(2, 9) * generator.standard_normal(pixels.shape[:2], np.float32)
-    picture = Image.fromarray(np.clip(pixels + noise[..., None], 0, 255).astype(np.uint8))
+    image = Image.fromarray(np.clip(pixels + noise[..., None], 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=int(generator.integers(35, 80)))
+    image.save(buffer, "JPEG", quality=int(generator.integers(35, 80)))
     return Image.open(buffer).convert("RGB")

@@ -18,7 +18,7 @@ const REFUSALS = {
   "insufficient-scope": "This key is good, but not for searching: ask for one that has the scope search.",
 };
 
-let picture = null;
+let image = null;
 let latest = 0; // an answer to an earlier search must not replace a later one
 
 function say(text, isError = false) {
@@ -28,10 +28,10 @@ function say(text, isError = false) {
 
 function choose(file) {
   if (!file) return;
-  picture = file;
+  image = file;
   if (preview.src) URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(file);
-  preview.alt = `Your picture: ${file.name}`;
+  preview.alt = `Your image: ${file.name}`;
   preview.hidden = false;
   invitation.hidden = true;
   search();
@@ -41,14 +41,14 @@ function choose(file) {
 preview.addEventListener("error", () => {
   preview.hidden = true;
   invitation.hidden = false;
-  invitation.textContent = picture.name;
+  invitation.textContent = image.name;
 });
 
 async function search() {
-  if (!picture || !k.reportValidity()) return;
+  if (!image || !k.reportValidity()) return;
   hits.replaceChildren();
-  if (picture.size > maxImageBytes) {
-    say(`The picture has ${picture.size.toLocaleString()} bytes; at most ${maxImageBytes.toLocaleString()} are allowed.`, true);
+  if (image.size > maxImageBytes) {
+    say(`The image has ${image.size.toLocaleString()} bytes; at most ${maxImageBytes.toLocaleString()} are allowed.`, true);
     return;
   }
   const number = ++latest;
@@ -66,7 +66,7 @@ async function search() {
   say("Searching …");
   try {
     const form = new FormData();
-    form.append("image", picture);
+    form.append("image", image);
     const headers = given ? { "X-API-Key": given } : {};
     const response = await fetch(`${rootPath}/search?k=${k.value}`, { method: "POST", body: form, headers });
     const answer = await response.json();
@@ -120,7 +120,7 @@ document.getElementById("search").addEventListener("submit", (event) => {
 });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
-    event.preventDefault(); // or the browser would leave the page for the picture
+    event.preventDefault(); // or the browser would leave the page for the image
     drop.classList.toggle("over", name === "dragover");
     if (name === "drop") choose(event.dataTransfer.files[0]);
   });

@@ -75,7 +75,7 @@ def test_only_the_index_imports_faiss():
     assert 'import_module("faiss' not in text
 
 
-def test_only_one_module_decodes_pictures():
+def test_only_one_module_decodes_images():
     openers = {name_of(path) for path in SOURCES if "Image.open(" in path.read_text()}
 
     # The sample's renderer reads back the JPEG that it has just written, for its noise.

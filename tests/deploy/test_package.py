@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 
 
 def test_every_file_of_the_product_is_installed(wheel):
-    """Migrations, templates, presets and pictures of the page are found beside the code that reads them."""
+    """Migrations, templates, presets and images of the page are found beside the code that reads them."""
     product = {
         path.relative_to(ROOT).as_posix()
         for room in ROOMS

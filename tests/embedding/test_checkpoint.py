@@ -10,7 +10,7 @@ from embedding.checkpoint import KIND, MANIFEST_NAME, load_embedder, load_model,
 from embedding.errors import InvalidArtifact, InvalidCheckpoint
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
-from tests.pictures import scene
+from tests.images import scene
 
 
 @pytest.fixture(scope="module")

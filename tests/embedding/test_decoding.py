@@ -12,10 +12,10 @@ from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image, decode_with_format
 from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
-from tests.pictures import colour_image, encode, scene
+from tests.images import colour_image, encode, scene
 
 ORIENTATION_TAG = 0x0112
-# EXIF orientation -> how a camera lying that way would have stored the upright picture.
+# EXIF orientation -> how a camera lying that way would have stored the upright image.
 STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -98,7 +98,7 @@ def test_transparent_palette_and_grey_samples_become_white():
 
 
 def test_sixteen_bit_colour_and_grey_scale_alike():
-    """A 16-bit grey picture gives the same grey as the 16-bit colour picture of the same samples."""
+    """A 16-bit grey image gives the same grey as the 16-bit colour image of the same samples."""
     ramp = np.arange(0, 65536, 257, dtype=np.uint16)[:256].reshape(16, 16)
 
     decoded = np.asarray(decode_image(encode(Image.fromarray(ramp), "PNG")))
@@ -122,7 +122,7 @@ def test_takes_the_first_of_several_frames(image_format):
     assert decoded.getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_reads_the_multi_picture_jpegs_of_phones():
+def test_reads_the_multi_image_jpegs_of_phones():
     decoded = decode_with_format(
         encode(colour_image("red"), "MPO", save_all=True, append_images=[colour_image("blue")])
     )
@@ -142,7 +142,7 @@ def test_orientation_is_applied_exactly(orientation, image_format):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_unknown_orientations_leave_the_picture_as_it_lies(orientation):
+def test_unknown_orientations_leave_the_image_as_it_lies(orientation):
     image = scene()
 
     decoded = decode_image(with_orientation(image, orientation, "PNG"))
@@ -150,7 +150,7 @@ def test_unknown_orientations_leave_the_picture_as_it_lies(orientation):
     assert (np.asarray(decoded) == np.asarray(image)).all()
 
 
-def test_a_damaged_exif_block_does_not_cost_the_picture():
+def test_a_damaged_exif_block_does_not_cost_the_image():
     image_bytes = encode(colour_image("red"), "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
 
     assert decode_image(image_bytes).getpixel((0, 0)) == (255, 0, 0)
@@ -188,7 +188,7 @@ def test_pixel_limit_is_checked_from_the_header():
 
 
 @pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (10_000, 9_000), (2**31 - 1, 2**31 - 1)])
-def test_a_picture_of_gigapixels_is_refused(width, height):
+def test_a_image_of_gigapixels_is_refused(width, height):
     with pytest.raises(ImageTooLarge, match="at most 50,000,000"):
         decode_image(png_header(width, height))
 
@@ -219,7 +219,7 @@ def test_refuses_truncated_files(image_format, share):
 
 
 def test_a_jpeg_of_countless_scans_is_refused_before_it_is_decoded():
-    """A few bytes a scan, each refining the whole picture: 300 kB that would decode for minutes."""
+    """A few bytes a scan, each refining the whole image: 300 kB that would decode for minutes."""
     progressive = encode(Image.new("L", (1000, 1000), 90), "JPEG", progressive=True)
     last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     bomb = progressive[:-2] + last_scan * 5000 + progressive[-2:]
@@ -229,7 +229,7 @@ def test_a_jpeg_of_countless_scans_is_refused_before_it_is_decoded():
         decode_image(bomb)
 
 
-def test_composing_a_large_transparent_picture_takes_less_than_two_more_copies():
+def test_composing_a_large_transparent_image_takes_less_than_two_more_copies():
     program = (
         "import resource, sys\nfrom embedding.decoding import decode_image\n"
         "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -258,7 +258,7 @@ def test_limits_must_make_sense():
     mode=st.sampled_from(["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16"]),
     data=st.data(),
 )
-def test_any_picture_keeps_its_size_and_becomes_rgb(width, height, mode, data):
+def test_any_image_keeps_its_size_and_becomes_rgb(width, height, mode, data):
     formats = {
         "CMYK": ["TIFF", "JPEG"],
         "LA": ["PNG", "WEBP"],
@@ -281,7 +281,7 @@ SEEDS += [with_orientation(scene(size=(60, 50)), 6), with_orientation(scene(size
 @settings(max_examples=400, deadline=None)
 @given(seed=st.sampled_from(SEEDS), data=st.data())
 def test_damaged_files_decode_or_are_refused_and_nothing_else(seed, data):
-    """Whatever bytes are changed, cut or inserted, the outcome is an RGB picture or InvalidImage."""
+    """Whatever bytes are changed, cut or inserted, the outcome is an RGB image or InvalidImage."""
     damaged = bytearray(seed)
     for _ in range(data.draw(st.integers(1, 6))):
         position = data.draw(st.integers(0, len(damaged) - 1))

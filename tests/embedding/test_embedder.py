@@ -8,7 +8,7 @@ from embedding.errors import UnsupportedDevice
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
 from tests.embedding.test_decoding import with_orientation
-from tests.pictures import scene
+from tests.images import scene
 
 IMAGES = [scene(seed, size) for seed, size in enumerate([(300, 240), (100, 400), (64, 64), (224, 224), (500, 90)])]
 
@@ -21,23 +21,23 @@ def test_embeds_to_unit_float32(zero_shot_embedder):
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_a_batch_embeds_like_single_pictures(zero_shot_embedder):
+def test_a_batch_embeds_like_single_images(zero_shot_embedder):
     together = zero_shot_embedder.embed(IMAGES)
     alone = np.concatenate([zero_shot_embedder.embed([image]) for image in IMAGES])
 
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_no_pictures_give_no_embeddings(zero_shot_embedder):
+def test_no_images_give_no_embeddings(zero_shot_embedder):
     assert zero_shot_embedder.embed([]).shape == (0, 1280)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
-def test_eight_orientations_of_one_picture_embed_equal(zero_shot_embedder, image_format):
+def test_eight_orientations_of_one_image_embed_equal(zero_shot_embedder, image_format):
     options = {"quality": 100, "subsampling": 0} if image_format == "JPEG" else {}
-    pictures = [decode_image(with_orientation(scene(), turn, image_format, **options)) for turn in range(1, 9)]
+    images = [decode_image(with_orientation(scene(), turn, image_format, **options)) for turn in range(1, 9)]
 
-    embeddings = zero_shot_embedder.embed(pictures)
+    embeddings = zero_shot_embedder.embed(images)
 
     assert (embeddings @ embeddings[0]).min() > 0.999
 

@@ -59,10 +59,10 @@ def test_principal_components_keep_the_directions_of_most_variance():
     assert kept[1].argmax() == 1
 
 
-def test_too_few_pictures_for_principal_components():
+def test_too_few_images_for_principal_components():
     head = LinearHead(16, 12)
 
-    with pytest.raises(ValueError, match=r"12 principal components .* there are 5 pictures"):
+    with pytest.raises(ValueError, match=r"12 principal components .* there are 5 images"):
         head.set_principal_components(np.zeros((5, 16), np.float32))
     with pytest.raises(ValueError, match="8 channels, the head takes 16"):
         head.set_principal_components(np.zeros((50, 8), np.float32))

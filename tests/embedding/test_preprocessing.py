@@ -7,7 +7,7 @@ from PIL import Image
 
 from embedding.errors import InvalidCheckpoint
 from embedding.preprocessing import Preprocessing
-from tests.pictures import scene
+from tests.images import scene
 
 
 def test_equals_resizing_the_shorter_side_and_cropping_the_centre():
@@ -32,7 +32,7 @@ def test_crop_fraction_takes_the_middle():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 40))
 def test_any_shape_gives_the_same_size(width, height):
-    """A picture of 3000 × 1 is cropped before it is enlarged, so it costs no more than a square one."""
+    """An image of 3000 × 1 is cropped before it is enlarged, so it costs no more than a square one."""
     for size in ((width, height), (height, width)):
         assert Preprocessing(image_size=32).to_pixels(Image.new("RGB", size)).shape == (32, 32, 3)
 
@@ -63,6 +63,6 @@ def test_stored_values_that_are_not_understood_are_refused(change):
         Preprocessing.from_json({**Preprocessing().to_json(), **change})
 
 
-def test_refuses_a_picture_that_was_not_decoded_by_our_rules():
+def test_refuses_a_image_that_was_not_decoded_by_our_rules():
     with pytest.raises(ValueError, match="decode_image"):
         Preprocessing().to_pixels(Image.new("L", (8, 8)))

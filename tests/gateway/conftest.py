@@ -16,7 +16,7 @@ from service.import_sources import read_import_source
 from service.installation import open_installation
 from service.release_build import build_release
 from service.settings import Settings
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from tests.service.conftest import PRODUCTS, product_image, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint
 
@@ -106,12 +106,12 @@ def _logs_of_failures(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
-    """A picture that is in the catalogue."""
+def image() -> bytes:
+    """An image that is in the catalogue."""
     return encode(scene(1000))
 
 
 @pytest.fixture(scope="session")
 def queries() -> list[Query]:
-    """The first picture of each product."""
+    """The first image of each product."""
     return [Query(encode(product_image(product_id)), product_id) for product_id in PRODUCTS]

@@ -69,7 +69,7 @@ def is_closed_within(connection: socket.socket, seconds: float) -> bool:
 
 
 def begun_search(length: int = 10_000, path: str = "/akin/search") -> bytes:
-    """Return a search that breaks off in the middle of its picture."""
+    """Return a search that breaks off in the middle of its image."""
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
     return head.encode() + bytes(length // 2)
 

@@ -19,23 +19,23 @@ GATEWAY_UPLOAD_BYTES = 250_000
 
 
 @pytest.fixture(scope="module")
-def pictures(picture) -> dict[int, bytes]:
-    """The picture at several sizes: what follows its end is no part of it."""
+def images(image) -> dict[int, bytes]:
+    """The image at several sizes: what follows its end is no part of it."""
     sizes = [limit + more for limit in (MAX_IMAGE_BYTES, GATEWAY_SEARCH_BYTES) for more in (0, 1)]
-    return {size: picture + bytes(size - len(picture)) for size in sizes}
+    return {size: image + bytes(size - len(image)) for size in sizes}
 
 
-def archive(picture: bytes, size: int) -> bytes:
+def archive(image: bytes, size: int) -> bytes:
     """Return a zip of one product, of exactly so many bytes."""
 
     def packed(content: bytes) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as zipped:
-            zipped.writestr("fir/front.png", picture)
+            zipped.writestr("fir/front.png", image)
             zipped.writestr("fir/side.png", content)
         return buffer.getvalue()
 
-    return packed(picture + bytes(size - len(packed(picture))))
+    return packed(image + bytes(size - len(packed(image))))
 
 
 def form(name: str, content: bytes) -> tuple[bytes, dict[str, str]]:
@@ -54,31 +54,31 @@ def refused_by(gateway: Gateway, answer: httpx.Response) -> str:
     return "server" if line["upstream"] else "gateway"
 
 
-def test_a_picture_at_the_servers_limit_is_searched_with(client, pictures):
-    answer = client.post("/search", content=pictures[MAX_IMAGE_BYTES], headers=PNG)
+def test_a_image_at_the_servers_limit_is_searched_with(client, images):
+    answer = client.post("/search", content=images[MAX_IMAGE_BYTES], headers=PNG)
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["hits"][0]["product_id"] == "amber"
 
 
-def test_a_picture_of_one_byte_more_is_refused_by_the_server(client, gateway, pictures):
-    answer = client.post("/search", content=pictures[MAX_IMAGE_BYTES + 1], headers=PNG)
+def test_a_image_of_one_byte_more_is_refused_by_the_server(client, gateway, images):
+    answer = client.post("/search", content=images[MAX_IMAGE_BYTES + 1], headers=PNG)
 
     assert refused_by(gateway, answer) == "server"
 
 
 @pytest.mark.parametrize("kind", ["form", "json"])
-def test_a_picture_at_the_limit_fits_in_whatever_it_comes(client, pictures, kind):
-    picture = pictures[MAX_IMAGE_BYTES]
+def test_a_image_at_the_limit_fits_in_whatever_it_comes(client, images, kind):
+    image = images[MAX_IMAGE_BYTES]
     if kind == "form":
-        answer = client.post("/search", files={"image": picture})
+        answer = client.post("/search", files={"image": image})
     else:
-        answer = client.post("/v1/search", json={"image": base64.b64encode(picture).decode()})
+        answer = client.post("/v1/search", json={"image": base64.b64encode(image).decode()})
 
     assert answer.status_code == 200, answer.text
 
 
-def test_the_default_limit_of_the_gateway_takes_the_largest_picture_as_json(client, gateway):
+def test_the_default_limit_of_the_gateway_takes_the_largest_image_as_json(client, gateway):
     """The base64 of the 10 MiB that a server takes by default, and what is around it. These servers take less."""
     largest = 4 * (10 * 2**20 // 3 + 1) + 64 * 1024
 
@@ -87,8 +87,8 @@ def test_the_default_limit_of_the_gateway_takes_the_largest_picture_as_json(clie
     assert refused_by(gateway, answer) == "server"
 
 
-def test_an_archive_at_the_servers_limit_is_read(client, picture):
-    content = archive(picture, MAX_UPLOAD_BYTES)
+def test_an_archive_at_the_servers_limit_is_read(client, image):
+    content = archive(image, MAX_UPLOAD_BYTES)
     assert len(content) == MAX_UPLOAD_BYTES
 
     answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
@@ -97,8 +97,8 @@ def test_an_archive_at_the_servers_limit_is_read(client, picture):
     assert answer.json()["num_images_added"] >= 1
 
 
-def test_an_archive_of_one_byte_more_is_refused_by_the_server(client, gateway, picture):
-    content = archive(picture, MAX_UPLOAD_BYTES + 1)
+def test_an_archive_of_one_byte_more_is_refused_by_the_server(client, gateway, image):
+    content = archive(image, MAX_UPLOAD_BYTES + 1)
 
     answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
 
@@ -113,19 +113,19 @@ def narrow(replicas) -> Iterator[Gateway]:
         yield running
 
 
-def test_the_gateways_own_limit_is_exact_for_searches(narrow, pictures):
+def test_the_gateways_own_limit_is_exact_for_searches(narrow, images):
     with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=PNG) as client:
-        at_limit = client.post("/search", content=pictures[GATEWAY_SEARCH_BYTES])
-        over = client.post("/search", content=pictures[GATEWAY_SEARCH_BYTES + 1])
+        at_limit = client.post("/search", content=images[GATEWAY_SEARCH_BYTES])
+        over = client.post("/search", content=images[GATEWAY_SEARCH_BYTES + 1])
 
     assert at_limit.status_code == 200, at_limit.text
     assert refused_by(narrow, over) == "gateway"
 
 
-def test_the_gateways_own_limit_is_exact_for_uploads(narrow, picture):
+def test_the_gateways_own_limit_is_exact_for_uploads(narrow, image):
     with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=ZIP, params={"dry_run": True}) as client:
-        at_limit = client.post("/v1/admin/catalogue", content=archive(picture, GATEWAY_UPLOAD_BYTES))
-        over = client.post("/v1/admin/catalogue", content=archive(picture, GATEWAY_UPLOAD_BYTES + 1))
+        at_limit = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES))
+        over = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES + 1))
 
     assert at_limit.status_code == 200, at_limit.text
     assert refused_by(narrow, over) == "gateway"
@@ -136,7 +136,7 @@ def test_the_gateways_own_limit_is_exact_for_uploads(narrow, picture):
     [("/search", PNG, GATEWAY_SEARCH_BYTES), ("/v1/admin/catalogue?dry_run=true", ZIP, GATEWAY_UPLOAD_BYTES)],
     ids=["search", "upload"],
 )
-def test_a_chunked_body_is_counted_as_it_arrives(narrow, picture, path, headers, limit):
+def test_a_chunked_body_is_counted_as_it_arrives(narrow, image, path, headers, limit):
     def chunks() -> Iterator[bytes]:
         for _ in range(limit // 10_000 + 1):
             yield bytes(10_000)

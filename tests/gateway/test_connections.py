@@ -8,13 +8,13 @@ from tests.gateway.raw_http import BrokenServer
 from tests.service.conftest import wait_for
 
 
-def test_a_client_asks_again_and_again_on_one_connection(gateway, picture):
+def test_a_client_asks_again_and_again_on_one_connection(gateway, image):
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
     try:
         connection.connect()
         socket_used = connection.sock
         for _ in range(5):
-            connection.request("POST", f"{PREFIX}/search", picture, {"Content-Type": "image/png"})
+            connection.request("POST", f"{PREFIX}/search", image, {"Content-Type": "image/png"})
             response = connection.getresponse()
             assert response.status == 200, response.read()
             response.read()
@@ -38,11 +38,11 @@ def test_errors_end_no_connection(gateway):
         connection.close()
 
 
-def test_searches_share_connections_to_the_servers(gateway, replicas, picture):
+def test_searches_share_connections_to_the_servers(gateway, replicas, image):
     """Of whichever clients they are."""
 
     def search() -> None:
-        assert ask("POST", f"{gateway.address}{PREFIX}/search", files={"image": picture}).status_code == 200
+        assert ask("POST", f"{gateway.address}{PREFIX}/search", files={"image": image}).status_code == 200
 
     for _ in range(4):
         search()
@@ -55,7 +55,7 @@ def test_searches_share_connections_to_the_servers(gateway, replicas, picture):
         assert replica.peer_ports() <= ports
 
 
-def test_a_change_has_a_connection_of_its_own(gateways, picture):
+def test_a_change_has_a_connection_of_its_own(gateways, image):
     """On a kept one it could be lost half-way to a server that closes it, and must not be sent twice."""
     with BrokenServer() as server:
         gateway = gateways(upstream_file([server.port]))

@@ -16,14 +16,14 @@ from tests.gateway.raw_http import BrokenServer, begun_search, stalled
 from tests.service.conftest import wait_for
 
 
-def search(gateway: Gateway, picture: bytes, request_id: str = "", timeout: float = 30) -> httpx.Response:
+def search(gateway: Gateway, image: bytes, request_id: str = "", timeout: float = 30) -> httpx.Response:
     headers = {"X-Request-ID": request_id} if request_id else {}
     address = f"{gateway.address}{PREFIX}/search"
-    return ask("POST", address, files={"image": picture}, headers=headers, timeout=timeout)
+    return ask("POST", address, files={"image": image}, headers=headers, timeout=timeout)
 
 
 def fill(replica: Replica):
-    """Take all places of a server with searches whose pictures do not arrive."""
+    """Take all places of a server with searches whose images do not arrive."""
     return stalled(replica.port, MAX_SEARCHES, begun_search(path="/search"))
 
 
@@ -31,21 +31,21 @@ def wait_until_full(replica: Replica) -> None:
     wait_for(lambda: ask("POST", f"{replica.address}/search", content=b"x").status_code == 503)
 
 
-def test_a_search_that_a_full_server_refuses_is_given_to_the_other(gateway, replicas, picture):
+def test_a_search_that_a_full_server_refuses_is_given_to_the_other(gateway, replicas, image):
     with fill(replicas[0]):
         wait_until_full(replicas[0])
-        answers = [search(gateway, picture) for _ in range(8)]
+        answers = [search(gateway, image) for _ in range(8)]
 
     assert [answer.status_code for answer in answers] == [200] * 8
     tries = [gateway.line_of(answer.headers["x-request-id"])["upstream_status"] for answer in answers]
     assert set(tries) == {"200", "503, 200"}
 
 
-def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, replicas, picture):
+def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, replicas, image):
     with fill(replicas[0]), fill(replicas[1]):
         for replica in replicas:
             wait_until_full(replica)
-        answer = search(gateway, picture)
+        answer = search(gateway, image)
 
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert len(answer.headers.get_list("retry-after")) == 1
@@ -53,17 +53,17 @@ def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, repl
     assert gateway.line_of(answer.headers["x-request-id"])["upstream_status"] == "503, 503"
 
 
-def test_a_search_that_is_broken_off_is_given_to_another_server(gateways, replicas, picture):
+def test_a_search_that_is_broken_off_is_given_to_another_server(gateways, replicas, image):
     with BrokenServer() as broken:
         gateway = gateways(upstream_file([broken.port], backup_ports=[replicas[0].port]))
 
-        answer = search(gateway, picture, "broken-off")
+        answer = search(gateway, image, "broken-off")
 
     assert answer.status_code == 200, answer.text
     assert len(broken.requests) == 1
     assert gateway.line_of("broken-off")["upstream_status"] == "502, 200"
     # The whole request, body and headers, came to both.
-    assert picture in broken.requests[0]
+    assert image in broken.requests[0]
     assert b"X-Request-ID: broken-off" in broken.requests[0]
 
 
@@ -117,23 +117,23 @@ def test_without_any_server_the_gateway_says_so(gateways, path):
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_without_any_server_that_answers_the_client_is_not_left_waiting(gateways, picture):
+def test_without_any_server_that_answers_the_client_is_not_left_waiting(gateways, image):
     with BrokenServer(is_silent=True) as first, BrokenServer(is_silent=True) as second:
         gateway = gateways(upstream_file([first.port, second.port]), GATEWAY_SEARCH_TIMEOUT="300ms")
 
-        answer = search(gateway, picture, "silence")
+        answer = search(gateway, image, "silence")
 
     assert (answer.status_code, answer.json()["code"]) == (504, "gateway-timeout")
     assert gateway.line_of("silence")["upstream_status"] == "504, 504"
 
 
-def test_a_frozen_server_costs_some_searches_time_and_none_its_answer(gateways, replicas, picture):
+def test_a_frozen_server_costs_some_searches_time_and_none_its_answer(gateways, replicas, image):
     """It gathers requests, so it is given no more; those that it has are given to the other after a while."""
     gateway = gateways(GATEWAY_SEARCH_TIMEOUT="2s")
     replicas[0].send(signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(8) as clients:
-            answers = list(clients.map(lambda _: search(gateway, picture), range(8)))
+            answers = list(clients.map(lambda _: search(gateway, image), range(8)))
     finally:
         replicas[0].send(signal.SIGCONT)
 

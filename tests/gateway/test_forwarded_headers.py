@@ -75,9 +75,9 @@ def test_what_a_client_claims_ends_at_the_gateway(gateways):
     assert not {"x-original-url", "proxy", "te"} & set(received)
 
 
-def test_a_spoofed_prefix_or_host_changes_no_address_in_an_answer(gateway, picture):
+def test_a_spoofed_prefix_or_host_changes_no_address_in_an_answer(gateway, image):
     with client_at("127.0.0.3", gateway.address + PREFIX) as client:
-        answer = client.post("/search", files={"image": picture}, headers=SPOOFED)
+        answer = client.post("/search", files={"image": image}, headers=SPOOFED)
         page = client.get("/", headers=SPOOFED)
 
     assert answer.json()["hits"][0]["image_url"].startswith(f"{PREFIX}/media/")

@@ -27,8 +27,8 @@ def files_of(page: httpx.Response) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/search", "/v1/search"])
-def test_pictures_of_results_load_from_the_addresses_in_the_answer(client, gateway, picture, path):
-    address = image_address(client.post(path, files={"image": picture}))
+def test_images_of_results_load_from_the_addresses_in_the_answer(client, gateway, image, path):
+    address = image_address(client.post(path, files={"image": image}))
 
     assert address.startswith(f"{PREFIX}/media/")
     loaded = ask("GET", gateway.address + address)
@@ -97,11 +97,11 @@ def test_what_follows_the_prefix_reaches_the_server_as_it_was_written(client):
     assert "'a//b%../c?d'" in answer.json()["detail"]
 
 
-def test_the_prefix_may_be_written_with_a_slash_at_its_end(gateways, picture):
+def test_the_prefix_may_be_written_with_a_slash_at_its_end(gateways, image):
     gateway = gateways(AKIN_ROOT_PATH=f"{PREFIX}/")
 
     with httpx.Client(verify=False, base_url=gateway.address + PREFIX) as client:
-        assert image_address(client.post("/search", files={"image": picture})).startswith(f"{PREFIX}/media/")
+        assert image_address(client.post("/search", files={"image": image})).startswith(f"{PREFIX}/media/")
         assert client.get("/docs").status_code == 200
     assert ask("GET", gateway.address + PREFIX).headers["location"] == f"{PREFIX}/"
     assert ask("GET", f"{gateway.address}/livez").status_code == 404
@@ -117,9 +117,9 @@ def bare_gateway(request: pytest.FixtureRequest, home) -> Iterator[Gateway]:
             yield gateway
 
 
-def test_without_a_prefix_everything_is_at_the_root(bare_gateway, picture):
+def test_without_a_prefix_everything_is_at_the_root(bare_gateway, image):
     with httpx.Client(verify=False, base_url=bare_gateway.address) as client:
-        address = image_address(client.post("/search", files={"image": picture}))
+        address = image_address(client.post("/search", files={"image": image}))
         assert address.startswith("/media/")
         loaded = [client.get(path).status_code for path in (address, *files_of(client.get("/")))]
         assert loaded == [200] * len(loaded)

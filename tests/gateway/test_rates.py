@@ -72,7 +72,7 @@ def test_no_key_is_not_counted_as_one(gateways):
     assert statuses == [401] * 6
 
 
-def test_pictures_and_pages_have_a_rate_of_their_own(gateways):
+def test_images_and_pages_have_a_rate_of_their_own(gateways):
     gateway = gateways(
         GATEWAY_PAGE_RATE=NO_REFILL, GATEWAY_PAGE_BURST="1", GATEWAY_ADDRESS_RATE=NO_REFILL, GATEWAY_ADDRESS_BURST="1"
     )

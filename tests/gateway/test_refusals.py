@@ -44,8 +44,8 @@ def test_keys_reach_the_servers_and_their_answers_the_client(client, replicas, h
         (f"/x%3D{SECRET.replace('akin_', '%61kin%255f')}", ""),
     ],
 )
-def test_a_key_in_the_address_is_refused_and_in_no_log(client, gateway, replicas, picture, path, logged):
-    answer = client.post(path, files={"image": picture}, headers=ADMIN)
+def test_a_key_in_the_address_is_refused_and_in_no_log(client, gateway, replicas, image, path, logged):
+    answer = client.post(path, files={"image": image}, headers=ADMIN)
 
     assert answer.is_client_error
     assert SECRET not in answer.text
@@ -147,8 +147,8 @@ def test_unusual_requests_are_answered(gateway, request_bytes):
     assert (answer.status, answer.body) == (200, b'{"status":"alive"}')
 
 
-def test_head_is_answered_without_a_body(client, picture):
-    address = client.post("/search", files={"image": picture}).json()["hits"][0]["image_url"]
+def test_head_is_answered_without_a_body(client, image):
+    address = client.post("/search", files={"image": image}).json()["hits"][0]["image_url"]
     for path in ("/livez", "/", address.removeprefix(PREFIX)):
         got, head = client.get(path, headers={"Accept-Encoding": "identity"}), client.head(path)
         assert (head.status_code, head.content) == (200, b"")
@@ -156,19 +156,19 @@ def test_head_is_answered_without_a_body(client, picture):
     assert client.head("/metrics").content == b""
 
 
-def test_pages_and_json_are_compressed_and_pictures_are_not(client, picture):
-    results = client.post("/search", files={"image": picture})
+def test_pages_and_json_are_compressed_and_images_are_not(client, image):
+    results = client.post("/search", files={"image": image})
     asking = {"Accept-Encoding": "gzip"}
     with client.stream("GET", "/openapi.json", headers=asking) as answer:
         assert answer.headers["content-encoding"] == "gzip"
         assert answer.headers["vary"] == "Accept-Encoding"
         assert gzip.decompress(b"".join(answer.iter_raw())).startswith(b"{")
-    image = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=asking)
-    assert "content-encoding" not in image.headers
+    shown = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=asking)
+    assert "content-encoding" not in shown.headers
 
 
-def test_security_headers_are_added_where_a_server_says_none(client, picture):
-    address = client.post("/search", files={"image": picture}).json()["hits"][0]["image_url"].removeprefix(PREFIX)
+def test_security_headers_are_added_where_a_server_says_none(client, image):
+    address = client.post("/search", files={"image": image}).json()["hits"][0]["image_url"].removeprefix(PREFIX)
 
     for path in ("/livez", "/metrics", "/nothing", address, "/"):
         answer = client.get(path)

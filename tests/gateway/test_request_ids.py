@@ -71,11 +71,11 @@ def gateway_with_one_dead_server(replicas):
         yield running
 
 
-def test_a_retried_search_has_one_id(gateway_with_one_dead_server, replicas, picture):
+def test_a_retried_search_has_one_id(gateway_with_one_dead_server, replicas, image):
     address = f"{gateway_with_one_dead_server.address}{PREFIX}/search"
     ids = [f"retried-{number}" for number in range(4)]
 
-    answers = [ask("POST", address, files={"image": picture}, headers={"X-Request-ID": one}) for one in ids]
+    answers = [ask("POST", address, files={"image": image}, headers={"X-Request-ID": one}) for one in ids]
 
     assert [check(gateway_with_one_dead_server, replicas, answer) for answer in answers] == ids
     lines = [gateway_with_one_dead_server.line_of(one) for one in ids]

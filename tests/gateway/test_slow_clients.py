@@ -19,11 +19,11 @@ def gateway(gateways):
     return gateways(GATEWAY_BODY_TIMEOUT="1s")
 
 
-def test_slow_clients_take_no_place_from_others_and_are_cut_off(gateway, replicas, picture):
+def test_slow_clients_take_no_place_from_others_and_are_cut_off(gateway, replicas, image):
     began = time.monotonic()
     with stalled(gateway.port, COUNT, begun_search()) as connections:
         answers = [
-            ask("POST", f"{gateway.address}{PREFIX}/search", files={"image": picture}, timeout=20) for _ in range(4)
+            ask("POST", f"{gateway.address}{PREFIX}/search", files={"image": image}, timeout=20) for _ in range(4)
         ]
 
         assert [answer.status_code for answer in answers] == [200] * 4
@@ -35,17 +35,17 @@ def test_slow_clients_take_no_place_from_others_and_are_cut_off(gateway, replica
     assert sum(line["status"] != 200 for line in gateway.lines()) == COUNT
 
 
-def test_a_client_that_dribbles_reaches_a_server_only_when_it_is_done(gateways, replicas, picture):
+def test_a_client_that_dribbles_reaches_a_server_only_when_it_is_done(gateways, replicas, image):
     """nginx counts pauses, not the whole: who sends a byte in time goes on, at the cost of a connection of its own."""
     gateway = gateways(GATEWAY_BODY_TIMEOUT="2s")
-    head = f"POST {PREFIX}/search HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n"
+    head = f"POST {PREFIX}/search HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n"
     with connected(gateway.port) as connection:
         connection.sendall(f"{head}X-Request-ID: dribbling\r\nConnection: close\r\n\r\n".encode())
         for position in range(6):
-            connection.sendall(picture[position : position + 1])
+            connection.sendall(image[position : position + 1])
             time.sleep(0.4)
             assert [replica.line_of("dribbling") for replica in replicas] == [None, None]
-        connection.sendall(picture[6:])
+        connection.sendall(image[6:])
 
         assert answer_of(connection).status == 200
     line = gateway.line_of("dribbling")

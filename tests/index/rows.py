@@ -29,7 +29,7 @@ def random_rows(num_rows: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def clustered_rows(num_rows: int, dim: int, num_clusters: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return rows around random centres, as pictures of products lie."""
+    """Return rows around random centres, as images of products lie."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((num_clusters, dim))
     noise = 0.5 * generator.standard_normal((num_rows, dim))

@@ -1,4 +1,4 @@
-"""From embeddings, or pictures, to an index directory."""
+"""From embeddings, or images, to an index directory."""
 
 import threading
 
@@ -15,8 +15,8 @@ from index.storage import KIND
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
 from tests.fakes import MeanColourEmbedder
+from tests.images import colour_image, png
 from tests.index.rows import SPACE, clustered_rows, entries_for, random_rows
-from tests.pictures import colour_image, png
 
 COLOURS = [(250, 20, 30), (10, 200, 40), (20, 30, 240), (240, 230, 20), (10, 10, 10), (200, 200, 200), (120, 0, 130)]
 
@@ -94,11 +94,11 @@ def test_an_index_is_never_overwritten(tmp_path):
         build_index(tmp_path / "index", entries_for(3), random_rows(3, 4), space_id=SPACE)
 
 
-def test_indexes_pictures_and_reports_those_it_cannot_read(tmp_path):
+def test_indexes_images_and_reports_those_it_cannot_read(tmp_path):
     images = [
         IndexImage(f"i{number}", f"p{number % 2}", png(colour), {"n": number}) for number, colour in enumerate(COLOURS)
     ]
-    images.insert(3, IndexImage("broken", "p9", b"no picture"))
+    images.insert(3, IndexImage("broken", "p9", b"no image"))
     embedder = MeanColourEmbedder()
 
     indexed = index_images(tmp_path / "index", iter(images), embedder, batch_size=3)
@@ -112,15 +112,15 @@ def test_indexes_pictures_and_reports_those_it_cannot_read(tmp_path):
     assert index.entry(5) == IndexEntry("i5", "p1", {"n": 5})
 
 
-def test_no_pictures_make_an_empty_index(tmp_path):
+def test_no_images_make_an_empty_index(tmp_path):
     indexed = index_images(tmp_path / "index", [], MeanColourEmbedder())
 
     assert (indexed.facts.num_rows, indexed.facts.embedding_dim, indexed.failures) == (0, 4, [])
 
 
 @pytest.mark.parametrize(("batch_size", "num_decoders"), [(1, 1), (3, 2), (7, 4), (100, 2)])
-def test_embeds_pictures_in_the_order_given(batch_size, num_decoders):
-    """Pictures of very different sizes do not overtake each other."""
+def test_embeds_images_in_the_order_given(batch_size, num_decoders):
+    """Images of very different sizes do not overtake each other."""
     sizes = [(4, 4), (900, 700), (8, 8), (5, 900), (600, 600), (3, 3), (16, 16)]
     images = [(number, png(COLOURS[number], size)) for number, size in enumerate(sizes)]
     embedder = MeanColourEmbedder()
@@ -133,7 +133,7 @@ def test_embeds_pictures_in_the_order_given(batch_size, num_decoders):
     np.testing.assert_allclose(np.concatenate([batch.embeddings for batch in batches]), expected, atol=1e-6)
 
 
-def test_an_unreadable_picture_does_not_stop_the_others():
+def test_an_unreadable_image_does_not_stop_the_others():
     images = [("a", png("red")), ("b", b"\x89PNG\r\n\x1a\n"), ("c", b""), ("d", png("blue")), ("e", b"x"), ("f", b"y")]
 
     batches = list(embed_images(images, MeanColourEmbedder(), batch_size=4))
@@ -144,7 +144,7 @@ def test_an_unreadable_picture_does_not_stop_the_others():
     assert "0 bytes" in str(batches[0].failures[1][1])
 
 
-def test_limits_hold_for_pictures_that_are_indexed():
+def test_limits_hold_for_images_that_are_indexed():
     images = [("small", png("red", (10, 10))), ("large", png("red", (11, 10)))]
 
     [batch] = embed_images(images, MeanColourEmbedder(), limits=DecodingLimits(max_image_pixels=100))
@@ -184,7 +184,7 @@ def test_an_error_of_the_input_comes_through():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
 
 
-def test_an_error_that_is_not_the_pictures_fault_comes_through():
+def test_an_error_that_is_not_the_images_fault_comes_through():
     class BrokenEmbedder(MeanColourEmbedder):
         def to_pixels(self, image):
             raise MemoryError

@@ -164,7 +164,7 @@ def test_rows_that_differ_by_less_than_float32_sums_are_ranked_exactly(num_queri
 @pytest.mark.parametrize("options", [{"structure": "exact"}, {"structure": "ivf", "nlist": 16}])
 @pytest.mark.parametrize("k", [1, 5, 300, 700])
 def test_ties_at_the_last_hit_are_broken_by_id(tmp_path, options, k):
-    """A picture that stands for hundreds of products: all are equal, and the first ids win."""
+    """An image that stands for hundreds of products: all are equal, and the first ids win."""
     rows = random_rows(2000, 24)
     copies = np.random.default_rng(5).choice(2000, 600, replace=False)
     rows[copies] = rows[copies[0]]
@@ -213,7 +213,7 @@ def test_finds_distinct_products_each_as_its_best_row(index, k):
 
 @pytest.mark.parametrize("options", [{"structure": "exact"}, {"structure": "ivf", "nlist": 32, "nprobe": 1}])
 def test_widens_until_k_products_are_found(tmp_path, options):
-    """One product has 900 pictures, all nearer to the query than the other products."""
+    """One product has 900 images, all nearer to the query than the other products."""
     near, far = np.ones(8) + 0.01 * random_rows(900, 8), -np.eye(8)
     embeddings = unit(np.concatenate([near, far]))
     products = ["many"] * 900 + [f"single-{number}" for number in range(8)]

@@ -1,4 +1,4 @@
-"""The real catalogue, end to end over HTTP: 81 iconic pictures as products, photos of shoppers as queries."""
+"""The real catalogue, end to end over HTTP: 81 iconic images as products, photos of shoppers as queries."""
 
 import httpx
 import pytest

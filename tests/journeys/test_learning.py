@@ -1,4 +1,4 @@
-"""Learning for real, on real and on drawn pictures: minutes each, so `make test ARGS='-m slow'`."""
+"""Learning for real, on real and on drawn images: minutes each, so `make test ARGS='-m slow'`."""
 
 import zipfile
 

@@ -17,7 +17,7 @@ from tests.service.conftest import wait_for
 ROOT = Path(__file__).parents[2]
 KEY = "journey-key-0123456789"
 NUM_CLASSES, NUM_PHOTOS, NUM_QUERIES = 30, 12, 120
-# A few views of each picture in place of 28, so that this takes a minute and not ten.
+# A few views of each image in place of 28, so that this takes a minute and not ten.
 OVERRIDES = ["augmentation.views=1", "augmentation.catalogue_views=3", "augmentation.catalogue_scenes=4", "steps=300"]
 
 
@@ -77,8 +77,8 @@ def grocery_part(grocery: Path) -> tuple[bytes, bytes, list[tuple[str, Path]]]:
     with zipfile.ZipFile(catalogue, "w") as archive:
         rows = ["product_id,title,image"]
         for product in products:
-            archive.write(iconic[product], f"pictures/{product}.jpg")
-            rows.append(f"{product},{product.replace('-', ' ')},pictures/{product}.jpg")
+            archive.write(iconic[product], f"images/{product}.jpg")
+            rows.append(f"{product},{product.replace('-', ' ')},images/{product}.jpg")
         archive.writestr("catalogue.csv", "\n".join(rows) + "\n")
     with zipfile.ZipFile(labels, "w") as archive:
         for product in products:

@@ -21,7 +21,7 @@ from service.import_sources import read_import_source
 from service.installation import Installation, open_installation
 from service.release_build import build_release
 from service.settings import Settings
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")
 
@@ -36,12 +36,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def product_image(product_id: str, number: int = 0):
-    """Return the picture `number` of a product."""
+    """Return the image `number` of a product."""
     return scene(1000 * (1 + PRODUCTS.index(product_id)) + number)
 
 
 def write_shop(folder: Path) -> Path:
-    """Write a folder per product: two catalogue pictures and one example each."""
+    """Write a folder per product: two catalogue images and one example each."""
     for product_id in PRODUCTS:
         for number, name in enumerate(("front.png", "side.png", "example/photo.png")):
             path = folder / product_id / name

@@ -19,11 +19,11 @@ from service.engine import SearchEngine
 from service.errors import ClientLeft, Overloaded
 from service.server import listen, running
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import KEY, Line
 
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 
 
 class Server:
@@ -45,8 +45,8 @@ class Server:
     def begin_search(self, stack):
         """Send a whole search; who wants the answer asks for it."""
         line = stack.enter_context(self.line())
-        line.send_head("/search", content_length=str(len(PICTURE)), content_type="image/png")
-        line.send(PICTURE)
+        line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
+        line.send(IMAGE)
         return line
 
     def get(self, path):
@@ -141,7 +141,7 @@ def test_past_the_places_the_answer_comes_while_all_are_held(server, stack, held
     assert server.admission.num_in_progress == 0
 
 
-def test_a_client_that_leaves_takes_its_picture_out_of_the_queue(server, stack, held):
+def test_a_client_that_leaves_takes_its_image_out_of_the_queue(server, stack, held):
     """One decodes, two wait for the thread; of those that leave, nothing is ever decoded."""
     begun = held.calls_of(engine, "decode_image")
     first = server.begin_search(stack)
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_takes_its_picture_out_of_the_queue(server, stack, 
     assert len(begun) == 2
 
 
-def test_a_client_that_leaves_while_its_picture_is_decoded_frees_its_place_at_once(server, stack, held):
+def test_a_client_that_leaves_while_its_image_is_decoded_frees_its_place_at_once(server, stack, held):
     begun = held.calls_of(engine, "decode_image")
     leaving = server.begin_search(stack)
     wait_for(lambda: len(begun) == 1)
@@ -171,7 +171,7 @@ def test_a_client_that_leaves_while_its_picture_is_decoded_frees_its_place_at_on
     assert server.begin_search(stack).answer().status == 200
 
 
-def test_a_client_that_leaves_while_its_picture_waits_for_the_network_is_not_embedded(server, stack, held):
+def test_a_client_that_leaves_while_its_image_waits_for_the_network_is_not_embedded(server, stack, held):
     batches = held.calls_of(inference, "_embed_batch")
     first = server.begin_search(stack)
     wait_for(lambda: len(batches) == 1)
@@ -207,15 +207,15 @@ def test_answers_wait_for_no_route_that_waits_for_the_database(server, stack, mo
         hanging.set()
 
 
-def test_what_was_cancelled_waits_without_its_picture():
-    """The pool keeps the place of cancelled work in its queue; the picture must not be kept with it."""
+def test_what_was_cancelled_waits_without_its_image():
+    """The pool keeps the place of cancelled work in its queue; the image must not be kept with it."""
 
     async def cancel_in_queue(pool):
         search_engine = SearchEngine.__new__(SearchEngine)
-        picture = np.zeros(10)
-        seen = weakref.ref(picture)
-        task = asyncio.create_task(search_engine._in_pool(pool, len, picture))
-        del picture
+        image = np.zeros(10)
+        seen = weakref.ref(image)
+        task = asyncio.create_task(search_engine._in_pool(pool, len, image))
+        del image
         await asyncio.sleep(0)
         assert seen() is not None
         task.cancel()

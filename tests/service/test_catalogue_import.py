@@ -11,7 +11,7 @@ from service.catalogue_import import import_catalogue, write_import_report
 from service.errors import ProductNotFound, StorageFull
 from service.import_sources import ImportSource, SourceRow, read_import_source
 from service.tables import MediaObject, Product, ProductImage
-from tests.pictures import png
+from tests.images import png
 from tests.service.conftest import write_shop
 
 
@@ -27,8 +27,8 @@ def run(installation):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """Write a one-colour picture and return its path."""
+def image(tmp_path):
+    """Write a one-colour image and return its path."""
 
     def write(colour):
         path = tmp_path / f"{colour}.png"
@@ -54,7 +54,7 @@ def files_of(installation):
     return sorted(path.name for path in root.rglob("*") if path.is_file())
 
 
-def test_imports_products_pictures_and_roles(installation, run, tmp_path):
+def test_imports_products_images_and_roles(installation, run, tmp_path):
     report = run(read_import_source(write_shop(tmp_path / "shop")))
 
     assert (report.num_products_added, report.num_images_added, report.errors) == (3, 9, [])
@@ -119,7 +119,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(installation, run, tm
     assert len(contents(installation)[1]) == 9
 
 
-def test_bad_rows_are_reported_and_the_others_imported(run, picture, tmp_path):
+def test_bad_rows_are_reported_and_the_others_imported(run, image, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     big = tmp_path / "big.png"
@@ -131,7 +131,7 @@ def test_bad_rows_are_reported_and_the_others_imported(run, picture, tmp_path):
         SourceRow("r:4", "d", big),
         SourceRow("r:5", "e", tmp_path),
         SourceRow("r:6", "f", tmp_path / "nul\0.jpg"),
-        SourceRow("r:7", "good", picture("red")),
+        SourceRow("r:7", "good", image("red")),
     ]
 
     report = run(rows, limits=DecodingLimits(max_image_bytes=2000))
@@ -146,8 +146,8 @@ def test_bad_rows_are_reported_and_the_others_imported(run, picture, tmp_path):
     assert "cannot be read" in messages["r:6"]
 
 
-def test_two_products_may_share_the_same_bytes(installation, run, picture):
-    report = run([SourceRow("1", "a", picture("red")), SourceRow("2", "b", picture("red"))])
+def test_two_products_may_share_the_same_bytes(installation, run, image):
+    report = run([SourceRow("1", "a", image("red")), SourceRow("2", "b", image("red"))])
 
     assert (report.num_products_added, report.num_images_added) == (2, 2)
     assert len(files_of(installation)) == 1
@@ -155,36 +155,36 @@ def test_two_products_may_share_the_same_bytes(installation, run, picture):
         assert len(session.scalars(select(MediaObject)).all()) == 1
 
 
-def test_titles_and_attributes_follow_the_source(installation, run, picture):
-    run([SourceRow("1", "a", picture("red"), title="Old", attributes={"size": 1})])
+def test_titles_and_attributes_follow_the_source(installation, run, image):
+    run([SourceRow("1", "a", image("red"), title="Old", attributes={"size": 1})])
 
-    kept = run([SourceRow("1", "a", picture("red"))])
-    changed = run([SourceRow("1", "a", picture("red"), title="New", attributes={"size": 2})])
+    kept = run([SourceRow("1", "a", image("red"))])
+    changed = run([SourceRow("1", "a", image("red"), title="New", attributes={"size": 2})])
 
     assert (kept.num_unchanged, changed.num_products_updated, changed.num_images_updated) == (1, 1, 0)
     ((_, title, attributes, seq, _),) = contents(installation)[0]
     assert (title, attributes, seq) == ("New", {"size": 2}, 3)
 
 
-def test_roles_and_labels_follow_the_source(installation, run, picture):
-    run([SourceRow("1", "a", picture("red"), role="catalogue")])
+def test_roles_and_labels_follow_the_source(installation, run, image):
+    run([SourceRow("1", "a", image("red"), role="catalogue")])
 
-    report = run([SourceRow("1", "a", picture("red"), role="example", label="apple")])
+    report = run([SourceRow("1", "a", image("red"), role="example", label="apple")])
 
     assert report.num_images_updated == 1
     ((_, _, _, role, label, seq, _),) = contents(installation)[1]
     assert (role, label, seq) == ("example", "apple", 3)
 
 
-def test_rows_that_contradict_each_other_are_reported(run, picture):
+def test_rows_that_contradict_each_other_are_reported(run, image):
     rows = [
-        SourceRow("1", "a", picture("red"), title="One", attributes={"x": 1}),
-        SourceRow("2", "a", picture("red"), role="example"),
-        SourceRow("3", "a", picture("blue"), title="Two"),
-        SourceRow("4", "a", picture("green"), attributes={"x": 2}),
-        SourceRow("5", "a", picture("red")),
-        SourceRow("6", "b", picture("red"), label="x"),
-        SourceRow("7", "b", picture("red"), label="y"),
+        SourceRow("1", "a", image("red"), title="One", attributes={"x": 1}),
+        SourceRow("2", "a", image("red"), role="example"),
+        SourceRow("3", "a", image("blue"), title="Two"),
+        SourceRow("4", "a", image("green"), attributes={"x": 2}),
+        SourceRow("5", "a", image("red")),
+        SourceRow("6", "b", image("red"), label="x"),
+        SourceRow("7", "b", image("red"), label="y"),
     ]
 
     report = run(rows)
@@ -222,8 +222,8 @@ def test_removing_what_is_not_there_changes_nothing(shop):
     assert contents(shop) == before
 
 
-def test_a_picture_lost_from_the_store_is_stored_again(installation, run, picture):
-    rows = [SourceRow("1", "a", picture("red"))]
+def test_a_image_lost_from_the_store_is_stored_again(installation, run, image):
+    rows = [SourceRow("1", "a", image("red"))]
     run(rows)
     (path,) = (path for path in (installation.settings.home / "media").rglob("*") if path.is_file())
     path.unlink()
@@ -233,14 +233,14 @@ def test_a_picture_lost_from_the_store_is_stored_again(installation, run, pictur
     assert path.exists()
 
 
-def test_a_full_disk_leaves_no_row_without_its_picture(installation, run, picture, monkeypatch):
+def test_a_full_disk_leaves_no_row_without_its_image(installation, run, image, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("embedding.whole_files.os.fsync", full)
 
-    with pytest.raises(StorageFull, match="the disk of the pictures is full"):
-        run([SourceRow("1", "a", picture("red"))])
+    with pytest.raises(StorageFull, match="the disk of the images is full"):
+        run([SourceRow("1", "a", image("red"))])
 
     assert contents(installation) == ([], [])
     assert files_of(installation) == []

@@ -14,7 +14,7 @@ import pytest
 
 from service.cli.main import main
 from service.server import listen
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 
 
@@ -51,7 +51,7 @@ def akin_on_sqlite(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_from_pictures_to_an_answer(akin, tmp_path):
+def test_from_images_to_an_answer(akin, tmp_path):
     """Import, build, search, list, switch, remove: each command once, as a new user would."""
     write_shop(tmp_path / "shop")
     (tmp_path / "photo.png").write_bytes(encode(product_image("cedar", 1)))
@@ -70,7 +70,7 @@ def test_from_pictures_to_an_answer(akin, tmp_path):
     without = json.loads(akin("search", "photo.png", "--json").stdout)
 
     assert (dry["num_images_added"], again["num_unchanged"]) == (9, 9)
-    assert "pictures added" in imported.stdout
+    assert "images added" in imported.stdout
     assert built["num_embedded"] == 6
     assert (len(found["hits"]), found["hits"][0]["product_id"]) == (2, "cedar")
     assert "cedar" in table
@@ -78,7 +78,7 @@ def test_from_pictures_to_an_answer(akin, tmp_path):
     assert second["release_id"] in akin("release", "list", COLUMNS="40").stdout
     assert shown["release_id"] == second["release_id"] == without["release_id"]
     assert {hit["product_id"] for hit in without["hits"]} == {"amber", "birch"}
-    assert "2 products, 4 pictures of role catalogue" in akin("catalogue", "show").stdout
+    assert "2 products, 4 images of role catalogue" in akin("catalogue", "show").stdout
 
 
 def test_bad_rows_give_status_1_and_a_report_of_all(akin, tmp_path):
@@ -122,7 +122,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(akin, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_search_with_a_file_that_is_no_picture(akin, tmp_path):
+def test_a_search_with_a_file_that_is_no_image(akin, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
 
     assert "no image in a supported format" in akin("search", "text.jpg", status=1).stderr
@@ -238,4 +238,4 @@ def test_principal_components_make_a_smaller_model(akin, tmp_path):
     akin("catalogue", "import", "shop")
     assert json.loads(akin("index", "build", "--checkpoint", "small", "--json").stdout)["num_embedded"] == 6
     refused = akin("checkpoint", "create", "x", "--principal-components", "shop", "--embedding-dim", "64", status=1)
-    assert "64 principal components need as many pictures" in refused.stderr
+    assert "64 principal components need as many images" in refused.stderr

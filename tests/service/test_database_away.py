@@ -20,13 +20,13 @@ from service.release_build import build_release
 from service.server import listen, running
 from service.settings import Settings
 from tests.databases import PostgreSQL, new_database
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.operations.conftest import Works, stop_all
 from tests.service.tiny_model import save_tiny_checkpoint
 
 ADMIN_KEY = "test-key-0123456789abcdef"
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 # Seconds: asking a pooled connection, connecting anew, waiting for the row of the audit log; and a slow machine.
 LONGEST_REFUSAL = 2 + 5 + 2 + 5
 # Far from what a database that hangs takes, and time enough for a machine with much else to do.
@@ -72,7 +72,7 @@ class Served:
         """Search and return the status, and how many seconds it took."""
         headers = {"Content-Type": "image/png"} | ({"X-API-Key": key} if key else {})
         start = time.monotonic()
-        response = self.client.post("/search", content=PICTURE, headers=headers)
+        response = self.client.post("/search", content=IMAGE, headers=headers)
         return response.status_code, time.monotonic() - start
 
     def write(self, name: str = "new") -> tuple[httpx.Response, float]:

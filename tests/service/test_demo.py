@@ -8,7 +8,7 @@ from service.demo import check_demo, prepare_demo
 from service.errors import DemoError
 from service.installation import open_installation
 from service.server import listen, running
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from tests.service.conftest import write_shop
 from tests.service.test_import_sources import write_grocery
 
@@ -62,13 +62,13 @@ def test_a_second_start_uses_what_is_there(prepare, announced, small_sample):
 
 def test_a_recall_below_the_floor_fails(settings, prepare, announced, small_sample):
     prepared = prepare()
-    impossible = replace(prepared, pictures=replace(prepared.pictures, floor=1.01))
+    impossible = replace(prepared, images=replace(prepared.images, floor=1.01))
 
     with pytest.raises(DemoError, match=r"below the floor of 1\.01"):
         check(settings, impossible, announced)
 
 
-def test_a_folder_of_ones_own_keeps_one_picture_of_each_product_to_search_with(settings, prepare, announced, tmp_path):
+def test_a_folder_of_ones_own_keeps_one_image_of_each_product_to_search_with(settings, prepare, announced, tmp_path):
     shop = write_shop(tmp_path / "shop")
 
     prepared = prepare(demo_data=shop)
@@ -116,10 +116,10 @@ def test_a_grocery_folder_without_its_test_photos_is_named(prepare, tmp_path):
         prepare(demo_data=root)
 
 
-def test_keeps_to_the_pictures_it_was_made_with(prepare, small_sample, tmp_path):
+def test_keeps_to_the_images_it_was_made_with(prepare, small_sample, tmp_path):
     prepare()
 
-    with pytest.raises(DemoError, match="holds a demo of other pictures"):
+    with pytest.raises(DemoError, match="holds a demo of other images"):
         prepare(demo_data=write_shop(tmp_path / "shop"))
 
 

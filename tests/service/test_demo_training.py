@@ -46,8 +46,8 @@ def test_the_demo_learns_and_serves_what_it_has_learnt(settings, trained, announ
     assert f"release {demo.release_id} is built with it already" in announced
 
 
-def test_pictures_kept_for_the_check_are_never_trained_on(settings, trained, tmp_path):
-    """The last picture of each product is searched with, and stands in no row that training reads."""
+def test_images_kept_for_the_check_are_never_trained_on(settings, trained, tmp_path):
+    """The last image of each product is searched with, and stands in no row that training reads."""
     shop = write_shop(tmp_path / "shop")
     with pytest.raises(DemoError):
         trained(demo_data=shop)
@@ -57,9 +57,9 @@ def test_pictures_kept_for_the_check_are_never_trained_on(settings, trained, tmp
     held_out = [sorted(folder.glob("*.*"))[-1].name for folder in shop.iterdir() if len(list(folder.glob("*.*"))) > 1]
     assert held_out
     for folder in shop.iterdir():
-        pictures = sorted(folder.glob("*.*"))
-        if len(pictures) > 1:
-            assert str(pictures[-1]) not in named
+        images = sorted(folder.glob("*.*"))
+        if len(images) > 1:
+            assert str(images[-1]) not in named
 
 
 def test_a_demo_cut_off_among_the_results_goes_on(settings, trained, monkeypatch):

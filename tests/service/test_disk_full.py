@@ -17,11 +17,11 @@ from service.installation import open_installation
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD
 from service.settings import Settings
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import KEY, ROOT, serving
 
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 BEARER = {"authorization": f"Bearer {KEY}"}
 BOUNDARY = "border"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -36,10 +36,10 @@ def files_below(folder):
     }
 
 
-def zip_of(pictures):
+def zip_of(images):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in pictures.items():
+        for name, content in images.items():
             archive.writestr(name, content)
     return packed.getvalue()
 
@@ -50,7 +50,7 @@ def form_of(name, content, filename, **texts):
     return "".join(parts).encode() + head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-NEW_PICTURE = encode(scene(77))
+NEW_IMAGE = encode(scene(77))
 CATALOGUE = zip_of({"dill/front.png": encode(scene(78)), "dill/side.png": encode(scene(79))})
 
 
@@ -91,12 +91,12 @@ def writes(server):
     """What writes, by what it writes to: each has to be refused while the disk is full."""
     return {
         "a zip": ("/v1/admin/catalogue", CATALOGUE, "application/zip"),
-        "a form": ("/v1/admin/labels", form_of("image", NEW_PICTURE, "a.png", product_id="birch"), FORM),
+        "a form": ("/v1/admin/labels", form_of("image", NEW_IMAGE, "a.png", product_id="birch"), FORM),
         "rows of the database": ("/v1/admin/labels", relabelling(server), "application/json"),
         "a job": ("/v1/admin/releases", b"{}", "application/json"),
         "a job with an archive": (
             "/v1/admin/retrain",
-            form_of("archive", zip_of({"birch/new.png": NEW_PICTURE}), "a.zip"),
+            form_of("archive", zip_of({"birch/new.png": NEW_IMAGE}), "a.zip"),
             FORM,
         ),
     }
@@ -111,14 +111,14 @@ def test_reads_and_searches_go_on_and_writes_say_why_they_do_not(server, home, f
         name: server.ask(path, body, content_type=content_type, **BEARER).told
         for name, (path, body, content_type) in asked.items()
     }
-    search = server.ask("/search", PICTURE, content_type="image/png")
-    picture = server.get(search.json["hits"][0]["image_url"])
+    search = server.ask("/search", IMAGE, content_type="image/png")
+    image = server.get(search.json["hits"][0]["image_url"])
     counts_meanwhile = server.get("/v1/admin/labels/counts", **BEARER)
     ready = server.get("/readyz")
     full.unlink()
 
     assert told == dict.fromkeys(asked, (507, "storage-full"))
-    assert (search.status, picture.status, ready.status) == (200, 200, 200)
+    assert (search.status, image.status, ready.status) == (200, 200, 200)
     assert counts_meanwhile.json == counts
     assert files_below(home) == before
     assert "No space left on device" in json.dumps(server.events("storage_full"))

@@ -29,19 +29,19 @@ LABELS = ("apple", "pear", "plum", "quince")
 NUM_QUERIES = 10  # of each label
 
 
-def picture(label, name):
+def image(label, name):
     return hashlib.sha256(f"{label}/{name}".encode()).hexdigest()
 
 
 def evaluation_set_with(num_gallery=1):
-    """Ten queries a label, of which apples and pears are unseen, and one catalogue picture a label."""
+    """Ten queries a label, of which apples and pears are unseen, and one catalogue image a label."""
     queries = [
-        SetImage(picture(label, number), label, "example", f"{label}-{number}")
+        SetImage(image(label, number), label, "example", f"{label}-{number}")
         for label in LABELS
         for number in range(NUM_QUERIES)
     ]
     gallery = [
-        SetImage(picture(label, f"front {n}"), label, "catalogue", f"{label}-front-{n}")
+        SetImage(image(label, f"front {n}"), label, "catalogue", f"{label}-front-{n}")
         for label in LABELS
         for n in range(num_gallery)
     ]
@@ -93,7 +93,7 @@ def two(record):
     return evaluation_set
 
 
-def keep_picture(installation, digest):
+def keep_image(installation, digest):
     with installation.database.transaction() as session:
         session.add(MediaObject(sha256=digest, extension="png", num_bytes=1, width=1, height=1, created_at=now()))
 
@@ -264,16 +264,16 @@ def test_evaluations_over_http(client):
     assert (missing.status_code, missing.json()["code"]) == (404, "evaluation-not-found")
 
 
-def test_a_comparison_over_http_has_addresses_of_the_pictures(client, installation):
-    keep_picture(installation, picture("apple", 0))
-    keep_picture(installation, picture("pear", "front 0"))
+def test_a_comparison_over_http_has_addresses_of_the_images(client, installation):
+    keep_image(installation, image("apple", 0))
+    keep_image(installation, image("pear", "front 0"))
 
     answer = client.get("/v1/admin/evaluations/compare", params={"a": "r1", "b": "after"}).json()
 
     assert (answer["a"]["evaluation_id"], answer["b"]["evaluation_id"]) == ("before", "after")
     won = answer["queries_won"][0]
-    assert won["image_url"] == f"/v1/admin/media/{picture('apple', 0)}.png"
-    assert won["answers_before"][0]["image_url"] == f"/v1/admin/media/{picture('pear', 'front 0')}.png"
+    assert won["image_url"] == f"/v1/admin/media/{image('apple', 0)}.png"
+    assert won["answers_before"][0]["image_url"] == f"/v1/admin/media/{image('pear', 'front 0')}.png"
     assert won["answers_after"][0]["image_url"] is None
     assert answer["classes_won"] == [{"label": "apple", "num_queries": 10, "before": 0.5, "after": 1.0}]
     assert {change["part"] for change in answer["changes"]} == {"all", "seen", "unseen", "mean_of_parts"}

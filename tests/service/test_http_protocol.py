@@ -9,11 +9,11 @@ from service.app import create_app
 from service.http_protocol import MAX_HEAD_BYTES, BoundedProtocol
 from service.server import listen, running
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import Line
 
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_large_head_is_told_and_many_requests_in_one_connection_are_no_large_h
 def test_many_small_chunks_are_no_large_head(port):
     with closing(Line(port)) as line:
         line.send_head("/search", transfer_encoding="chunked", content_type="image/png")
-        line.send(b"".join(b"1\r\n%c\r\n" % byte for byte in PICTURE) + b"0\r\n\r\n")
+        line.send(b"".join(b"1\r\n%c\r\n" % byte for byte in IMAGE) + b"0\r\n\r\n")
         assert line.answer().status == 200
 
 

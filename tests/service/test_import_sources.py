@@ -5,7 +5,7 @@ import pytest
 
 from service.errors import InvalidImportSource
 from service.import_sources import read_import_source
-from tests.pictures import png
+from tests.images import png
 from tests.service.conftest import write_shop
 
 
@@ -17,7 +17,7 @@ def write(path, text, encoding="utf-8"):
 
 def test_reads_a_folder_per_product(tmp_path):
     shop = write_shop(tmp_path / "shop")
-    (shop / "amber" / "notes.txt").write_text("no picture")
+    (shop / "amber" / "notes.txt").write_text("no image")
     (shop / "amber" / ".hidden.png").write_bytes(b"")
 
     source = read_import_source(shop)
@@ -31,7 +31,7 @@ def test_reads_a_folder_per_product(tmp_path):
     assert source.num_ignored == 1
 
 
-def test_a_picture_outside_of_product_folders_is_named(tmp_path):
+def test_a_image_outside_of_product_folders_is_named(tmp_path):
     shop = write_shop(tmp_path / "shop")
     (shop / "loose.png").write_bytes(png("red"))
     (shop / "amber" / "phone.heic").write_bytes(b"")

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 import pytest
 
 from tests.embedding.test_decoding import png_header
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image
 from tests.service.server_process import KEY, serving
 
 MIB = 2**20
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 MAX_IMAGE_BYTES = 2 * MIB
 MAX_UPLOAD_BYTES = 8 * MIB
 MAX_SEARCHES = 5  # as many as there are endless ones below
@@ -37,7 +37,7 @@ def server(served_home, tmp_path_factory):
         "AKIN_BODY_TIMEOUT_SECONDS": str(BODY_SECONDS),
     }
     with serving(served_home, log, **limits) as process:
-        assert process.ask("/search", PICTURE, content_type="image/png").status == 200
+        assert process.ask("/search", IMAGE, content_type="image/png").status == 200
         yield process
     for unexpected in ("Traceback", "never retrieved", "request_failed"):
         assert unexpected not in log.read_text()
@@ -164,13 +164,13 @@ def test_chunked_bodies_without_end_are_cut_off_and_cost_no_memory(server):
 FORMS = {
     "a thousand texts": b"".join(part("k", b"1") for _ in range(1000)) + END,
     "a thousand unknown texts": b"".join(part(f"x{n}", b"1") for n in range(1000)) + END,
-    "a thousand files": b"".join(part("image", PICTURE[:500], "a.png") for _ in range(1000)) + END,
-    "a thousand headers": part("image", PICTURE, "a.png", "".join(f"X-{n}: y\r\n" for n in range(1000))) + END,
-    "a long header": part("image", PICTURE, "a.png", f"X: {'y' * 1_000_000}\r\n") + END,
+    "a thousand files": b"".join(part("image", IMAGE[:500], "a.png") for _ in range(1000)) + END,
+    "a thousand headers": part("image", IMAGE, "a.png", "".join(f"X-{n}: y\r\n" for n in range(1000))) + END,
+    "a long header": part("image", IMAGE, "a.png", f"X: {'y' * 1_000_000}\r\n") + END,
     "a long name": part("n" * 1_000_000, b"1") + END,
     "a long text": part("k", b"1" * 1_000_000) + END,
     "a part without a name": f"--{BOUNDARY}\r\nX: y\r\n\r\nabc\r\n".encode() + END,
-    "no end": part("image", PICTURE, "a.png"),
+    "no end": part("image", IMAGE, "a.png"),
 }
 
 
@@ -187,12 +187,12 @@ def test_forms_that_only_do_harm_are_refused_and_cost_no_memory(server, path):
 def test_content_types_that_are_not_read_are_told_what_is(server):
     for path in ("/search", "/v1/admin/labels", "/v1/admin/catalogue", "/v1/admin/retrain"):
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/pdf"):
-            answer = server.ask(path, PICTURE, content_type=content_type, **BEARER)
+            answer = server.ask(path, IMAGE, content_type=content_type, **BEARER)
             assert answer.told == (415, "unsupported-content-type")
             assert "application/json" in answer.json["detail"] or "application/zip" in answer.json["detail"]
 
 
-def test_a_small_file_that_would_decode_to_a_huge_picture_is_refused(server):
+def test_a_small_file_that_would_decode_to_a_huge_image_is_refused(server):
     before = server.forget_peak()
 
     answer = server.ask("/search", png_header(50_000, 50_000), content_type="image/png")
@@ -239,7 +239,7 @@ def test_an_upload_may_take_its_time_but_not_pause(server):
         line.send_head("/v1/admin/labels", content_length=str(len(table)), content_type="text/csv", **BEARER)
         num_sent = trickle(line, table, 1.2 * BODY_SECONDS)
         line.send(table[num_sent:])
-        assert line.answer().told == (422, "invalid-labels")  # read whole: there is no such picture
+        assert line.answer().told == (422, "invalid-labels")  # read whole: there is no such image
     with server.line() as line:
         line.send_head("/v1/admin/labels", content_length=str(len(table)), content_type="text/csv", **BEARER)
         line.send(table[:20])
@@ -266,8 +266,8 @@ def wait_until_in_progress(server, number):
 def begin_search(server, stack):
     """Send all of a search but its last byte."""
     line = stack.enter_context(server.line())
-    line.send_head("/search", content_length=str(len(PICTURE)), content_type="image/png")
-    line.send(PICTURE[:-1])
+    line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
+    line.send(IMAGE[:-1])
     return line
 
 
@@ -282,13 +282,13 @@ def seconds_of(ask, times=15):
 
 
 def test_past_the_bound_the_answer_is_a_quick_503_and_the_rest_goes_on(server):
-    search_seconds = seconds_of(lambda: server.ask("/search", PICTURE, content_type="image/png"))
+    search_seconds = seconds_of(lambda: server.ask("/search", IMAGE, content_type="image/png"))
     refused = []
 
     def ask_once_more():
         # Nothing of the body is sent: the answer does not wait for it.
         with server.line() as line:
-            line.send_head("/search", content_length=str(len(PICTURE)), content_type="image/png")
+            line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
             refused.append(line.answer())
 
     with ExitStack() as stack:
@@ -298,13 +298,13 @@ def test_past_the_bound_the_answer_is_a_quick_503_and_the_rest_goes_on(server):
         assert server.get("/readyz").status == 200
         # The places go on to their ends.
         for line in lines:
-            line.send(PICTURE[-1:])
+            line.send(IMAGE[-1:])
         assert [line.answer().status for line in lines] == [200] * MAX_SEARCHES
 
     assert {answer.told for answer in refused} == {(503, "overloaded")}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert refusal_seconds < search_seconds
-    assert server.ask("/search", PICTURE, content_type="image/png").status == 200
+    assert server.ask("/search", IMAGE, content_type="image/png").status == 200
 
 
 def test_clients_that_leave_free_their_places(server):
@@ -317,14 +317,14 @@ def test_clients_that_leave_free_their_places(server):
         stack.close()
         wait_until_in_progress(server, 0)
 
-    assert server.ask("/search", PICTURE, content_type="image/png").status == 200
+    assert server.ask("/search", IMAGE, content_type="image/png").status == 200
     left = [line for line in server.events("request") if line["status"] == 499]
     assert len(left) - num_left == MAX_SEARCHES
 
 
 def test_many_large_searches_at_once_cost_no_more_memory_than_their_places(server):
-    """40 clients with 2 MiB each, as JSON, which costs the most; each place may cost six times its picture."""
-    content = b'{"image": "' + base64.b64encode(PICTURE + bytes(MAX_IMAGE_BYTES - len(PICTURE))) + b'"}'
+    """40 clients with 2 MiB each, as JSON, which costs the most; each place may cost six times its image."""
+    content = b'{"image": "' + base64.b64encode(IMAGE + bytes(MAX_IMAGE_BYTES - len(IMAGE))) + b'"}'
     answers = []
 
     def ask():

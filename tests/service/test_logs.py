@@ -14,12 +14,12 @@ from service.app import create_app
 from service.observability import configure_logging
 from service.server import listen, running
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
 KEY = "k7Qz-wrench-4815-plum"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def served(served_home, log):
 
 
 def test_a_request_is_one_line_with_all_that_is_asked_later(served, log):
-    response = served.post("/v1/search?k=2", files={"image": PICTURE}, headers={"X-Request-ID": "gateway-7.a_B"})
+    response = served.post("/v1/search?k=2", files={"image": IMAGE}, headers={"X-Request-ID": "gateway-7.a_B"})
 
     (line,) = lines(log)
     assert line.pop("timestamp").endswith("Z")
@@ -118,11 +118,11 @@ def test_health_checks_and_scrapes_that_succeed_are_for_debugging(served, log):
 
 def test_an_unexpected_error_has_its_traceback_in_the_log_and_no_values(served, log, monkeypatch):
     async def break_down(*arguments):
-        secret_picture = b"its-bytes"
-        raise RuntimeError(f"broken by {len(secret_picture)} bytes")
+        secret_image = b"its-bytes"
+        raise RuntimeError(f"broken by {len(secret_image)} bytes")
 
     monkeypatch.setattr("service.engine.SearchEngine.search", break_down)
-    response = served.post("/search", files={"image": PICTURE})
+    response = served.post("/search", files={"image": IMAGE})
 
     assert (response.status_code, response.json()["code"]) == (500, "internal-error")
     (failed,) = lines(log, "request_failed")
@@ -157,7 +157,7 @@ def reached_over_a_socket(home, **changes):
 def test_nobody_but_a_trusted_proxy_is_believed(served_home, log, trusted):
     """Not even this machine: uvicorn by itself would believe 127.0.0.1."""
     with reached_over_a_socket(served_home, trusted_proxies=trusted) as client:
-        search = client.post("/search", files={"image": PICTURE}, headers=SPOOFED)
+        search = client.post("/search", files={"image": IMAGE}, headers=SPOOFED)
         others = [client.get(path, headers=SPOOFED) for path in ("/", "/version/", "/docs", "/openapi.json")]
 
     assert {line["client"] for line in lines(log)} == {"127.0.0.1"}
@@ -177,7 +177,7 @@ def test_the_address_that_a_trusted_proxy_tells_is_believed(served_home, log):
 
     with reached_over_a_socket(served_home, trusted_proxies="127.0.0.0/8") as client:
         answers = [
-            client.post("/search", files={"image": PICTURE}, headers={**SPOOFED, "X-Forwarded-For": given})
+            client.post("/search", files={"image": IMAGE}, headers={**SPOOFED, "X-Forwarded-For": given})
             for given in told
         ]
 

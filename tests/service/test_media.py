@@ -11,7 +11,7 @@ NAME = MediaName(hashlib.sha256(CONTENT).hexdigest(), "jpg")
 
 @pytest.fixture(params=["folder", "url"])
 def store(request, tmp_path):
-    return MediaStore(str(tmp_path / "media") if request.param == "folder" else "memory://pictures")
+    return MediaStore(str(tmp_path / "media") if request.param == "folder" else "memory://images")
 
 
 def test_gives_back_what_was_put(store):
@@ -21,14 +21,14 @@ def test_gives_back_what_was_put(store):
     assert store.get(NAME) == CONTENT
 
 
-def test_a_missing_picture_is_named_with_the_remedy(store):
+def test_a_missing_image_is_named_with_the_remedy(store):
     missing = MediaName("0" * 64, "png")
 
     with pytest.raises(MediaError, match=f"{missing}.*import it again"):
         store.get(missing)
 
 
-def test_a_changed_picture_is_noticed(tmp_path):
+def test_a_changed_image_is_noticed(tmp_path):
     store = MediaStore(str(tmp_path))
     store.put(NAME, CONTENT)
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
@@ -41,7 +41,7 @@ def test_a_changed_picture_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (OSError(28, "No space left on device"), StorageFull, "the disk of the pictures is full"),
+        (OSError(28, "No space left on device"), StorageFull, "the disk of the images is full"),
         (OSError(5, "Input/output error"), MediaError, "Input/output error"),
     ],
     ids=["full", "broken"],
@@ -58,7 +58,7 @@ def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch, e
 
 def test_an_unknown_protocol_is_an_invalid_setting():
     with pytest.raises(InvalidSetting, match="AKIN_MEDIA_URL"):
-        MediaStore("gopher3://pictures")
+        MediaStore("gopher3://images")
 
 
 @pytest.mark.parametrize(

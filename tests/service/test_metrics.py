@@ -25,7 +25,7 @@ from service.processes import register_process
 from service.readiness import ProcessState
 from service.server import listen
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"

@@ -1,4 +1,4 @@
-"""The page in a real browser: choose a picture, see the products."""
+"""The page in a real browser: choose an image, see the products."""
 
 import shutil
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from service.app import create_app
 from service.installation import open_installation
 from service.server import listen, running
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
 pytestmark = [
@@ -74,7 +74,7 @@ def wait_until_ready(address):
     wait_for(lambda: httpx.get(f"{address}/readyz").status_code == 200)
 
 
-def test_a_chosen_picture_shows_its_product_first(page: Page, tmp_path, complaints):
+def test_a_chosen_image_shows_its_product_first(page: Page, tmp_path, complaints):
     (tmp_path / "photo.png").write_bytes(encode(product_image("birch")))
 
     page.set_input_files("#file", tmp_path / "photo.png")
@@ -91,15 +91,15 @@ def test_a_chosen_picture_shows_its_product_first(page: Page, tmp_path, complain
     assert complaints == []
 
 
-def test_a_dropped_picture_is_searched(page: Page):
-    picture = list(encode(product_image("cedar")))
+def test_a_dropped_image_is_searched(page: Page):
+    image = list(encode(product_image("cedar")))
     page.evaluate(
         """bytes => {
             const data = new DataTransfer();
             data.items.add(new File([new Uint8Array(bytes)], "cedar.png", {type: "image/png"}));
             document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
         }""",
-        picture,
+        image,
     )
 
     expect(page.locator("#hits h2").first).to_have_text("cedar")

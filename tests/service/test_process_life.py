@@ -22,16 +22,16 @@ from service.release_build import build_release
 from service.server import listen
 from service.server import serve as serve_app
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, write_shop
 from tests.service.server_process import ROOT, Line, started
 from tests.service.test_metrics import samples
 from tests.service.tiny_model import save_tiny_checkpoint
 
-PICTURE = encode(product_image("birch"))
-AS_PICTURE = {"content_type": "image/png"}
+IMAGE = encode(product_image("birch"))
+AS_IMAGE = {"content_type": "image/png"}
 LIVENESS: tuple[str, str, Any, dict[str, str]] = ("GET", "/livez", None, {})
-SEARCH = ("POST", "/search", PICTURE, {"Content-Type": "image/png"})
+SEARCH = ("POST", "/search", IMAGE, {"Content-Type": "image/png"})
 # A machine that does other things as well.
 SLACK_SECONDS = 10.0
 
@@ -147,15 +147,15 @@ def test_a_request_in_progress_is_finished_and_no_other_is_taken(serve):
     with serve(AKIN_DRAIN_SECONDS="60") as (server, process), server.line() as slow, server.line() as idle:
         idle.send_head("/livez", method="GET")
         assert idle.answer().status == 200
-        slow.send_head("/search", content_length=str(len(PICTURE)), **AS_PICTURE)
-        slow.send(PICTURE[:1000])
+        slow.send_head("/search", content_length=str(len(IMAGE)), **AS_IMAGE)
+        slow.send(IMAGE[:1000])
         time.sleep(0.2)
 
         process.send_signal(signal.SIGINT)
         wait_until_refused(server.port)
         is_idle_closed = idle.is_closed_within(SLACK_SECONDS)
         is_running = process.poll() is None
-        slow.send(PICTURE[1000:])
+        slow.send(IMAGE[1000:])
         answer = slow.answer()
         status = process.wait(SLACK_SECONDS)
 
@@ -167,8 +167,8 @@ def test_a_request_in_progress_is_finished_and_no_other_is_taken(serve):
 
 def test_a_request_that_does_not_end_in_time_is_told_so(serve):
     with serve(AKIN_SHUTDOWN_SECONDS="1") as (server, process), server.line() as stuck:
-        stuck.send_head("/search", content_length=str(len(PICTURE)), x_request_id="stuck-1", **AS_PICTURE)
-        stuck.send(PICTURE[:1000])
+        stuck.send_head("/search", content_length=str(len(IMAGE)), x_request_id="stuck-1", **AS_IMAGE)
+        stuck.send(IMAGE[:1000])
         time.sleep(0.2)
 
         process.send_signal(signal.SIGTERM)

@@ -195,13 +195,13 @@ def _seconds_of(function):
 
 
 def test_knows_a_full_disk_by_its_error_and_by_what_the_error_came_of():
-    wrapped = MediaError("the picture cannot be stored")
+    wrapped = MediaError("the image cannot be stored")
     wrapped.__cause__ = OSError(errno.ENOSPC, "full")
 
     assert is_disk_full(OSError(errno.ENOSPC, "full"))
     assert is_disk_full(OSError(errno.EDQUOT, "over the quota"))
     assert is_disk_full(wrapped)
     assert not is_disk_full(OSError(errno.EIO, "broken"))
-    assert not is_disk_full(MediaError("the picture cannot be stored"))
+    assert not is_disk_full(MediaError("the image cannot be stored"))
     # numpy and safetensors tell of it in words only.
     assert is_disk_full(OSError("cannot be written: IoError: No space left on device (os error 28)"))

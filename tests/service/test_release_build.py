@@ -51,7 +51,7 @@ def release_folders(installation):
     return sorted(path.name for path in installation.settings.releases_dir.iterdir() if path.name != ".lock")
 
 
-def test_publishes_and_activates_a_release_of_the_catalogue_pictures(shop, build):
+def test_publishes_and_activates_a_release_of_the_catalogue_images(shop, build):
     built = build()
 
     assert (built.num_products, built.num_images, built.num_embedded, built.is_active) == (3, 6, 6, True)
@@ -136,10 +136,10 @@ def test_the_first_release_is_zero_shot_without_a_checkpoint(shop):
     }
 
 
-def test_equal_pictures_of_two_products_are_embedded_once(installation, small_checkpoint, tmp_path):
+def test_equal_images_of_two_products_are_embedded_once(installation, small_checkpoint, tmp_path):
     from service.catalogue_import import import_catalogue
     from service.import_sources import ImportSource, SourceRow
-    from tests.pictures import png
+    from tests.images import png
 
     (tmp_path / "a.png").write_bytes(png("red"))
     rows = [SourceRow("1", "a", tmp_path / "a.png"), SourceRow("2", "b", tmp_path / "a.png")]
@@ -155,12 +155,12 @@ def test_an_empty_catalogue_is_told_what_to_do(installation):
         build_release(installation)
 
 
-def test_a_picture_missing_from_the_store_stops_the_build_and_leaves_nothing(shop, build):
+def test_a_image_missing_from_the_store_stops_the_build_and_leaves_nothing(shop, build):
     with shop.database.reading() as session:
         name = take_snapshot(session).images[2].media_name
     (shop.settings.home / "media" / name.sha256[:2] / str(name)).unlink()
 
-    with pytest.raises(MediaError, match=r"1 of 6 pictures.*import it again"):
+    with pytest.raises(MediaError, match=r"1 of 6 images.*import it again"):
         build()
 
     assert release_folders(shop) == []

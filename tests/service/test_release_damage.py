@@ -16,11 +16,11 @@ from service.release_build import build_release
 from service.release_files import load_release, read_release_facts
 from service.releases import activate_release
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint
 
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 # Where a byte is changed: relative to the size; 1.0 is the last one.
 PLACES = (0.0, 0.1, 0.37, 0.5, 0.83, 0.999, 1.0)
 FILES = [
@@ -191,7 +191,7 @@ def test_a_server_keeps_the_previous_release_and_readyz_warns(damaged_home, rele
         ready = client.get("/readyz").json()
         assert ready["release_id"] == first
         assert name in ready["warning"]
-        answer = client.post("/search", files={"image": PICTURE})
+        answer = client.post("/search", files={"image": IMAGE})
         assert (answer.status_code, answer.json()["release_id"]) == (200, first)
         with installation.database.transaction() as session:
             activate_release(session, first)

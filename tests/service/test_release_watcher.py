@@ -12,10 +12,10 @@ from service.processes import list_processes
 from service.release_build import build_release
 from service.release_files import load_release
 from service.releases import activate_release
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def damage(shop, release_id):
 
 def test_is_alive_but_not_ready_before_the_first_release(client, shop):
     assert client.get("/livez").status_code == 200
-    ready, search = client.get("/readyz"), client.post("/search", files={"image": PICTURE})
+    ready, search = client.get("/readyz"), client.post("/search", files={"image": IMAGE})
     assert (ready.json()["code"], search.json()["code"]) == ("not-ready", "no-active-release")
     for response in (ready, search):
         assert response.status_code == 503
@@ -62,20 +62,20 @@ def test_takes_up_new_releases_and_rollbacks_without_a_restart(client, shop, bui
         remove_products(session, ["birch"])
     second = build()
     wait_for(lambda: serving(client) == second)
-    products = [hit["product_id"] for hit in client.post("/search", files={"image": PICTURE}).json()["hits"]]
+    products = [hit["product_id"] for hit in client.post("/search", files={"image": IMAGE}).json()["hits"]]
     assert sorted(products) == ["amber", "cedar"]
 
     activate(shop, first)
 
     wait_for(lambda: serving(client) == first)
-    best = client.post("/search", files={"image": PICTURE}).json()["hits"][0]
+    best = client.post("/search", files={"image": IMAGE}).json()["hits"][0]
     assert best["product_id"] == "birch"
 
 
-def test_pictures_of_the_release_before_are_still_served(client, shop, build):
+def test_images_of_the_release_before_are_still_served(client, shop, build):
     first = build()
     wait_for(lambda: serving(client) == first)
-    url = client.post("/search", files={"image": PICTURE}).json()["hits"][0]["image_url"]
+    url = client.post("/search", files={"image": IMAGE}).json()["hits"][0]["image_url"]
     with shop.database.transaction() as session:
         remove_products(session, ["birch"])
     second = build()
@@ -101,7 +101,7 @@ def test_a_damaged_release_is_refused_and_the_previous_one_goes_on(client, shop,
     assert ready["release_id"] == first
     assert f"{second} is refused" in ready["warning"]
     assert "rows.arrow" in ready["warning"]
-    assert client.post("/search", files={"image": PICTURE}).status_code == 200
+    assert client.post("/search", files={"image": IMAGE}).status_code == 200
     activate(shop, first)
     wait_for(lambda: client.get("/readyz").json()["warning"] is None)
 
@@ -129,7 +129,7 @@ def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build
 
     def search():
         while not stop.is_set():
-            answers.append(client.post("/search", files={"image": PICTURE}))
+            answers.append(client.post("/search", files={"image": IMAGE}))
 
     threads = [threading.Thread(target=search) for _ in range(4)]
     for thread in threads:
@@ -151,7 +151,7 @@ def test_goes_on_serving_while_the_database_is_away(client, shop, build, monkeyp
     wait_for(lambda: serving(client) == release_id)
     monkeypatch.setattr("service.release_watcher.active_release", lambda _: 1 / 0)
 
-    assert client.post("/search", files={"image": PICTURE}).status_code == 200
+    assert client.post("/search", files={"image": IMAGE}).status_code == 200
     assert serving(client) == release_id
 
 
@@ -231,6 +231,6 @@ def test_a_heartbeat_that_nobody_hears_stops_nothing(settings, shop, build, monk
         wait_for(lambda: serving(client) == first)
         second = build()
         wait_for(lambda: serving(client) == second)
-        assert client.post("/search", files={"image": PICTURE}).status_code == 200
+        assert client.post("/search", files={"image": IMAGE}).status_code == 200
 
     assert processes(shop) == []

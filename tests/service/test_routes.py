@@ -5,13 +5,13 @@ from pathlib import Path
 
 from service.app import create_app
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.conftest import product_image
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
-def picture_url(client, product_id="birch"):
+def image_url(client, product_id="birch"):
     answer = client.post("/search", files={"image": encode(product_image(product_id))}).json()
     return answer["hits"][0]["image_url"]
 
@@ -25,19 +25,19 @@ def test_health_routes(client):
 
 
 def test_head_is_answered_wherever_get_is(client):
-    for path in ("/", "/livez", "/readyz", "/version", picture_url(client)):
+    for path in ("/", "/livez", "/readyz", "/version", image_url(client)):
         response = client.head(path)
         assert (response.status_code, response.content) == (200, b"")
 
 
-def test_pictures_are_served_with_safe_headers(client):
-    response = client.get(picture_url(client))
+def test_images_are_served_with_safe_headers(client):
+    response = client.get(image_url(client))
 
     assert response.headers["content-type"] == "image/png"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in response.headers["content-security-policy"]
     assert "immutable" in response.headers["cache-control"]
-    again = client.get(picture_url(client), headers={"If-None-Match": response.headers["etag"]})
+    again = client.get(image_url(client), headers={"If-None-Match": response.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
@@ -49,8 +49,8 @@ def test_examples_are_not_served(client):
     assert client.get(f"/media/{digest}.png").status_code == 404
 
 
-def test_a_store_that_lost_a_picture_says_nothing_of_where_it_is(client, served_home):
-    url = picture_url(client, "cedar")
+def test_a_store_that_lost_a_image_says_nothing_of_where_it_is(client, served_home):
+    url = image_url(client, "cedar")
     (path,) = (served_home / "media").rglob(url.rpartition("/")[2])
     hidden = path.rename(path.with_suffix(".hidden"))
 
@@ -62,7 +62,7 @@ def test_a_store_that_lost_a_picture_says_nothing_of_where_it_is(client, served_
     assert client.get(url).status_code == 200
 
 
-def test_names_that_are_no_pictures_on_show_are_not_found(client):
+def test_names_that_are_no_images_on_show_are_not_found(client):
     for name in ("0" * 64 + ".png", "x", "..%2f..%2fakin.db", "%2e%2e/akin.db", "a" * 5000):
         response = client.get(f"/media/{name}")
         assert response.status_code == 404
@@ -93,5 +93,5 @@ def test_addresses_carry_the_path_prefix_of_a_gateway(served_home):
     app = create_app(Settings(home=served_home))
     with TestClient(app, root_path="/shop") as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
-        assert picture_url(client).startswith("/shop/media/")
+        assert image_url(client).startswith("/shop/media/")
         assert 'src="/shop/static/page.js"' in client.get("/").text

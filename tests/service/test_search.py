@@ -1,15 +1,15 @@
-"""POST /search over the whole stack: real pictures, network, index, files."""
+"""POST /search over the whole stack: real images, network, index, files."""
 
 import base64
 
 import pytest
 
 from tests.embedding.test_decoding import png_header
-from tests.pictures import colour_image, encode, png
+from tests.images import colour_image, encode, png
 from tests.service.conftest import PRODUCTS, product_image
 
 PATHS = ("/search", "/v1/search")
-PICTURE = encode(product_image("birch"))
+IMAGE = encode(product_image("birch"))
 
 
 def problem_of(response):
@@ -23,8 +23,8 @@ def problem_of(response):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_ranks_the_same_product_first(client, path):
-    """A product's own picture finds that product, with a cosine of one."""
-    response = client.post(path, files={"image": PICTURE})
+    """A product's own image finds that product, with a cosine of one."""
+    response = client.post(path, files={"image": IMAGE})
 
     assert response.status_code == 200
     answer = response.json()
@@ -36,7 +36,7 @@ def test_ranks_the_same_product_first(client, path):
 
 
 def test_gives_one_hit_a_product_best_first(client):
-    hits = client.post("/search", files={"image": PICTURE}).json()["hits"]
+    hits = client.post("/search", files={"image": IMAGE}).json()["hits"]
 
     assert sorted(hit["product_id"] for hit in hits) == sorted(PRODUCTS)
     scores = [hit["score"] for hit in hits]
@@ -44,9 +44,9 @@ def test_gives_one_hit_a_product_best_first(client):
 
 
 def test_form_raw_body_and_json_answer_alike(client):
-    as_form = client.post("/search", files={"image": ("photo.png", PICTURE, "image/png")}, data={"k": "2"})
-    as_body = client.post("/search?k=2", content=PICTURE, headers={"Content-Type": "image/png"})
-    encoded = base64.b64encode(PICTURE).decode()
+    as_form = client.post("/search", files={"image": ("photo.png", IMAGE, "image/png")}, data={"k": "2"})
+    as_body = client.post("/search?k=2", content=IMAGE, headers={"Content-Type": "image/png"})
+    encoded = base64.b64encode(IMAGE).decode()
     as_json = client.post("/search", json={"image": encoded, "k": 2})
     as_data_url = client.post("/search?k=2", json={"image": f"data:image/png;base64,{encoded}"})
 
@@ -55,8 +55,8 @@ def test_form_raw_body_and_json_answer_alike(client):
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_the_declared_type_of_a_raw_picture_does_not_matter(client):
-    response = client.post("/search", content=PICTURE, headers={"Content-Type": "image/jpeg; q=1"})
+def test_the_declared_type_of_a_raw_image_does_not_matter(client):
+    response = client.post("/search", content=IMAGE, headers={"Content-Type": "image/jpeg; q=1"})
 
     assert response.json()["hits"][0]["product_id"] == "birch"
 
@@ -64,11 +64,11 @@ def test_the_declared_type_of_a_raw_picture_does_not_matter(client):
 @pytest.mark.parametrize("how", ["query", "form", "json"])
 def test_min_score_leaves_out_what_scores_less(client, how):
     if how == "query":
-        response = client.post("/search?min_score=0.999", files={"image": PICTURE})
+        response = client.post("/search?min_score=0.999", files={"image": IMAGE})
     elif how == "form":
-        response = client.post("/search", files={"image": PICTURE}, data={"min_score": "0.999"})
+        response = client.post("/search", files={"image": IMAGE}, data={"min_score": "0.999"})
     else:
-        response = client.post("/search", json={"image": base64.b64encode(PICTURE).decode(), "min_score": 0.999})
+        response = client.post("/search", json={"image": base64.b64encode(IMAGE).decode(), "min_score": 0.999})
 
     assert [hit["product_id"] for hit in response.json()["hits"]] == ["birch"]
 
@@ -82,11 +82,11 @@ def test_examples_are_never_returned(client):
 
 
 def test_image_urls_can_be_fetched(client):
-    hit = client.post("/search", files={"image": PICTURE}).json()["hits"][0]
+    hit = client.post("/search", files={"image": IMAGE}).json()["hits"][0]
 
     response = client.get(hit["image_url"])
 
-    assert response.content == PICTURE
+    assert response.content == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_image_urls_can_be_fetched(client):
     [
         (b"hello", 415, "unsupported-image-format", "no image in a supported format"),
         (b"", 422, "empty-body", "empty"),
-        (PICTURE[: len(PICTURE) // 2], 422, "invalid-image", "truncated"),
+        (IMAGE[: len(IMAGE) // 2], 422, "invalid-image", "truncated"),
         (png_header(50_000, 50_000), 413, "image-too-large", "at most 50,000,000"),
         (b"\x89PNG" + bytes(400_000), 413, "body-too-large", "larger than"),
         (encode(colour_image("red").convert("F"), "TIFF"), 415, "unsupported-image-format", "mode 'F'"),
@@ -102,7 +102,7 @@ def test_image_urls_can_be_fetched(client):
     ids=["not an image", "empty", "truncated", "gigapixels", "too many bytes", "float"],
 )
 @pytest.mark.parametrize("how", ["form", "raw", "json"])
-def test_pictures_that_cannot_be_used(client, how, content, status, code, message):
+def test_images_that_cannot_be_used(client, how, content, status, code, message):
     if how == "form":
         response = client.post("/search", files={"image": ("a.png", content)})
     elif how == "raw":
@@ -119,11 +119,11 @@ def test_pictures_that_cannot_be_used(client, how, content, status, code, messag
 @pytest.mark.parametrize("how", ["query", "form", "json"])
 def test_k_out_of_range_is_named(client, k, how):
     if how == "query":
-        response = client.post(f"/search?k={k}", files={"image": PICTURE})
+        response = client.post(f"/search?k={k}", files={"image": IMAGE})
     elif how == "form":
-        response = client.post("/search", files={"image": PICTURE}, data={"k": k})
+        response = client.post("/search", files={"image": IMAGE}, data={"k": k})
     else:
-        response = client.post("/search", json={"image": base64.b64encode(PICTURE).decode(), "k": k})
+        response = client.post("/search", json={"image": base64.b64encode(IMAGE).decode(), "k": k})
 
     problem = problem_of(response)
     assert (problem["status"], problem["code"]) == (422, "invalid-request")
@@ -133,8 +133,8 @@ def test_k_out_of_range_is_named(client, k, how):
 @pytest.mark.parametrize("min_score", ["nan", "2", "-1.01", "inf", "x"])
 def test_min_score_out_of_range_is_named(client, min_score):
     for response in (
-        client.post(f"/search?min_score={min_score}", files={"image": PICTURE}),
-        client.post("/search", files={"image": PICTURE}, data={"min_score": min_score}),
+        client.post(f"/search?min_score={min_score}", files={"image": IMAGE}),
+        client.post("/search", files={"image": IMAGE}, data={"min_score": min_score}),
     ):
         problem = problem_of(response)
         assert problem["code"] == "invalid-request"
@@ -143,7 +143,7 @@ def test_min_score_out_of_range_is_named(client, min_score):
 
 @pytest.mark.parametrize(("query", "message"), [("kk=3", "unknown parameter 'kk'"), ("k=5&k=6", "'k' twice")])
 def test_parameters_that_would_be_lost_are_refused(client, query, message):
-    problem = problem_of(client.post(f"/search?{query}", files={"image": PICTURE}))
+    problem = problem_of(client.post(f"/search?{query}", files={"image": IMAGE}))
 
     assert problem["code"] == "invalid-request"
     assert message in problem["detail"]
@@ -151,7 +151,7 @@ def test_parameters_that_would_be_lost_are_refused(client, query, message):
 
 @pytest.mark.parametrize("body", ['"k": true', '"k": "3"', '"k": 0', '"min_score": NaN', '"min_score": "1"'])
 def test_json_values_of_another_type_are_named_with_their_value(client, body):
-    content = f'{{"image": "{base64.b64encode(PICTURE).decode()}", {body}}}'
+    content = f'{{"image": "{base64.b64encode(IMAGE).decode()}", {body}}}'
 
     problem = problem_of(client.post("/search", content=content, headers={"Content-Type": "application/json"}))
 
@@ -160,7 +160,7 @@ def test_json_values_of_another_type_are_named_with_their_value(client, body):
 
 
 def test_a_parameter_given_twice_is_refused(client):
-    problem = problem_of(client.post("/search?k=2", files={"image": PICTURE}, data={"k": "3"}))
+    problem = problem_of(client.post("/search?k=2", files={"image": IMAGE}, data={"k": "3"}))
 
     assert (problem["code"], problem["detail"]) == (
         "invalid-request",
@@ -172,7 +172,7 @@ def test_a_parameter_given_twice_is_refused(client):
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/pdf", "image"]
 )
 def test_unknown_content_types_are_told_what_is_read(client, content_type):
-    problem = problem_of(client.post("/search", content=PICTURE, headers={"Content-Type": content_type}))
+    problem = problem_of(client.post("/search", content=IMAGE, headers={"Content-Type": content_type}))
 
     assert (problem["status"], problem["code"]) == (415, "unsupported-content-type")
     assert content_type in problem["detail"]
@@ -180,7 +180,7 @@ def test_unknown_content_types_are_told_what_is_read(client, content_type):
 
 
 def test_a_missing_content_type_is_told_what_is_read(client):
-    problem = problem_of(client.post("/search", content=PICTURE))
+    problem = problem_of(client.post("/search", content=IMAGE))
 
     assert "no Content-Type" in problem["detail"]
 
@@ -193,13 +193,13 @@ def test_no_body_at_all(client):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([("image", PICTURE), ("image", PICTURE)], "the field 'image' twice"),
-        ([("image", PICTURE), ("other", PICTURE)], "unknown field 'other'; fields are image, k, min_score"),
-        ([("photo", PICTURE)], "unknown field 'photo'; fields are image, k, min_score"),
+        ([("image", IMAGE), ("image", IMAGE)], "the field 'image' twice"),
+        ([("image", IMAGE), ("other", IMAGE)], "unknown field 'other'; fields are image, k, min_score"),
+        ([("photo", IMAGE)], "unknown field 'photo'; fields are image, k, min_score"),
         ([("k", b"3")], "came as a file, not as text"),
     ],
 )
-def test_forms_without_exactly_one_picture(client, files, message):
+def test_forms_without_exactly_one_image(client, files, message):
     problem = problem_of(client.post("/search", files=[(name, ("a.png", content)) for name, content in files]))
 
     assert (problem["status"], problem["code"]) == (422, "invalid-form")
@@ -207,10 +207,10 @@ def test_forms_without_exactly_one_picture(client, files, message):
 
 
 def test_form_fields_that_mean_nothing(client):
-    unknown = client.post("/search", files={"image": PICTURE}, data={"top": "3"})
+    unknown = client.post("/search", files={"image": IMAGE}, data={"top": "3"})
     text_in_place_of_a_file = client.post("/search", files={"k": (None, "3")}, data={"image": "photo.jpg"})
-    twice = client.post("/search", files=[("image", ("a", PICTURE)), ("k", (None, "1")), ("k", (None, "2"))])
-    many = client.post("/search", files=[("image", ("a", PICTURE)), *[("k", (None, "1"))] * 50])
+    twice = client.post("/search", files=[("image", ("a", IMAGE)), ("k", (None, "1")), ("k", (None, "2"))])
+    many = client.post("/search", files=[("image", ("a", IMAGE)), *[("k", (None, "1"))] * 50])
 
     assert "unknown field 'top'" in problem_of(unknown)["detail"]
     assert "image=@FILE" in problem_of(text_in_place_of_a_file)["detail"]
@@ -245,9 +245,7 @@ def test_base64_that_is_none(client, text):
     assert (problem["status"], problem["code"]) == (422, "invalid-base64")
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b"[]", b"3", b'{"picture": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}']
-)
+@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"image": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}'])
 def test_json_that_does_not_fit(client, body):
     problem = problem_of(client.post("/search", content=body, headers={"Content-Type": "application/json"}))
 
@@ -275,7 +273,7 @@ def test_a_body_that_declares_too_much_is_refused_before_it_is_read(client):
     assert problem_of(client.post("/search", content=b"x", headers=headers))["code"] == "body-too-large"
 
 
-def test_a_picture_of_exactly_the_limit_is_read(client):
+def test_a_image_of_exactly_the_limit_is_read(client):
     padded = png("red") + bytes(300_000 - len(png("red")))
 
     for response in (
@@ -305,7 +303,7 @@ def test_an_unexpected_error_says_nothing_of_itself(client, monkeypatch):
 
     monkeypatch.setattr("service.engine.decode_image", fail)
 
-    response = client.post("/search", files={"image": PICTURE})
+    response = client.post("/search", files={"image": IMAGE})
 
     problem = problem_of(response)
     assert (problem["status"], problem["code"]) == (500, "internal-error")

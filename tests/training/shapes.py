@@ -32,7 +32,7 @@ def draw_shape(shape: str, colour: tuple[int, int, int], seed: int) -> Image.Ima
 
 
 def write_shapes(root: Path, *, per_class: int = 8, with_examples: bool = False) -> Path:
-    """Write twelve classes of pictures; with examples, all but the first of each class are such."""
+    """Write twelve classes of images; with examples, all but the first of each class are such."""
     for shape in SHAPES:
         for name, colour in COLOURS.items():
             folder = root / f"{name}-{shape}"

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from tests.pictures import png
+from tests.images import png
 from training.report.neighbours import Neighbour, NeighbourRow, write_neighbours
 
 STEPS = 1000
@@ -79,7 +79,7 @@ def evaluation(labels: list[str]) -> dict[str, object]:
         for position, label in enumerate(labels)
     ]  # fmt: skip
     return {
-        "protocol": "2,485 photos against 81 catalogue pictures", "ks": [1, 2, 4, 8],
+        "protocol": "2,485 photos against 81 catalogue images", "ks": [1, 2, 4, 8],
         "before": {"all": metrics(0.275, 2485), "seen": metrics(0.281, 1900), "unseen": metrics(0.251, 585)},
         "after": {"all": metrics(0.614, 2485), "seen": metrics(0.661, 1900), "unseen": metrics(0.384, 585)},
         "per_class": per_class, "clustering": {"num_clusters": 81, "seed": 0, "nmi": 0.81, "ami": 0.7, "f1": 0.55},
@@ -98,8 +98,8 @@ def write_run(run_dir: Path, labels: list[str], *, with_curves: bool = True) -> 
     (run_dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     write_json(run_dir, "run_card.json", run_card(labels))
     write_json(run_dir, "evaluation.json", evaluation(labels))
-    picture = run_dir / "red.png"
-    picture.write_bytes(png("red"))
-    hits = tuple(Neighbour(picture, label, 0.9, label == labels[0]) for label in labels[:3])
-    write_neighbours(run_dir, [NeighbourRow(picture, labels[0], hits)])
+    image = run_dir / "red.png"
+    image.write_bytes(png("red"))
+    hits = tuple(Neighbour(image, label, 0.9, label == labels[0]) for label in labels[:3])
+    write_neighbours(run_dir, [NeighbourRow(image, labels[0], hits)])
     return run_dir

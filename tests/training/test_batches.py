@@ -128,7 +128,7 @@ def test_nothing_is_mined_before_the_table_holds_most_classes():
     assert take(made).num_mined == 2
 
 
-def test_the_catalogue_picture_represents_its_class():
+def test_the_catalogue_image_represents_its_class():
     made = sampler(representatives="catalogue")
 
     for projection in range(3):
@@ -147,7 +147,7 @@ def test_alternating_takes_the_catalogue_every_second_projection():
     assert max(shares[1::2]) < 1
 
 
-def test_a_class_without_catalogue_picture_takes_one_of_its_queue():
+def test_a_class_without_catalogue_image_takes_one_of_its_queue():
     is_catalogue = IS_CATALOGUE & (LABELS != 7)
     made = sampler(representatives="catalogue", is_catalogue=is_catalogue)
 

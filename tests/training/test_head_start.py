@@ -9,7 +9,7 @@ from training.head_start import start_head, whitened_components
 
 
 def problem(num_classes=30, per_class=8, channels=24, seed=0):
-    """Classes differ in the last eight channels a little, pictures of a class in the first four a lot."""
+    """Classes differ in the last eight channels a little, images of a class in the first four a lot."""
     generator = np.random.default_rng(seed)
     labels = np.arange(num_classes).repeat(per_class)
     features = np.zeros((len(labels), channels))
@@ -76,8 +76,8 @@ def test_components_come_in_the_order_of_their_variance():
     assert (np.diff(variances) < 1e-3).all()
 
 
-def test_few_catalogue_pictures_weigh_as_much_as_many_photos():
-    """The step from studio to photo is scatter within the class, however few the studio pictures are."""
+def test_few_catalogue_images_weigh_as_much_as_many_photos():
+    """The step from studio to photo is scatter within the class, however few the studio images are."""
     features, labels = problem()
     is_catalogue = np.zeros(len(labels), bool)
     is_catalogue[::8] = True
@@ -142,17 +142,17 @@ def test_a_random_start_leaves_the_head_alone():
     assert all(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
 
-def test_fewer_pictures_than_components_name_the_knob():
+def test_fewer_images_than_components_name_the_knob():
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 100)
     features, labels = problem(num_classes=5, channels=128)
     groups = np.zeros(len(labels), np.int64)
 
-    with pytest.raises(InvalidConfig, match=r"100 dimensions cannot start from 40 training pictures.*lower network\."):
+    with pytest.raises(InvalidConfig, match=r"100 dimensions cannot start from 40 training images.*lower network\."):
         start_head(model, NetworkConfig(head_start="principal_components"), features, labels, groups, plain(labels))
 
 
-def test_whitening_needs_few_pictures():
+def test_whitening_needs_few_images():
     """A small shop trains with the default preset."""
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 100)

@@ -108,7 +108,7 @@ def test_a_collapse_is_warned_of_by_name():
     parts = loop_parts(with_knobs(steps=120, evaluation={"every": 120}, projections={"pull": "none"}))
     with torch.no_grad():
         for parameter in parts.model.head.parameters():
-            # No weight and an equal bias: one point for every picture.
+            # No weight and an equal bias: one point for every image.
             parameter.fill_(float(parameter.ndim == 1))
     # Learning nothing keeps the embeddings where they are: all in one point.
     frozen = replace(parts.config, optimiser=replace(parts.config.optimiser, head_learning_rate=1e-12))

@@ -1,4 +1,4 @@
-"""Whole runs, on pictures of coloured shapes."""
+"""Whole runs, on images of coloured shapes."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_sigterm_saves_a_state_and_ends_cleanly(shapes, tmp_path):
 
 
 def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
-    """The checkpoint embeds pictures as the features said it would."""
+    """The checkpoint embeds images as the features said it would."""
     backbone = train(options(shapes, tmp_path / "first", replace(CONFIG, steps=20)))
     config = config_from_tables(
         {
@@ -186,7 +186,7 @@ def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
     assert list((tmp_path / "second" / "cache" / "features").glob("*/part-*.safetensors"))
 
 
-def test_examples_are_searched_among_catalogue_pictures(tmp_path):
+def test_examples_are_searched_among_catalogue_images(tmp_path):
     shop = write_shapes(tmp_path / "shop", with_examples=True)
     config = replace(CONFIG, steps=20, batches=replace(CONFIG.batches, representatives="catalogue"))
 
@@ -195,12 +195,12 @@ def test_examples_are_searched_among_catalogue_pictures(tmp_path):
     assert set(outcome.after) == {"all", "seen", "unseen"}
     assert "mean_of_parts_recall_at_1" in outcome.after["all"]
     protocol = json.loads((outcome.out / "evaluation.json").read_text())["protocol"]
-    assert "among 12 catalogue pictures" in protocol
+    assert "among 12 catalogue images" in protocol
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_left_out(tmp_path):
+def test_a_image_that_cannot_be_read_is_named_and_left_out(tmp_path):
     shop = write_shapes(tmp_path / "shop")
-    (shop / "red-disc" / "0.png").write_bytes(b"no picture")
+    (shop / "red-disc" / "0.png").write_bytes(b"no image")
 
     outcome = train(options(shop, tmp_path, replace(CONFIG, steps=20)))
 
@@ -233,8 +233,8 @@ def test_a_complete_run_does_not_go_on(finished, shapes):
         train(RunOptions(shapes, finished.out, CONFIG, finished.out.parent / "cache", device="cpu", resume=True))
 
 
-@pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 60, now 70"), ("pictures", "other pictures")])
-def test_a_run_goes_on_only_with_its_own_knobs_and_pictures(shapes, tmp_path, change, message):
+@pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 60, now 70"), ("images", "other images")])
+def test_a_run_goes_on_only_with_its_own_knobs_and_images(shapes, tmp_path, change, message):
     train(options(shapes, tmp_path), stopped_in_training())
     config = replace(CONFIG, steps=70) if change == "knobs" else CONFIG
     data = shapes if change == "knobs" else write_shapes(tmp_path / "other", per_class=6)
@@ -251,14 +251,14 @@ def test_a_folder_that_is_not_empty_is_left_alone(shapes, tmp_path):
         train(options(shapes, tmp_path))
 
 
-def test_two_classes_with_pictures_are_needed(tmp_path):
+def test_two_classes_with_images_are_needed(tmp_path):
     shop = write_shapes(tmp_path / "shop", per_class=1)
 
     with pytest.raises(UnfitData):
         train(options(shop, tmp_path))
 
 
-def test_too_few_pictures_for_the_head_name_the_knob(shapes, tmp_path):
+def test_too_few_images_for_the_head_name_the_knob(shapes, tmp_path):
     config = replace(CONFIG, network=replace(CONFIG.network, embedding_dim=128, head_start="principal_components"))
 
     with pytest.raises(InvalidConfig, match=r"lower network\.embedding_dim"):

@@ -1,1 +1,1 @@
-"""What is trained on: snapshots, what is held out, checks, and pictures or features computed once."""
+"""What is trained on: snapshots, what is held out, checks, and images or features computed once."""

@@ -1,9 +1,9 @@
 """Augmentation of whole batches on the device: random resized crop, flip, colour.
 
-What is random is drawn on the host, a few numbers a picture, so that a seed gives the same pictures on every device and
+What is random is drawn on the host, a few numbers an image, so that a seed gives the same images on every device and
 each of several processes can draw for the whole batch and apply its own share.
 
-Shape legend: B pictures, H height, W width.
+Shape legend: B images, H height, W width.
 """
 
 import math
@@ -22,9 +22,9 @@ _GREY = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """How each picture of a batch is varied; the neutral values leave it as it is."""
+    """How each image of a batch is varied; the neutral values leave it as it is."""
 
-    crop: Tensor  # [B, 4] centre x, centre y, width, height of the crop; the picture spans -1..1
+    crop: Tensor  # [B, 4] centre x, centre y, width, height of the crop; the image spans -1..1
     colour: Tensor  # [B, 3] factors of brightness, contrast and saturation
 
     def __getitem__(self, rows: slice) -> "Draws":
@@ -35,7 +35,7 @@ class Draws:
 
 
 def uncropped(preprocessing: Preprocessing) -> Preprocessing:
-    """Return how pictures are cached for training: the whole centre square, at the scale of the evaluation's crop.
+    """Return how images are cached for training: the whole centre square, at the scale of the evaluation's crop.
 
     What lies outside the centre square is never trained on, nor is it evaluated.
     """
@@ -46,7 +46,7 @@ def uncropped(preprocessing: Preprocessing) -> Preprocessing:
 
 
 class Augmentation:
-    """Random variations of training pictures."""
+    """Random variations of training images."""
 
     def __init__(self, config: AugmentationConfig, preprocessing: Preprocessing) -> None:
         self._config = config
@@ -59,10 +59,10 @@ class Augmentation:
         self._has_colour = max(config.brightness, config.contrast, config.saturation, config.grey) > 0
 
     def draw(self, num_images: int, generator: torch.Generator, is_plain: Tensor | None = None) -> Draws:
-        """Draw variations for a batch; pictures marked in `is_plain` [B] are taken as evaluation takes them.
+        """Draw variations for a batch; images marked in `is_plain` [B] are taken as evaluation takes them.
 
         Area and shape of a crop are drawn like torchvision's RandomResizedCrop: area uniform, logarithm of the
-        ratio uniform, a crop that does not fit is cut to the picture.
+        ratio uniform, a crop that does not fit is cut to the image.
         """
         config = self._config
         uniform = torch.rand(num_images, 10, generator=generator)
@@ -84,7 +84,7 @@ class Augmentation:
         return Draws(crop, colour)
 
     def apply(self, pixels_BHWC: Tensor, draws: Draws) -> Tensor:
-        """Vary uint8 pictures [B, H, W, 3] and return the network's normalised input [B, 3, H, W]."""
+        """Vary uint8 images [B, H, W, 3] and return the network's normalised input [B, 3, H, W]."""
         device = pixels_BHWC.device
         images = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
         centre_x, centre_y, width, height = draws.crop.to(device, non_blocking=True).unbind(1)

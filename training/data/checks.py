@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from training.data.image_cache import ImageCache
 from training.data.near_duplicates import near_duplicate_pairs, thumbnails_of
 from training.data.snapshot import Snapshot, SnapshotImage, class_ids
-from training.data.splits import Split, held_out_pictures
+from training.data.splits import Split, held_out_images
 
 _MAX_NAMED = 5
 
@@ -26,25 +26,25 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DataChecks:
-    """Findings, and the pictures that follow from them; sorted positions in the snapshot."""
+    """Findings, and the images that follow from them; sorted positions in the snapshot."""
 
     findings: tuple[Finding, ...]
-    exclude: NDArray[np.int64]  # pictures that must not train: unreadable, or near to a held-out one
-    unreadable: NDArray[np.int64]  # pictures that can be used nowhere
+    exclude: NDArray[np.int64]  # images that must not train: unreadable, or near to a held-out one
+    unreadable: NDArray[np.int64]  # images that can be used nowhere
 
 
 def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> DataChecks:
-    """Look for unreadable pictures, single ones, duplicates across the split, and pictures under two labels.
+    """Look for unreadable images, single ones, duplicates across the split, and images under two labels.
 
-    `splits.leave_out` takes what is to be left out. Takes a few seconds for 10,000 pictures.
+    `splits.leave_out` takes what is to be left out. Takes a few seconds for 10,000 images.
     """
     images = snapshot.images
     if len(cache) != len(images):
-        raise ValueError(f"the cache holds {len(cache)} pictures and the snapshot {len(images)}")
+        raise ValueError(f"the cache holds {len(cache)} images and the snapshot {len(images)}")
     ids, content = class_ids(snapshot.labels), class_ids([image.sha256 for image in images])
-    is_held_out = held_out_pictures(snapshot, split)
+    is_held_out = held_out_images(snapshot, split)
     pairs = near_duplicate_pairs(thumbnails_of(cache))
-    # Pictures of the same bytes have findings of their own.
+    # Images of the same bytes have findings of their own.
     pairs = pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
     unreadable = np.array(sorted(cache.failures), np.int64)
     in_training = np.zeros(len(images), np.bool_)
@@ -68,7 +68,7 @@ def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> 
 def _partners(
     pairs: NDArray[np.int64], is_held_out: NDArray[np.bool_], in_training: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the training pictures that are paired with a held-out one."""
+    """Return the training images that are paired with a held-out one."""
     both_ways = np.concatenate([pairs, pairs[:, ::-1]])
     return np.unique(both_ways[is_held_out[both_ways[:, 1]] & in_training[both_ways[:, 0]], 0])
 
@@ -89,7 +89,7 @@ def _unreadable(images: Sequence[SnapshotImage], failures: dict[int, str]) -> It
         rows = _locations(images, numbers)
         yield Finding(
             "problem",
-            f"pictures that cannot be decoded and are left out: {len(rows):,} ({_cut(shown, rows)}); "
+            f"images that cannot be decoded and are left out: {len(rows):,} ({_cut(shown, rows)}); "
             "replace them or remove their rows",
             rows,
         )
@@ -99,7 +99,7 @@ def _single_images(images: Sequence[SnapshotImage], ids: NDArray[np.int64]) -> I
     single = np.flatnonzero(np.bincount(ids)[ids] == 1)
     if len(single):
         yield _finding(
-            "warning", images, single, "classes with one picture, which cannot train", "add a second picture of each"
+            "warning", images, single, "classes with one image, which cannot train", "add a second image of each"
         )
 
 
@@ -109,7 +109,7 @@ def _same_file_across(images: Sequence[SnapshotImage], same: NDArray[np.bool_]) 
             "problem",
             images,
             np.flatnonzero(same),
-            "pictures that are the same files as held-out ones, and do not train",
+            "images that are the same files as held-out ones, and do not train",
             "remove one of each",
         )
 
@@ -120,7 +120,7 @@ def _near_duplicates_across(images: Sequence[SnapshotImage], near: NDArray[np.in
             "warning",
             images,
             near,
-            "pictures that look the same as held-out ones, and do not train",
+            "images that look the same as held-out ones, and do not train",
             "remove one of each, so that the measure is not too good",
         )
 
@@ -138,7 +138,7 @@ def _same_file_under_labels(
             "problem",
             images,
             by_file,
-            "pictures of which the same file has another label too",
+            "images of which the same file has another label too",
             "keep the right label of each",
             with_labels=True,
         )
@@ -154,7 +154,7 @@ def _near_duplicates_under_labels(
             "warning",
             images,
             rows,
-            "pictures that look the same as one of another label",
+            "images that look the same as one of another label",
             "see whether one class has two labels",
             with_labels=True,
         )

@@ -1,8 +1,8 @@
-"""Features of a frozen backbone, computed once a picture and kept in files by embedding space.
+"""Features of a frozen backbone, computed once an image and kept in files by embedding space.
 
 A folder belongs to one backbone with its preprocessing and one way of augmenting; it holds parts that are only ever
-added. So a run that was cut off goes on where it stopped, and a retraining embeds only pictures that are new. A view
-depends on its picture and its number alone: the same file is the same features, wherever and whenever.
+added. So a run that was cut off goes on where it stopped, and a retraining embeds only images that are new. A view
+depends on its image and its number alone: the same file is the same features, wherever and whenever.
 
 Shape legend: N images, R views of all of them, C channels.
 """
@@ -53,9 +53,9 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Unit-length pooled features of the images' views [R, C], image after image; the first is the picture as it is.
+    """Unit-length pooled features of the images' views [R, C], image after image; the first is the image as it is.
 
-    The views of image i stand in rows `offsets[i]` to `offsets[i + 1]`; `failures` names pictures that cannot be
+    The views of image i stand in rows `offsets[i]` to `offsets[i + 1]`; `failures` names images that cannot be
     read, by position, whose rows are zeros.
     """
 
@@ -69,7 +69,7 @@ class Features:
         return np.diff(self.offsets)
 
     def plain(self, images: NDArray[np.int64]) -> Tensor:
-        """Return the features of pictures as they are [n, C]."""
+        """Return the features of images as they are [n, C]."""
         return self.rows_RC[torch.from_numpy(self.offsets[images])]
 
 
@@ -88,7 +88,7 @@ class FeatureStore:
         self._pool = without_head(model).eval().pool
         self._preprocessing = preprocessing
         self._config = augmentation
-        # Which share of pictures stays plain is decided when a view is chosen, not when it is made.
+        # Which share of images stays plain is decided when a view is chosen, not when it is made.
         self._augmentation = Augmentation(dataclasses.replace(augmentation, plain=0.0), preprocessing)
         self._device = device
         knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
@@ -114,7 +114,7 @@ class FeatureStore:
         return self._gather(images, views_of, self._stored() if missing else stored, failed)
 
     def _views_of(self, image: SnapshotImage, is_varied: bool) -> list[int]:
-        """Return the numbers of an image's views: the picture itself, crops of it, scenes made of it."""
+        """Return the numbers of an image's views: the image itself, crops of it, scenes made of it."""
         if not is_varied:
             return [0]
         if image.role != "catalogue":
@@ -123,7 +123,7 @@ class FeatureStore:
         return [*range(1 + self._config.catalogue_views), *scenes]
 
     def _compute(self, missing: list[tuple[SnapshotImage, set[int]]], on_progress: OnProgress | None) -> dict[str, str]:
-        """Compute and keep views; returns why pictures could not be read, by their hash."""
+        """Compute and keep views; returns why images could not be read, by their hash."""
         failed: dict[str, str] = {}
         for start in range(0, len(missing), _IMAGES_PER_PART):
             part = missing[start : start + _IMAGES_PER_PART]

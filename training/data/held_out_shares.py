@@ -11,7 +11,7 @@ from training.datasets.rows import Part
 from training.errors import UnfitData
 
 _MAX_NAMED = 5
-# Changing this moves every installation's held-out pictures.
+# Changing this moves every installation's held-out images.
 _SALT = "akin-split/1"
 
 
@@ -21,8 +21,8 @@ def share_of(kind: str, text: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-class Pictures:
-    """The pictures of a snapshot as arrays [N], with their classes [C] in sorted order."""
+class Images:
+    """The images of a snapshot as arrays [N], with their classes [C] in sorted order."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         labels = snapshot.labels
@@ -39,30 +39,30 @@ class Pictures:
 
     @property
     def can_query(self) -> NDArray[np.bool_]:
-        """Pictures that may be searched for: examples, or all where no roles are told apart."""
+        """Images that may be searched for: examples, or all where no roles are told apart."""
         return self.is_example if self.has_roles else np.ones(len(self), np.bool_)
 
     @property
     def is_trainable(self) -> NDArray[np.bool_]:
-        """Pictures that belong to training by what is stated; a catalogue beside examples states nothing."""
+        """Images that belong to training by what is stated; a catalogue beside examples states nothing."""
         is_neutral = ~self.is_example if self.has_roles else np.zeros(len(self), np.bool_)
         return self.is_part("train") | (self.is_part("") & ~is_neutral)
 
     def is_part(self, part: Part) -> NDArray[np.bool_]:
-        """Pictures [N] of one stated part."""
+        """Images [N] of one stated part."""
         mask: NDArray[np.bool_] = self._parts == part
         return mask
 
     def classes_of(self, images: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Classes [C] with at least one of the pictures [N]."""
+        """Classes [C] with at least one of the images [N]."""
         return np.bincount(self.ids[images], minlength=len(self.classes)) > 0
 
     def in_classes(self, classes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Pictures [N] of the classes [C]."""
+        """Images [N] of the classes [C]."""
         return classes[self.ids]
 
     def mask_of(self, names: Collection[str]) -> NDArray[np.bool_]:
-        """Classes [C] of these names; raises UnfitData for a name that no picture has."""
+        """Classes [C] of these names; raises UnfitData for a name that no image has."""
         if unknown := sorted(set(names) - set(self.classes)):
             shown = ", ".join(repr(name) for name in unknown[:_MAX_NAMED])
             raise UnfitData(f"split.unseen_classes names classes that the data do not have: {shown}; correct the names")
@@ -80,12 +80,12 @@ class Pictures:
         return ", ".join(repr(name) for name in names[:_MAX_NAMED]) + more
 
     def same_content_as(self, images: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Pictures [N] whose file has the bytes of one of `images` [N]; these themselves included."""
+        """Images [N] whose file has the bytes of one of `images` [N]; these themselves included."""
         mask: NDArray[np.bool_] = np.isin(self._content, self._content[images])
         return mask
 
     def classes_by_hash(self, kind: str, share: float, among: NDArray[np.bool_], notes: list[str]) -> NDArray[np.bool_]:
-        """Choose classes [C] of the pictures `among` [N] by the hash of their label: those that lie below `share`.
+        """Choose classes [C] of the images `among` [N] by the hash of their label: those that lie below `share`.
 
         Where by chance none does, that of the smallest hash is taken.
         """
@@ -94,7 +94,7 @@ class Pictures:
         chosen = classes & (hashes < share)
         if share == 0 or chosen.any() or not classes.any():
             return chosen
-        # One that can be measured, where there is such a one: with an example, or with two pictures.
+        # One that can be measured, where there is such a one: with an example, or with two images.
         counts = np.bincount(self.ids[among & self.can_query], minlength=len(self.classes))
         measurable = classes & (counts >= (1 if self.has_roles else 2))
         candidates = np.flatnonzero(measurable if measurable.any() else classes)
@@ -126,7 +126,7 @@ class Pictures:
         return chosen
 
     def any_relevant(self, query: NDArray[np.int64], gallery: NDArray[np.int64] | None) -> bool:
-        """Tell whether any query has a picture of its class to be found."""
+        """Tell whether any query has an image of its class to be found."""
         if gallery is None:
             return bool((np.bincount(self.ids[query]) > 1).any())
         return bool(np.isin(self.ids[query], self.ids[gallery]).any())

@@ -1,7 +1,7 @@
-"""Decoded pictures kept as uint8 pixels, so that decoding is paid once and not in every epoch.
+"""Decoded images kept as uint8 pixels, so that decoding is paid once and not in every epoch.
 
-Every picture is one square: its centre, resized to `size` by the same code that indexing and requests use
-(`Preprocessing.to_pixels`). With `crop_fraction` 1 that is the largest centred square; what a long picture shows beyond
+Every image is one square: its centre, resized to `size` by the same code that indexing and requests use
+(`Preprocessing.to_pixels`). With `crop_fraction` 1 that is the largest centred square; what a long image shows beyond
 it is lost to training, as it is to the finished network.
 """
 
@@ -30,14 +30,14 @@ from training.errors import InvalidDataset, TrainingError
 KIND = "akin-image-cache/1"
 PIXELS_NAME = "pixels.npy"
 _MAX_THREADS = 32
-# Decoded pictures that wait to be written.
+# Decoded images that wait to be written.
 _MAX_CHUNK_BYTES = 64 * 2**20
 
 
 class ImageCache:
-    """Square uint8 pixels of every picture of a snapshot, in memory or in a memory-mapped file.
+    """Square uint8 pixels of every image of a snapshot, in memory or in a memory-mapped file.
 
-    `failures` says, by the picture's position, why it could not be read; its pixels are zeros and must not be used.
+    `failures` says, by the image's position, why it could not be read; its pixels are zeros and must not be used.
     """
 
     def __init__(self, pixels_NHWC: NDArray[np.uint8], failures: Mapping[int, str]) -> None:
@@ -57,7 +57,7 @@ class ImageCache:
         num_threads: int | None = None,
         on_progress: Progress | None = None,
     ) -> Self:
-        """Decode the pictures of a snapshot, or open what an earlier run has left in `directory`.
+        """Decode the images of a snapshot, or open what an earlier run has left in `directory`.
 
         For evaluation give the size and the crop fraction of `preprocessing`: then the pixels are those that an
         Embedder takes. Raises TrainingError when the pixels fit neither in memory nor on the disk, and
@@ -67,11 +67,11 @@ class ImageCache:
             snapshot: what is decoded.
             preprocessing: whose interpolation and version of decoding are used.
             size: side of the squares in pixels.
-            crop_fraction: side of the square that is taken from a picture, as a share of its shorter side.
+            crop_fraction: side of the square that is taken from an image, as a share of its shorter side.
             directory: where the file is kept and looked for; None keeps the pixels in memory.
             max_memory_bytes: upper bound of what is kept in memory.
-            num_threads: how many pictures are decoded at once; None: one for each core.
-            on_progress: is told (pictures decoded, all pictures), in the caller's thread.
+            num_threads: how many images are decoded at once; None: one for each core.
+            on_progress: is told (images decoded, all images), in the caller's thread.
         """
         geometry = dataclasses.replace(preprocessing, image_size=size, crop_fraction=crop_fraction)
         shape = (len(snapshot.images), size, size, 3)
@@ -80,7 +80,7 @@ class ImageCache:
             return cls._on_disk(snapshot, geometry, chunks, shape, directory)
         if (num_bytes := int(np.prod(shape))) > max_memory_bytes:
             raise TrainingError(
-                f"{shape[0]:,} pictures of {size} pixels take {_mib(num_bytes)} of memory, and "
+                f"{shape[0]:,} images of {size} pixels take {_mib(num_bytes)} of memory, and "
                 f"{_mib(max_memory_bytes)} are allowed; keep them in a file by naming a folder for the cache, or "
                 "lower the image size"
             )
@@ -121,7 +121,7 @@ class ImageCache:
 
     @classmethod
     def _reopened(cls, folder: Path, facts: Mapping[str, object], shape: tuple[int, ...]) -> Self | None:
-        """Open a finished cache; None where there is none, or one that is not whole or of other pictures."""
+        """Open a finished cache; None where there is none, or one that is not whole or of other images."""
         try:
             stored = read_manifest(folder, KIND)["facts"]
             pixels = np.load(folder / PIXELS_NAME, mmap_mode="r")
@@ -143,7 +143,7 @@ class ImageCache:
         return int(self._pixels.shape[1])
 
     def pixels(self, images: NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
-        """Return a copy of the pixels [B, H, W, 3] of some pictures, by position.
+        """Return a copy of the pixels [B, H, W, 3] of some images, by position.
 
         Pinned memory can be sent to a GPU while the CPU goes on.
         """
@@ -156,7 +156,7 @@ class ImageCache:
 
 
 class _Chunks:
-    """Decoded pictures in order, as (start, pixels [n, H, W, 3]) of a few at a time."""
+    """Decoded images in order, as (start, pixels [n, H, W, 3]) of a few at a time."""
 
     def __init__(
         self,
@@ -191,9 +191,9 @@ class _Chunks:
         try:
             image_bytes = image.path.read_bytes()
         except OSError as error:
-            raise InvalidDataset(f"{image.location}: the picture cannot be read any more: {error}") from error
+            raise InvalidDataset(f"{image.location}: the image cannot be read any more: {error}") from error
         if hashlib.sha256(image_bytes).hexdigest() != image.sha256:
-            raise InvalidDataset(f"{image.location}: the picture has changed since it was hashed; start again")
+            raise InvalidDataset(f"{image.location}: the image has changed since it was hashed; start again")
         try:
             return self._geometry.to_pixels(decode_image(image_bytes))
         except InvalidImage as error:

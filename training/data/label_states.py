@@ -1,4 +1,4 @@
-"""What becomes of each labelled picture: whether it trains, or is held out for validation or the test."""
+"""What becomes of each labelled image: whether it trains, or is held out for validation or the test."""
 
 from typing import Literal
 
@@ -9,9 +9,9 @@ LabelState = Literal["train", "validation", "test"]
 
 
 def held_out_states(snapshot: Snapshot, config: SplitConfig) -> list[LabelState]:
-    """Return the part of each picture, in the order of `snapshot.images`.
+    """Return the part of each image, in the order of `snapshot.images`.
 
-    A catalogue too small to train on has states too. A picture of "train" may still wait for its class to have two.
+    A catalogue too small to train on has states too. An image of "train" may still wait for its class to have two.
     """
     masks = held_out_masks(snapshot, config)
     return [

@@ -1,14 +1,14 @@
-"""Near duplicates: pictures that are the same but for their size, format or compression.
+"""Near duplicates: images that are the same but for their size, format or compression.
 
-Two pictures are near duplicates when their 16 × 16 colour thumbnails agree: in structure (correlation of their grey
+Two images are near duplicates when their 16 × 16 colour thumbnails agree: in structure (correlation of their grey
 values), in colour (mean difference), and everywhere (largest difference: two flavours in the same packaging differ in
 one place only, and are two products). Candidates come from 8 × 8 grey thumbnails by a tiled product, so that 10,000
-pictures take seconds and memory does not grow with the square of their number. Correlation and not a difference hash:
+images take seconds and memory does not grow with the square of their number. Correlation and not a difference hash:
 on the plain ground of product photos the signs that such a hash is made of are noise.
 
-Pictures with hardly any structure (one colour, a blank page) are alike by nature and are never called duplicates.
+Images with hardly any structure (one colour, a blank page) are alike by nature and are never called duplicates.
 
-Shape legend: N pictures, P pairs.
+Shape legend: N images, P pairs.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _MIN_CORRELATION = 0.99
 # Of 255. A copy at half the size and JPEG quality 30 stays below 5 and mostly below 30; flavours differ by 45 and more.
 _MAX_MEAN_DIFFERENCE = 6.0
 _MAX_DIFFERENCE = 32.0
-# Standard deviation of the grey values below which a picture has no structure to compare.
+# Standard deviation of the grey values below which an image has no structure to compare.
 _MIN_CONTRAST = 4.0
 _TILE = 2048
 _PAIRS_AT_ONCE = 16_384
@@ -37,15 +37,15 @@ _MAX_BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """What pictures look like from afar."""
+    """What images look like from afar."""
 
     colours: Tensor  # uint8 [N, 768]
-    grey: Tensor  # float32 [N, 256], mean 0 and length 1; zeros for a picture without structure
+    grey: Tensor  # float32 [N, 256], mean 0 and length 1; zeros for an image without structure
     coarse: Tensor  # float32 [N, 64], the same of 8 × 8 values
 
 
 def thumbnails_of(cache: ImageCache) -> Thumbnails:
-    """Shrink the pictures of a cache, a block at a time; those that cannot be read get none that could be alike."""
+    """Shrink the images of a cache, a block at a time; those that cannot be read get none that could be alike."""
     colours = torch.zeros((len(cache), 3 * _FINE * _FINE), dtype=torch.uint8)
     # Float copies of a block are four times its pixels.
     block = max(1, _MAX_BLOCK_BYTES // (4 * 3 * cache.size**2))

@@ -1,8 +1,8 @@
-"""Scenes: a catalogue picture as a shopper might photograph it, made from the studio picture alone.
+"""Scenes: a catalogue image as a shopper might photograph it, made from the studio image alone.
 
 Where a product stands on a plain ground it is cut out, turned, scaled and set on a made-up ground, alone or in a pile
 of its kind, under other light, a little blurred and in perspective. So a head learns what a photo does to a product
-before there is a photo of it. A picture without a plain ground is set into the scene as the rectangle that it is. All
+before there is a photo of it. An image without a plain ground is set into the scene as the rectangle that it is. All
 of this is our choice; none of it is in the paper.
 """
 
@@ -16,7 +16,7 @@ from scipy import ndimage
 # How far a pixel may be from the ground's colour in any channel, and how much of the border must be that near.
 _GROUND_TOLERANCE = 17
 _GROUND_BORDER_SHARE = 0.6
-# A cut-out of less or more of the picture is a mistake.
+# A cut-out of less or more of the image is a mistake.
 _LEAST_PRODUCT, _MOST_PRODUCT = 0.02, 0.97
 _PILE_PROBABILITY = 0.4
 _BLUR_PROBABILITY = 0.4
@@ -31,7 +31,7 @@ class CutOut:
 
 
 def cut_out(image: Image.Image) -> CutOut:
-    """Cut a product from the plain ground around it; the whole picture where there is none."""
+    """Cut a product from the plain ground around it; the whole image where there is none."""
     pixels_HWC = np.asarray(image).astype(np.int16)
     is_product = ~_plain_ground(pixels_HWC)
     if not _LEAST_PRODUCT <= is_product.mean() <= _MOST_PRODUCT:

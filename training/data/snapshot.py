@@ -2,12 +2,12 @@
 
 A snapshot is taken of a data set by hashing its files. It can be used where it lies, or be written as an artifact:
 
-    images/ab/<sha256>.jpg   each different picture once
+    images/ab/<sha256>.jpg   each different image once
     rows.ndjson              sha256, file, label, role, part and location of each row
     manifest.json            checksums, and the facts of the snapshot
 
 Rows are ordered by their content. Equal hashes therefore mean equal rows in the same order, wherever the files came
-from, and an index into `Snapshot.images` means the same picture in every run over the same content.
+from, and an index into `Snapshot.images` means the same image in every run over the same content.
 """
 
 import errno
@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotImage:
-    """One labelled picture, with the hash of its file's bytes."""
+    """One labelled image, with the hash of its file's bytes."""
 
     location: str  # for messages: where the row stood when the snapshot was taken
     path: Path
@@ -60,7 +60,7 @@ class SnapshotImage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Labelled pictures in the order of their content."""
+    """Labelled images in the order of their content."""
 
     layout: str
     images: tuple[SnapshotImage, ...]
@@ -70,12 +70,12 @@ class Snapshot:
 
     @property
     def labels(self) -> list[str]:
-        """The label of each picture."""
+        """The label of each image."""
         return [image.label for image in self.images]
 
     @property
     def has_roles(self) -> bool:
-        """Whether there are catalogue pictures as well as examples."""
+        """Whether there are catalogue images as well as examples."""
         return len({image.role for image in self.images}) > 1
 
 
@@ -117,7 +117,7 @@ def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snap
             images.append(SnapshotImage(row.location, row.path, row.label, row.role, row.part, digest))
     if not images:
         why = f"; {problems[0].location}: {problems[0].message}" if problems else ""
-        raise InvalidDataset(f"none of the {len(dataset.images):,} pictures can be read{why}")
+        raise InvalidDataset(f"none of the {len(dataset.images):,} images can be read{why}")
     return snapshot_of(dataset.layout, images, problems=problems, notes=dataset.notes)
 
 
@@ -130,7 +130,7 @@ def snapshot_of(
 ) -> Snapshot:
     """Make the snapshot of rows whose files were hashed before; reads no file, and takes rows in any order.
 
-    It is equal to one that is taken of the same pictures. Raises ValueError for a hash that is none.
+    It is equal to one that is taken of the same images. Raises ValueError for a hash that is none.
     """
     rows = list(images)
     for image in rows:
@@ -140,9 +140,9 @@ def snapshot_of(
 
 
 def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
-    """Copy the pictures and rows of a snapshot to the new folder `directory`, whole or not at all.
+    """Copy the images and rows of a snapshot to the new folder `directory`, whole or not at all.
 
-    Raises InvalidSnapshot when the folder exists or a picture has changed, and TrainingError when the disk is full.
+    Raises InvalidSnapshot when the folder exists or an image has changed, and TrainingError when the disk is full.
     """
     facts: dict[str, object] = {
         "layout": snapshot.layout,
@@ -216,13 +216,13 @@ def _digest_or_error(path: Path) -> str | OSError:
 
 def _unreadable(row: LabelledImage, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"the picture {printable(row.path)} is missing; correct the path or remove the row"
+        return f"the image {printable(row.path)} is missing; correct the path or remove the row"
     why = error.strerror or error
-    return f"the picture {printable(row.path)} cannot be read: {why}; make it readable or remove the row"
+    return f"the image {printable(row.path)} cannot be read: {why}; make it readable or remove the row"
 
 
 def _copy_images(images: Iterable[SnapshotImage], folder: Path) -> dict[str, str]:
-    """Write each different picture once; return the name of its file by its hash."""
+    """Write each different image once; return the name of its file by its hash."""
     names: dict[str, str] = {}
     for image in images:
         if image.sha256 in names:
@@ -231,7 +231,7 @@ def _copy_images(images: Iterable[SnapshotImage], folder: Path) -> dict[str, str
         name = f"images/{image.sha256[:2]}/{image.sha256}{ending if ending in IMAGE_ENDINGS else ''}"
         content = image.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != image.sha256:
-            raise InvalidSnapshot(f"{image.location}: the picture has changed since it was hashed; start again")
+            raise InvalidSnapshot(f"{image.location}: the image has changed since it was hashed; start again")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         names[image.sha256] = name

@@ -1,7 +1,7 @@
-"""What is held out: pictures for the test and for choosing models, which training never sees.
+"""What is held out: images for the test and for choosing models, which training never sees.
 
 Whole classes are held out by a hash of their label, and of the other classes some examples by the hash of their
-content. Whether a picture is held out never depends on the rest of the data, so adding pictures moves none into
+content. Whether an image is held out never depends on the rest of the data, so adding images moves none into
 training. Where a data set states its parts they are used instead. Validation is a third share with salts of its own.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.held_out_shares import Pictures
+from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot
 from training.errors import InvalidConfig, UnfitData
 
@@ -26,7 +26,7 @@ class SplitConfig:
     """What is held out for the test and for validation.
 
     `test` says by what: "stated" takes the parts that the data set states, "hash" the shares below whatever it
-    states, "auto" stated parts where there is a test part and else the shares, "none" leaves the test out (pictures
+    states, "auto" stated parts where there is a test part and else the shares, "none" leaves the test out (images
     that are stated as test stay out of training all the same). `unseen_classes` names the unseen classes instead of
     `unseen_share`. Both validation shares 0: no validation.
     """
@@ -54,7 +54,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Pictures that are searched for, and those that are searched; indices into the snapshot's images."""
+    """Images that are searched for, and those that are searched; indices into the snapshot's images."""
 
     query: NDArray[np.int64]
     gallery: NDArray[np.int64] | None  # None: the queries among themselves, each left out of its own answer
@@ -63,7 +63,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Indices into the snapshot's images. All pictures of unseen and validation classes stay out of training."""
+    """Indices into the snapshot's images. All images of unseen and validation classes stay out of training."""
 
     train: NDArray[np.int64]
     validation: HeldOut | None
@@ -75,9 +75,9 @@ class Split:
 
 @dataclass(slots=True)
 class _Draft:
-    """Masks over the pictures [N] and the classes [C] while a split is being made."""
+    """Masks over the images [N] and the classes [C] while a split is being made."""
 
-    pool: NDArray[np.bool_]  # pictures that may still train
+    pool: NDArray[np.bool_]  # images that may still train
     test_query: NDArray[np.bool_]
     validation_query: NDArray[np.bool_]
     unseen: NDArray[np.bool_]  # [C]
@@ -86,40 +86,40 @@ class _Draft:
 
 
 def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
-    """Divide the pictures of a snapshot; raises UnfitData when a part would have nothing to train or measure with."""
-    pictures = Pictures(snapshot)
-    draft = _hold_out_test(pictures, config)
-    num_left = int((np.bincount(pictures.ids[draft.pool], minlength=1) > 1).sum())
+    """Divide the images of a snapshot; raises UnfitData when a part would have nothing to train or measure with."""
+    images = Images(snapshot)
+    draft = _hold_out_test(images, config)
+    num_left = int((np.bincount(images.ids[draft.pool], minlength=1) > 1).sum())
     _check_trainable(num_left, 'split.unseen_share, or use split.test = "hash" where too many are stated as test')
-    _hold_out_validation(pictures, config, draft)
-    _leave_out_duplicates(pictures, draft)
+    _hold_out_validation(images, config, draft)
+    _leave_out_duplicates(images, draft)
     split = Split(
         train=np.flatnonzero(draft.pool),
-        validation=_held_out(pictures, draft.validation_query, draft.validation),
-        test=_held_out(pictures, draft.test_query, draft.unseen),
+        validation=_held_out(images, draft.validation_query, draft.validation),
+        test=_held_out(images, draft.test_query, draft.unseen),
         notes=tuple(draft.notes),
-        unseen_classes=pictures.names_of(draft.unseen),
-        validation_classes=pictures.names_of(draft.validation),
+        unseen_classes=images.names_of(draft.unseen),
+        validation_classes=images.names_of(draft.validation),
     )
-    _check_measurable(pictures, split, config)
-    return _without_single_images(pictures, split)
+    _check_measurable(images, split, config)
+    return _without_single_images(images, split)
 
 
 def leave_out(
     snapshot: Snapshot, split: Split, *, from_training: NDArray[np.int64], everywhere: NDArray[np.int64]
 ) -> Split:
-    """Return the split without some pictures: those near to held-out ones, and those that cannot be read.
+    """Return the split without some images: those near to held-out ones, and those that cannot be read.
 
     Raises UnfitData when too little is left.
     """
-    pictures = Pictures(snapshot)
+    images = Images(snapshot)
 
     def kept(held_out: HeldOut | None, what: str) -> HeldOut | None:
         if held_out is None:
             return None
         is_kept = ~np.isin(held_out.query, everywhere)
         if not is_kept.any():
-            raise UnfitData(f"no {what} picture can be read; replace them, or change the shares of the split")
+            raise UnfitData(f"no {what} image can be read; replace them, or change the shares of the split")
         gallery = held_out.gallery
         if gallery is not None:
             gallery = gallery[~np.isin(gallery, everywhere)]
@@ -131,13 +131,13 @@ def leave_out(
         validation=kept(split.validation, "validation"),
         test=kept(split.test, "test"),
     )
-    return _without_single_images(pictures, left)
+    return _without_single_images(images, left)
 
 
-def held_out_pictures(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
-    """Mark [N] the queries of both parts and every picture of an unseen or validation class."""
-    pictures = Pictures(snapshot)
-    mask = pictures.in_classes(pictures.mask_of({*split.unseen_classes, *split.validation_classes}))
+def held_out_images(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
+    """Mark [N] the queries of both parts and every image of an unseen or validation class."""
+    images = Images(snapshot)
+    mask = images.in_classes(images.mask_of({*split.unseen_classes, *split.validation_classes}))
     for part in (split.validation, split.test):
         if part is not None:
             mask[part.query] = True
@@ -146,62 +146,60 @@ def held_out_pictures(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutMasks:
-    """Pictures [N] that belong to the test and to validation; the two have none in common."""
+    """Images [N] that belong to the test and to validation; the two have none in common."""
 
     is_test: NDArray[np.bool_]
     is_validation: NDArray[np.bool_]
 
 
 def held_out_masks(snapshot: Snapshot, config: SplitConfig) -> HeldOutMasks:
-    """Say which pictures a split holds out, however few there are: nothing is asked of what is left.
+    """Say which images a split holds out, however few there are: nothing is asked of what is left.
 
-    Pictures of held-out classes count, and those that are the same files as held-out ones, since neither trains.
+    Images of held-out classes count, and those that are the same files as held-out ones, since neither trains.
     """
     if not snapshot.images:
         return HeldOutMasks(np.zeros(0, np.bool_), np.zeros(0, np.bool_))
-    pictures = Pictures(snapshot)
-    draft = _hold_out_test(pictures, config)
+    images = Images(snapshot)
+    draft = _hold_out_test(images, config)
     # What is stated as test never trains, whatever part is measured with.
-    is_test = draft.test_query | pictures.in_classes(draft.unseen) | (pictures.is_part("test") & ~draft.pool)
-    _hold_out_validation(pictures, config, draft)
-    is_validation = draft.validation_query | pictures.in_classes(draft.validation)
-    is_validation |= pictures.is_part("validation") & ~draft.pool
-    is_test |= pictures.same_content_as(is_test)
-    is_validation |= pictures.same_content_as(is_validation)
+    is_test = draft.test_query | images.in_classes(draft.unseen) | (images.is_part("test") & ~draft.pool)
+    _hold_out_validation(images, config, draft)
+    is_validation = draft.validation_query | images.in_classes(draft.validation)
+    is_validation |= images.is_part("validation") & ~draft.pool
+    is_test |= images.same_content_as(is_test)
+    is_validation |= images.same_content_as(is_validation)
     return HeldOutMasks(is_test, is_validation & ~is_test)
 
 
-def _hold_out_test(pictures: Pictures, config: SplitConfig) -> _Draft:
-    nothing = np.zeros(len(pictures), np.bool_)
-    draft = _Draft(~nothing, nothing, nothing, pictures.mask_of(()), pictures.mask_of(()), [])
-    is_test = pictures.is_part("test")
+def _hold_out_test(images: Images, config: SplitConfig) -> _Draft:
+    nothing = np.zeros(len(images), np.bool_)
+    draft = _Draft(~nothing, nothing, nothing, images.mask_of(()), images.mask_of(()), [])
+    is_test = images.is_part("test")
     by = config.test
     if by == "auto":
         by = "stated" if is_test.any() else "hash"
-        if by == "hash" and pictures.is_part("train").any():
-            draft.notes.append("the data set states no test pictures; they are held out by the hash shares")
+        if by == "hash" and images.is_part("train").any():
+            draft.notes.append("the data set states no test images; they are held out by the hash shares")
     if by == "stated":
         if not is_test.any():
-            raise UnfitData('the data set states no test pictures; use split.test = "hash" or "auto"')
-        _hold_out_stated(pictures, config, draft)
+            raise UnfitData('the data set states no test images; use split.test = "hash" or "auto"')
+        _hold_out_stated(images, config, draft)
     elif by == "hash":
-        draft.unseen = _unseen_classes(pictures, config, ~nothing, draft)
-        in_unseen = pictures.in_classes(draft.unseen)
-        draft.test_query = in_unseen & pictures.can_query
-        draft.test_query |= pictures.examples_by_hash(
-            "test example", config.seen_example_share, ~in_unseen, draft.notes
-        )
+        draft.unseen = _unseen_classes(images, config, ~nothing, draft)
+        in_unseen = images.in_classes(draft.unseen)
+        draft.test_query = in_unseen & images.can_query
+        draft.test_query |= images.examples_by_hash("test example", config.seen_example_share, ~in_unseen, draft.notes)
         draft.pool = ~in_unseen & ~draft.test_query
     else:
-        draft.unseen = pictures.mask_of(config.unseen_classes)
-        draft.pool = ~pictures.in_classes(draft.unseen) & ~is_test
+        draft.unseen = images.mask_of(config.unseen_classes)
+        draft.pool = ~images.in_classes(draft.unseen) & ~is_test
     return draft
 
 
-def _hold_out_stated(pictures: Pictures, config: SplitConfig, draft: _Draft) -> None:
-    is_test = pictures.is_part("test")
-    test_classes = pictures.classes_of(is_test)
-    train_classes = pictures.classes_of(pictures.is_trainable | pictures.is_part("validation"))
+def _hold_out_stated(images: Images, config: SplitConfig, draft: _Draft) -> None:
+    is_test = images.is_part("test")
+    test_classes = images.classes_of(is_test)
+    train_classes = images.classes_of(images.is_trainable | images.is_part("validation"))
     if not (test_classes & train_classes).any():
         if config.unseen_classes:
             raise UnfitData(
@@ -209,72 +207,66 @@ def _hold_out_stated(pictures: Pictures, config: SplitConfig, draft: _Draft) -> 
             )
         draft.unseen = test_classes
     else:
-        draft.unseen = _unseen_classes(pictures, config, is_test, draft) | (test_classes & ~train_classes)
-    draft.test_query = is_test & pictures.can_query
-    draft.pool = ~pictures.in_classes(draft.unseen) & ~is_test
+        draft.unseen = _unseen_classes(images, config, is_test, draft) | (test_classes & ~train_classes)
+    draft.test_query = is_test & images.can_query
+    draft.pool = ~images.in_classes(draft.unseen) & ~is_test
 
 
-def _unseen_classes(
-    pictures: Pictures, config: SplitConfig, among: NDArray[np.bool_], draft: _Draft
-) -> NDArray[np.bool_]:
-    """Return the classes [C] that are named, or those of a share of the classes of the pictures `among` [N]."""
+def _unseen_classes(images: Images, config: SplitConfig, among: NDArray[np.bool_], draft: _Draft) -> NDArray[np.bool_]:
+    """Return the classes [C] that are named, or those of a share of the classes of the images `among` [N]."""
     if config.unseen_classes:
-        return pictures.mask_of(config.unseen_classes)
-    return pictures.classes_by_hash("unseen class", config.unseen_share, among, draft.notes)
+        return images.mask_of(config.unseen_classes)
+    return images.classes_by_hash("unseen class", config.unseen_share, among, draft.notes)
 
 
-def _hold_out_validation(pictures: Pictures, config: SplitConfig, draft: _Draft) -> None:
-    """Take the validation from what the test has left; pictures stated as validation never train."""
+def _hold_out_validation(images: Images, config: SplitConfig, draft: _Draft) -> None:
+    """Take the validation from what the test has left; images stated as validation never train."""
     by_hash = config.test == "hash"
-    stated = draft.pool & pictures.is_part("validation") & (not by_hash)
+    stated = draft.pool & images.is_part("validation") & (not by_hash)
     draft.pool &= ~stated
     if config.validation_share == 0 and config.validation_example_share == 0:
         return
-    stated_classes = pictures.classes_of(stated)
-    if stated.any() and not (stated_classes & pictures.classes_of(draft.pool & pictures.is_trainable)).any():
+    stated_classes = images.classes_of(stated)
+    if stated.any() and not (stated_classes & images.classes_of(draft.pool & images.is_trainable)).any():
         draft.validation = stated_classes
     else:
-        draft.validation = pictures.classes_by_hash(
-            "validation class", config.validation_share, draft.pool, draft.notes
-        )
-    in_validation = pictures.in_classes(draft.validation)
+        draft.validation = images.classes_by_hash("validation class", config.validation_share, draft.pool, draft.notes)
+    in_validation = images.in_classes(draft.validation)
     if stated.any():
         # All photos of the validation classes: the stated ones alone are few, and they train no more than these.
-        draft.validation_query = (stated | (draft.pool & in_validation)) & pictures.can_query
+        draft.validation_query = (stated | (draft.pool & in_validation)) & images.can_query
     else:
-        draft.validation_query = draft.pool & in_validation & pictures.can_query
-        draft.validation_query |= pictures.examples_by_hash(
+        draft.validation_query = draft.pool & in_validation & images.can_query
+        draft.validation_query |= images.examples_by_hash(
             "validation example", config.validation_example_share, draft.pool & ~in_validation, draft.notes
         )
     draft.pool &= ~in_validation & ~draft.validation_query
 
 
-def _leave_out_duplicates(pictures: Pictures, draft: _Draft) -> None:
-    in_test = draft.test_query | pictures.in_classes(draft.unseen)
-    is_repeated = draft.validation_query & pictures.same_content_as(in_test)
+def _leave_out_duplicates(images: Images, draft: _Draft) -> None:
+    in_test = draft.test_query | images.in_classes(draft.unseen)
+    is_repeated = draft.validation_query & images.same_content_as(in_test)
     if is_repeated.any() and (draft.validation_query & ~is_repeated).any():
         draft.validation_query = draft.validation_query & ~is_repeated
-        draft.notes.append(
-            f"validation pictures that are the same files as test pictures, left out: {is_repeated.sum():,}"
-        )
-    in_validation = draft.validation_query | pictures.in_classes(draft.validation)
-    is_repeated = draft.pool & pictures.same_content_as(in_test | in_validation)
+        draft.notes.append(f"validation images that are the same files as test images, left out: {is_repeated.sum():,}")
+    in_validation = draft.validation_query | images.in_classes(draft.validation)
+    is_repeated = draft.pool & images.same_content_as(in_test | in_validation)
     if is_repeated.any():
         draft.pool = draft.pool & ~is_repeated
-        draft.notes.append(f"pictures that are the same files as held-out ones and do not train: {is_repeated.sum():,}")
+        draft.notes.append(f"images that are the same files as held-out ones and do not train: {is_repeated.sum():,}")
 
 
-def _held_out(pictures: Pictures, query: NDArray[np.bool_], classes: NDArray[np.bool_]) -> HeldOut | None:
-    gallery = np.flatnonzero(~pictures.is_example) if pictures.has_roles else None
+def _held_out(images: Images, query: NDArray[np.bool_], classes: NDArray[np.bool_]) -> HeldOut | None:
+    gallery = np.flatnonzero(~images.is_example) if images.has_roles else None
     if not query.any() and gallery is not None:
-        # No held-out class has an example: its catalogue pictures are searched for among themselves.
-        query, gallery = pictures.in_classes(classes), None
+        # No held-out class has an example: its catalogue images are searched for among themselves.
+        query, gallery = images.in_classes(classes), None
     if not query.any():
         return None
     return HeldOut(np.flatnonzero(query), gallery, np.zeros(query.sum(), np.bool_))
 
 
-def _check_measurable(pictures: Pictures, split: Split, config: SplitConfig) -> None:
+def _check_measurable(images: Images, split: Split, config: SplitConfig) -> None:
     """Raise UnfitData where a part that was asked for is empty, or no query has anything to be found."""
     shares_of = {"test": ("unseen_share", "seen_example_share")}
     shares_of["validation"] = ("validation_share", "validation_example_share")
@@ -285,9 +277,9 @@ def _check_measurable(pictures: Pictures, split: Split, config: SplitConfig) -> 
         shares = " or ".join(f"{name} ({getattr(config, name)})" for name in names)
         if held_out is None and is_asked:
             raise UnfitData(f"the {what} part is empty; raise split.{shares}, or go without it by {off}")
-        if held_out is not None and not pictures.any_relevant(held_out.query, held_out.gallery):
+        if held_out is not None and not images.any_relevant(held_out.query, held_out.gallery):
             raise UnfitData(
-                f"no {what} picture has another of its class to be found; add pictures to the classes, "
+                f"no {what} image has another of its class to be found; add images to the classes, "
                 f"raise split.{shares}, or go without it by {off}"
             )
 
@@ -295,26 +287,26 @@ def _check_measurable(pictures: Pictures, split: Split, config: SplitConfig) -> 
 def _check_trainable(num_classes: int, shares: str) -> None:
     if num_classes < _MIN_TRAIN_CLASSES:
         raise UnfitData(
-            f"{num_classes} classes with two or more pictures are left to train on, and at least "
+            f"{num_classes} classes with two or more images are left to train on, and at least "
             f"{_MIN_TRAIN_CLASSES} are needed; add classes, or lower {shares}"
         )
 
 
-def _without_single_images(pictures: Pictures, split: Split) -> Split:
-    """Drop classes with one picture from training, and mark the queries whose class is not trained on."""
-    counts = np.bincount(pictures.ids[split.train], minlength=len(pictures.classes))
-    train = split.train[counts[pictures.ids[split.train]] > 1]
+def _without_single_images(images: Images, split: Split) -> Split:
+    """Drop classes with one image from training, and mark the queries whose class is not trained on."""
+    counts = np.bincount(images.ids[split.train], minlength=len(images.classes))
+    train = split.train[counts[images.ids[split.train]] > 1]
     _check_trainable(int((counts > 1).sum()), "split.unseen_share or split.validation_share")
     notes = split.notes
     if (counts == 1).any():
-        named = pictures.some_names(counts == 1)
-        notes += (f"classes with one picture to train on, left out of training: {(counts == 1).sum():,} ({named})",)
+        named = images.some_names(counts == 1)
+        notes += (f"classes with one image to train on, left out of training: {(counts == 1).sum():,} ({named})",)
     is_trained = counts > 1
 
     def marked(held_out: HeldOut | None) -> HeldOut | None:
         if held_out is None:
             return None
-        return dataclasses.replace(held_out, is_unseen=~is_trained[pictures.ids[held_out.query]])
+        return dataclasses.replace(held_out, is_unseen=~is_trained[images.ids[held_out.query]])
 
     return dataclasses.replace(
         split, train=train, validation=marked(split.validation), test=marked(split.test), notes=notes

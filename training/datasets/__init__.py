@@ -1,1 +1,1 @@
-"""Layouts of labelled pictures on disk, each read into rows of one form."""
+"""Layouts of labelled images on disk, each read into rows of one form."""

@@ -56,22 +56,22 @@ def is_foldered_cars196(root: Path) -> bool:
     if not halves or len(names) != len(folders) or names.keys() != frozenset().union(*halves):
         return False
     if not any(names.values()):
-        # Numbers alone are told by how many pictures there are.
-        return len(_pictures_below(root)) in (CARS_196.num_images, *(images for images, _ in CARS_196.parts.values()))
+        # Numbers alone are told by how many images there are.
+        return len(_images_below(root)) in (CARS_196.num_images, *(images for images, _ in CARS_196.parts.values()))
     return all(name.startswith(_MAKES.get(number, "")) for number, name in names.items())
 
 
 def read_foldered_cars196(root: Path) -> Dataset:
-    """Read the pictures in the folders of classes; a folder's name is the label."""
+    """Read the images in the folders of classes; a folder's name is the label."""
     depth = 1 if class_folders(root)[1] else 0
     images: list[LabelledImage] = []
     errors: list[RowError] = []
-    for file in _pictures_below(root):
+    for file in _images_below(root):
         folders = file.relative_to(root).parts[:-1]
         match = _NUMBERED.fullmatch(folders[depth]) if len(folders) == depth + 1 else None
         location = location_below(file, root)
         if match is None:
-            errors.append(RowError(location, "the picture lies in no class's folder; move it into one"))
+            errors.append(RowError(location, "the image lies in no class's folder; move it into one"))
         else:
             images.append(LabelledImage(location, file, folders[depth], "catalogue", _part_of(int(match[1]))))
     return Dataset("Cars196 in folders", tuple(images), tuple(errors), CARS_196.differences(images))
@@ -81,7 +81,7 @@ def _part_of(class_id: int) -> Part:
     return "train" if class_id <= _NUM_TRAIN_CLASSES else "test"
 
 
-def _pictures_below(root: Path) -> list[Path]:
+def _images_below(root: Path) -> list[Path]:
     return [file for file in files_below(root) if file.suffix.lower() in IMAGE_ENDINGS]
 
 

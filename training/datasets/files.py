@@ -1,4 +1,4 @@
-"""Files of a data set: what counts as a picture, folders walked in a stable order, text opened and shown.
+"""Files of a data set: what counts as an image, folders walked in a stable order, text opened and shown.
 
 Nothing heavy is loaded here: importing a catalogue reads files through this module too.
 """
@@ -13,7 +13,7 @@ from typing import TextIO
 from training.errors import InvalidDataset
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-# Pictures all the same, so that leaving them out is said and not silent.
+# Images all the same, so that leaving them out is said and not silent.
 UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
 _EXAMPLE_FOLDERS = frozenset({"example", "examples"})
 # How many folders with nothing beside them an unpacked archive may put around a data set.
@@ -65,7 +65,7 @@ def printable(path: Path) -> str:
 
 
 def first_example_folder(parts: tuple[str, ...]) -> int | None:
-    """Return where in the folders of a picture one named "example" stands; the first folder is always a class."""
+    """Return where in the folders of an image one named "example" stands; the first folder is always a class."""
     return next((i for i, name in enumerate(parts) if i > 0 and name.lower() in _EXAMPLE_FOLDERS), None)
 
 

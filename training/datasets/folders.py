@@ -1,11 +1,11 @@
-"""Folder per class: a picture's class is the path of its folder below the root.
+"""Folder per class: an image's class is the path of its folder below the root.
 
-    CLASS/x.jpg                     a catalogue picture of CLASS
+    CLASS/x.jpg                     a catalogue image of CLASS
     CLASS/example/x.jpg             an example of CLASS, and so is what lies in folders below `example`
-    Greek/character01/0001.png      a picture of the class "Greek/character01"
+    Greek/character01/0001.png      an image of the class "Greek/character01"
     train/CLASS/x.jpg               where the root holds nothing but train, val and test: their names are parts
 
-The rule looks at one path only, so adding pictures or folders never renames a class that is there.
+The rule looks at one path only, so adding images or folders never renames a class that is there.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _MAX_NAMED = 3
 
 
 def read_folders(path: Path) -> Dataset:
-    """Read the pictures below `path`; raises InvalidDataset when none lies in a folder."""
+    """Read the images below `path`; raises InvalidDataset when none lies in a folder."""
     has_parts = _states_parts(path)
     images: list[LabelledImage] = []
     errors: list[RowError] = []
@@ -35,7 +35,7 @@ def read_folders(path: Path) -> Dataset:
         ending = file.suffix.lower()
         location = location_below(file, path)
         if ending in UNREAD_IMAGE_ENDINGS:
-            errors.append(RowError(location, f"{ending} pictures are not read; save it as JPEG, PNG or WebP"))
+            errors.append(RowError(location, f"{ending} images are not read; save it as JPEG, PNG or WebP"))
         elif ending in IMAGE_ENDINGS:
             try:
                 images.append(_image_of(file, path, location, has_parts))
@@ -44,7 +44,7 @@ def read_folders(path: Path) -> Dataset:
     if not images:
         why = f"; {errors[0].location}: {errors[0].message}" if errors else ""
         raise InvalidDataset(
-            f"{path} has no pictures in folders{why}; expected a folder per class, a catalogue.csv, manifest.csv or "
+            f"{path} has no images in folders{why}; expected a folder per class, a catalogue.csv, manifest.csv or "
             "the same as .ndjson, or the files of CUB200-2011, Cars196, Stanford Online Products or GroceryStoreDataset"
         )
     return Dataset("folder per class", tuple(images), tuple(errors), _notes_of(images, has_parts))
@@ -72,7 +72,7 @@ def _image_of(file: Path, root: Path, location: str, has_parts: bool) -> Labelle
     if has_parts and folders:
         part, folders = PART_NAMES[folders[0].lower()], folders[1:]
     if not folders:
-        raise ValueError("the picture lies in no class's folder; move it into one")
+        raise ValueError("the image lies in no class's folder; move it into one")
     example = first_example_folder(folders)
     label = checked_label("/".join(folders[:example]), "folder's name")
     return LabelledImage(location, file, label, "catalogue" if example is None else "example", part)
@@ -100,7 +100,7 @@ def _notes_of(images: Sequence[LabelledImage], has_parts: bool) -> tuple[str, ..
     if around:
         named = ", ".join(repr(label) for label in sorted(around)[:_MAX_NAMED])
         notes.append(
-            f"{len(around):,} folders hold pictures and folders with pictures, and each is taken as a class of its "
-            f"own: {named}; move pictures of one class into one folder if that is not meant"
+            f"{len(around):,} folders hold images and folders with images, and each is taken as a class of its "
+            f"own: {named}; move images of one class into one folder if that is not meant"
         )
     return tuple(notes)

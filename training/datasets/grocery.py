@@ -1,5 +1,5 @@
 """GroceryStoreDataset, as its repository lays it out: photos of train.txt, val.txt and test.txt, and for each of the
-81 classes one iconic picture, which is the catalogue's."""
+81 classes one iconic image, which is the catalogue's."""
 
 import csv
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def is_grocery(root: Path) -> bool:
 
 
 def read_grocery(root: Path) -> Dataset:
-    """Read the iconic pictures as catalogue, and the photos of all parts as examples."""
+    """Read the iconic images as catalogue, and the photos of all parts as examples."""
     classes = read_grocery_classes(root)
     images = [LabelledImage(f"classes.csv:{item.class_id}", item.iconic_image, item.name) for item in classes]
     errors: list[RowError] = []

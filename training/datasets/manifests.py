@@ -1,4 +1,4 @@
-"""Manifests: a CSV or NDJSON file with one picture a row.
+"""Manifests: a CSV or NDJSON file with one image a row.
 
 `image` is a path relative to the file; `label` is the class, and where it is missing the `product_id`; `role` is
 catalogue (the default) or example; `split`, also called `part`, is what the data set itself states. The other columns
@@ -55,7 +55,7 @@ def checked_label(value: object, name: str = "label") -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError(f"the {name} is empty; give the picture's class as text or an integer")
+        raise ValueError(f"the {name} is empty; give the image's class as text or an integer")
     if not isinstance(value, str):
         raise ValueError(f"the {name} must be text or an integer, got {short(value)}")
     label = value.strip()
@@ -69,7 +69,7 @@ def checked_label(value: object, name: str = "label") -> str:
 def _image_of(record: Mapping[str, object], location: str, folder: Path) -> LabelledImage:
     image = record.get("image")
     if not isinstance(image, str) or not image.strip():
-        raise ValueError("the image is empty; give the path of a picture")
+        raise ValueError("the image is empty; give the path of an image")
     _check_path(image)
     has_label = record.get("label") not in (None, "")
     # Where a row gives neither, the message is about the column that the file has.

@@ -1,4 +1,4 @@
-"""How many pictures and classes the published data sets have, so that a damaged copy is noticed."""
+"""How many images and classes the published data sets have, so that a damaged copy is noticed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ _PART_NAMES: Mapping[Part, str] = {"train": "train", "validation": "validation",
 
 @dataclass(frozen=True, slots=True)
 class PublishedCounts:
-    """(pictures, classes) of each part, as the field's papers report them."""
+    """(images, classes) of each part, as the field's papers report them."""
 
     name: str
     parts: Mapping[Part, tuple[int, int]]
 
     @property
     def num_images(self) -> int:
-        """Number of all pictures."""
+        """Number of all images."""
         return sum(num_images for num_images, _ in self.parts.values())
 
     def differences(self, images: Iterable[LabelledImage]) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class PublishedCounts:
             expected, here = self.parts.get(part, (0, 0)), (len(labels), len(set(labels)))
             if here != expected:
                 notes.append(
-                    f"{self.name} as published has {expected[0]:,} {_PART_NAMES[part]} pictures of {expected[1]:,} "
+                    f"{self.name} as published has {expected[0]:,} {_PART_NAMES[part]} images of {expected[1]:,} "
                     f"classes; here are {here[0]:,} of {here[1]:,}, so that figures do not compare with papers"
                 )
         return tuple(notes)

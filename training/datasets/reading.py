@@ -1,4 +1,4 @@
-"""The one door to a data set: a path to labelled pictures, whatever its layout."""
+"""The one door to a data set: a path to labelled images, whatever its layout."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ _PUBLISHED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dataset]], ...]
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Read the labelled pictures that `path` offers; no picture is opened yet, and all paths are absolute.
+    """Read the labelled images that `path` offers; no image is opened yet, and all paths are absolute.
 
     Raises InvalidDataset when the whole of it cannot be read; a bad row only becomes a RowError.
     """

@@ -1,10 +1,10 @@
-"""What every layout is read into: one row for each labelled picture."""
+"""What every layout is read into: one row for each labelled image."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Catalogue pictures are what a search returns; examples are labelled photos that only train and evaluate.
+# Catalogue images are what a search returns; examples are labelled photos that only train and evaluate.
 Role = Literal["catalogue", "example"]
 # What the data set itself states; "" where it says nothing.
 Part = Literal["train", "validation", "test", ""]
@@ -12,7 +12,7 @@ Part = Literal["train", "validation", "test", ""]
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One picture and its class; nobody has opened the file yet."""
+    """One image and its class; nobody has opened the file yet."""
 
     location: str  # for messages: "manifest.csv:12", or the path below the root
     path: Path
@@ -31,7 +31,7 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """All labelled pictures below a path, in a stable order, with what was odd about them."""
+    """All labelled images below a path, in a stable order, with what was odd about them."""
 
     layout: str
     images: tuple[LabelledImage, ...]

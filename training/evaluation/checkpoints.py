@@ -1,4 +1,4 @@
-"""Measuring a finished checkpoint on labelled pictures: what `akin evaluate` calls."""
+"""Measuring a finished checkpoint on labelled images: what `akin evaluate` calls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Return protocol, metrics of all, seen and unseen queries, and each class's recall@1.
 
-    `part` "all" holds nothing out: examples against catalogue pictures where there are roles, else every picture
+    `part` "all" holds nothing out: examples against catalogue images where there are roles, else every image
     against all others. Raises TrainingError and EmbeddingError.
     """
     if part not in PARTS:

@@ -1,7 +1,7 @@
 """What models are compared on: queries and the catalogue that is searched, the same whatever a model was trained on.
 
-The pictures are those that the hashes of `training.data.splits` hold out for the test. A class counts as unseen by
-the split alone: one that some model did not train on, because it had too few pictures then, does not become unseen.
+The images are those that the hashes of `training.data.splits` hold out for the test. A class counts as unseen by
+the split alone: one that some model did not train on, because it had too few images then, does not become unseen.
 
 Shape legend: Q queries, G gallery images, D embedding dimension, N nearest kept.
 """
@@ -37,12 +37,12 @@ _REMEDY = "add labelled examples of products in the catalogue, or raise split.un
 
 @dataclass(frozen=True, slots=True)
 class SetImage:
-    """One picture of an evaluation set."""
+    """One image of an evaluation set."""
 
     sha256: str
     label: str
     role: Role
-    key: str  # the snapshot's location of it: whatever whoever took the snapshot calls the picture
+    key: str  # the snapshot's location of it: whatever whoever took the snapshot calls the image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ class EvaluationSet:
 
     @property
     def gallery_sha256(self) -> list[str]:
-        """The hash of each gallery picture's file."""
+        """The hash of each gallery image's file."""
         return [image.sha256 for image in self.gallery]
 
     def write(self, path: Path) -> None:
@@ -129,9 +129,9 @@ class EvaluationSet:
 
 
 def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
-    """Make the set of a snapshot's test part: its queries among every catalogue picture.
+    """Make the set of a snapshot's test part: its queries among every catalogue image.
 
-    Unseen classes without an example are searched for by their catalogue pictures, each left out of its own answer;
+    Unseen classes without an example are searched for by their catalogue images, each left out of its own answer;
     so is everything where nothing is an example. Queries with nothing to find are left out. Raises UnfitData when
     none is left.
     """
@@ -144,8 +144,8 @@ def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
     num_relevant = np.bincount(labels[gallery], minlength=labels.max(initial=0) + 1)[labels[query]] - (rows[query] >= 0)
     kept = query[num_relevant > 0]
     if not len(kept):
-        what = f"none of the {len(query):,} test pictures has" if len(query) else "there are no test pictures that have"
-        raise UnfitData(f"{what} a picture of the same product to find in the catalogue; {_REMEDY}")
+        what = f"none of the {len(query):,} test images has" if len(query) else "there are no test images that have"
+        raise UnfitData(f"{what} an image of the same product to find in the catalogue; {_REMEDY}")
     unseen = set(split.unseen_classes)
     return EvaluationSet.of(
         (_set_image(images[position]) for position in kept),
@@ -157,7 +157,7 @@ def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
 
 
 def _queries(snapshot: Snapshot, split: Split) -> NDArray[np.int64]:
-    """Return the positions of the test's queries, and of the pictures of unseen classes that have none there."""
+    """Return the positions of the test's queries, and of the images of unseen classes that have none there."""
     query = np.zeros(0, np.int64) if split.test is None else split.test.query
     with_query = {snapshot.images[position].label for position in query}
     without = set(split.unseen_classes) - with_query
@@ -230,7 +230,7 @@ class SetMeasurement:
 def measure(
     evaluation_set: EvaluationSet, queries_QD: Embeddings, gallery_GD: Embeddings, device: str = "cpu"
 ) -> SetMeasurement:
-    """Search each query among the gallery, exactly; embeddings are in the order of the set's pictures.
+    """Search each query among the gallery, exactly; embeddings are in the order of the set's images.
 
     Raises InvalidEmbeddings for other numbers of rows, or rows that are not of length 1.
     """
@@ -239,7 +239,7 @@ def measure(
         ("gallery", gallery_GD, evaluation_set.gallery),
     ):
         if len(rows) != len(images):
-            raise InvalidEmbeddings(f"{len(rows)} embeddings for {len(images)} pictures of the {what}; give one each")
+            raise InvalidEmbeddings(f"{len(rows)} embeddings for {len(images)} images of the {what}; give one each")
     labels = class_ids([image.label for image in (*evaluation_set.queries, *evaluation_set.gallery)])
     num_queries = len(evaluation_set.queries)
     result = evaluate_retrieval(

@@ -1,4 +1,4 @@
-"""Measuring a model on held-out pictures: photos against the catalogue, or a set against itself.
+"""Measuring a model on held-out images: photos against the catalogue, or a set against itself.
 
 Shape legend: Q queries, G gallery images, N images of the snapshot, D embedding dimension.
 """
@@ -25,7 +25,7 @@ MEAN_OF_PARTS = "mean_of_parts_recall_at_1"
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a model finds among held-out pictures."""
+    """What a model finds among held-out images."""
 
     result: RetrievalResult
     metrics: dict[str, dict[str, float]]  # "all", "seen", "unseen"
@@ -99,4 +99,4 @@ def describe_protocol(held_out: HeldOut) -> str:
     queries = f"{len(held_out.query):,} queries, {num_unseen:,} of them of classes never trained on"
     if held_out.gallery is None:
         return f"{queries}; searched among themselves, each left out of its own answer"
-    return f"{queries}; searched among {len(held_out.gallery):,} catalogue pictures"
+    return f"{queries}; searched among {len(held_out.gallery):,} catalogue images"

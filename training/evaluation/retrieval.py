@@ -133,7 +133,7 @@ def _search(
 ) -> RetrievalResult:
     codes = gallery.codes_of(labels)
     has_own = own_rows >= 0
-    # Where the gallery has the query's own picture under another label, leaving it out takes no hit away.
+    # Where the gallery has the query's own image under another label, leaving it out takes no hit away.
     num_relevant = gallery.counts_of(codes) - (has_own & (gallery.codes[own_rows] == codes))
     if not (num_relevant > 0).any():
         raise InvalidEmbeddings(

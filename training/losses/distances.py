@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-# The root has no gradient at zero, and two equal pictures are at distance zero.
+# The root has no gradient at zero, and two equal images are at distance zero.
 MIN_SQUARED_DISTANCE = 1e-8
 # Stands for log(0): -inf would turn gradients into NaN where a whole row is masked.
 NEGLIGIBLE = -1e30

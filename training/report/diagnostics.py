@@ -90,7 +90,7 @@ class _Streak:
 class CollapseWatch(_Streak):
     """Warns once when the embeddings have been nearly equal for `patience` logged steps in a row.
 
-    A spread of 0.01 is a mean cosine of 0.99 between any two pictures. Networks from scratch start there and leave
+    A spread of 0.01 is a mean cosine of 0.99 between any two images. Networks from scratch start there and leave
     within some steps, hence the patience.
     """
 

@@ -1,4 +1,4 @@
-"""A picture of what a model finds: queries, and beside each its nearest neighbours, hits and misses marked."""
+"""An image of what a model finds: queries, and beside each its nearest neighbours, hits and misses marked."""
 
 import functools
 import json
@@ -23,8 +23,8 @@ _GAP = 12
 _JPEG_QUALITY = 90
 
 
-class LabelledPicture(Protocol):
-    """What a snapshot's image has: where the picture is, and what it shows."""
+class LabelledImage(Protocol):
+    """What a snapshot's image has: where the image is, and what it shows."""
 
     @property
     def path(self) -> Path:
@@ -55,8 +55,8 @@ class NeighbourRow:
 
 
 def choose_rows(
-    queries: Sequence[LabelledPicture],
-    gallery: Sequence[LabelledPicture],
+    queries: Sequence[LabelledImage],
+    gallery: Sequence[LabelledImage],
     nearest_QK: NDArray[np.int64],
     scores_QK: NDArray[np.float32],
     *,
@@ -80,8 +80,8 @@ def choose_rows(
 
 
 def _neighbours(
-    query: LabelledPicture,
-    gallery: Sequence[LabelledPicture],
+    query: LabelledImage,
+    gallery: Sequence[LabelledImage],
     nearest_K: NDArray[np.int64],
     scores_K: NDArray[np.float32],
 ) -> tuple[Neighbour, ...]:
@@ -108,7 +108,7 @@ def _spread_out(rows: list[NeighbourRow], count: int) -> list[NeighbourRow]:
 
 
 def write_neighbours(run_dir: Path, rows: Sequence[NeighbourRow], *, tile: int = 112) -> Path | None:
-    """Write neighbours.json and the grid as neighbours.jpg into a run's folder; no picture where there are no rows."""
+    """Write neighbours.json and the grid as neighbours.jpg into a run's folder; no image where there are no rows."""
     content = [
         {
             "query": {"path": str(row.path), "label": row.label},
@@ -156,7 +156,7 @@ def _text(record: Record, key: str) -> str:
 def draw_neighbour_grid(rows: Sequence[NeighbourRow], *, tile: int = 112) -> Image.Image:
     """Draw one line per row: the query at the left, its neighbours to the right, `tile` pixels wide each.
 
-    A hit has a green frame and a check mark, a miss a red one and a cross. A picture that cannot be read is a grey
+    A hit has a green frame and a check mark, a miss a red one and a cross. An image that cannot be read is a grey
     tile with a note.
     """
     if tile < 32:

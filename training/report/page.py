@@ -1,6 +1,6 @@
 """One self-contained page about a run, built from the files in the run's folder.
 
-Nothing in the page comes from elsewhere: pictures are embedded, styles stand in it, and it needs no script. Whatever
+Nothing in the page comes from elsewhere: images are embedded, styles stand in it, and it needs no script. Whatever
 comes from the data (labels, paths, names) is escaped. A part whose file is missing is replaced by a note.
 """
 
@@ -186,19 +186,19 @@ def _curves(run_dir: Path) -> str:
 
 def _neighbours(run_dir: Path) -> str:
     rows = read_neighbours(run_dir)
-    picture = run_dir / NEIGHBOUR_GRID
-    if not picture.is_file():
+    image = run_dir / NEIGHBOUR_GRID
+    if not image.is_file():
         if not rows:
             return _note(f"This run has no {NEIGHBOURS}.")
-        save_grid(draw_neighbour_grid(rows), picture)
+        save_grid(draw_neighbour_grid(rows), image)
     text = (
         "Queries at the left, what the trained model finds for them to the right, nearest first, with the score "
-        "(cosine). ✓ marks a picture of the query's class, ✗ one of another class. Rightly and wrongly answered "
+        "(cosine). ✓ marks an image of the query's class, ✗ one of another class. Rightly and wrongly answered "
         "queries are picked in equal number where there are enough, so their share here says nothing of the run."
     )
     num_right = sum(1 for row in rows if row.hits and row.hits[0].is_hit)
     described = f"{len(rows)} queries with their nearest neighbours; the first neighbour is right for {num_right}"
-    return f'{_note(text)}<div class="wide">{_embedded(picture, described, "grid")}</div>'
+    return f'{_note(text)}<div class="wide">{_embedded(image, described, "grid")}</div>'
 
 
 def _classes(evaluation: Record) -> str:

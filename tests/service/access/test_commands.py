@@ -21,7 +21,7 @@ from service.errors import DatabaseUnavailable
 from service.installation import open_installation
 from service.server import listen, running
 from service.settings import Settings
-from tests.pictures import encode
+from tests.images import encode
 from tests.service.access.conftest import bearer
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service import archives
 from service.archives import check, unpack
 from service.errors import InvalidArchive
-from tests.pictures import png
+from tests.images import png
 
 
 def write_zip(path, files, *, compression=zipfile.ZIP_DEFLATED):
@@ -294,7 +294,7 @@ def test_a_damaged_entry_is_named_and_nothing_remains(tmp_path):
     assert not (tmp_path / "into").exists()
 
 
-def test_a_picture_over_the_limit_is_not_unpacked_but_keeps_its_length(tmp_path):
+def test_a_image_over_the_limit_is_not_unpacked_but_keeps_its_length(tmp_path):
     archive = write_zip(tmp_path / "a.zip", {"big.JPG": b"x" * 5000, "big.csv": b"x" * 5000, "small.jpg": b"y"})
 
     done = unpack(archive, tmp_path / "into", max_bytes=20_000, max_image_bytes=1000)
@@ -310,8 +310,8 @@ def test_a_picture_over_the_limit_is_not_unpacked_but_keeps_its_length(tmp_path)
         (b"\x1f\x8b\x08\x00rest", r"gzip .*only zip is read; pack the folder as a zip: zip -r"),
         (b"Rar!\x1a\x07", "a RAR archive"),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"\xff\xd8\xff\xe0", "a JPEG picture"),
-        (png("red"), "a PNG picture"),
+        (b"\xff\xd8\xff\xe0", "a JPEG image"),
+        (png("red"), "a PNG image"),
         (b"product_id,image\n", "no archive"),
         (b"", "no archive"),
         (b"PK\x03\x04cut off", "damaged or was cut off"),

@@ -11,7 +11,7 @@ from service.catalogue import count_catalogue
 from service.catalogue_import import import_catalogue
 from service.import_sources import ImportSource, SourceRow
 from tests.conftest import REAL_DATA
-from tests.pictures import png
+from tests.images import png
 from tests.service.labels.conftest import KEY, packed, problem
 from tests.service.labels.test_labels import digest_of, images_of
 
@@ -106,7 +106,7 @@ def test_a_dry_run_writes_nothing(asking, kept):
         (b"", "application/zip", 422, "empty-body", "0 bytes"),
         (b"no zip", "application/zip", 422, "invalid-archive", "only zip is read"),
         (packed({"../a/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
-        (packed({}), "application/zip", 422, "invalid-import-source", "the archive has no pictures in folders"),
+        (packed({}), "application/zip", 422, "invalid-import-source", "the archive has no images in folders"),
         (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "nothing of the folder per"),
         (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "1.png: the bytes are no image"),
         (packed({"catalogue.csv": "a,b\n"}), "application/zip", 422, "invalid-import-source", "no column"),
@@ -148,7 +148,7 @@ def test_a_misspelt_dry_run_is_refused(asking, kept):
     assert images_of(kept) == before
 
 
-def test_a_product_is_removed_with_its_pictures(admin, stocked):
+def test_a_product_is_removed_with_its_images(admin, stocked):
     response = admin.delete(f"{PATH}/birch")
 
     assert response.json() == {"product_id": "birch", "num_images": 3}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.cli.main import main
-from tests.pictures import png
+from tests.images import png
 from tests.service.conftest import write_shop
 from tests.service.labels.conftest import packed
 from tests.service.labels.test_labels import id_of
@@ -35,7 +35,7 @@ def listed(akin, *arguments):
     return json.loads(akin("catalogue", "labels", "--json", *arguments).out)
 
 
-def test_labels_come_from_a_folder_a_table_an_archive_and_a_picture(akin, tmp_path):
+def test_labels_come_from_a_folder_a_table_an_archive_and_a_image(akin, tmp_path):
     (tmp_path / "photos" / "birch").mkdir(parents=True)
     (tmp_path / "photos" / "birch" / "1.png").write_bytes(png("red"))
     (tmp_path / "l.csv").write_text(
@@ -65,13 +65,13 @@ def test_rows_that_fail_give_status_1_and_a_report_of_all(akin, tmp_path):
 
     done = akin("catalogue", "label", "l.csv", status=1)
 
-    assert "l.csv:3: the catalogue has no picture of image_id 'nobody'" in done.err
+    assert "l.csv:3: the catalogue has no image of image_id 'nobody'" in done.err
     assert "1 rows were not used; all of them" in done.err
     (report,) = (tmp_path / "home" / "reports").glob("labels-*.json")
     assert json.loads(report.read_text())["num_failed"] == 1
 
 
-def test_one_picture_is_relabelled_and_back(akin):
+def test_one_image_is_relabelled_and_back(akin):
     assert "changed; now: akin retrain" in akin("catalogue", "relabel", id_of("birch"), "wood").out
     assert "unchanged" in akin("catalogue", "relabel", id_of("birch"), "wood").out
     (row,) = listed(akin, "--label", "wood")["labels"]
@@ -111,11 +111,11 @@ def test_an_archive_is_imported(akin, tmp_path):
     [
         (["label", "nowhere"], "nowhere does not exist"),
         (["label", "shop/amber/front.png"], "give --as with the product's id or a label"),
-        (["label", "shop", "--as", "amber"], "--as says what one picture shows, and shop is none"),
+        (["label", "shop", "--as", "amber"], "--as says what one image shows, and shop is none"),
         (["label", "bad.csv"], "no column 'image_id' or 'sha256' or 'image'"),
         (["label", "bad.zip"], "only zip is read"),
         (["import", "bad.zip"], "only zip is read"),
-        (["relabel", "nobody", "wood"], "no picture of image_id 'nobody'"),
+        (["relabel", "nobody", "wood"], "no image of image_id 'nobody'"),
         (["relabel", "nobody"], "give a label, or --own"),
         (["relabel", "nobody", "wood", "--own"], "give a label, or --own"),
         (["labels", "--role", "queen"], "--role must be one of catalogue, example, got 'queen'"),

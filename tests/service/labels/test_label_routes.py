@@ -9,7 +9,7 @@ import pytest
 
 from service import label_sources
 from service.release_build import build_release
-from tests.pictures import encode, png
+from tests.images import encode, png
 from tests.service.conftest import product_image
 from tests.service.labels.conftest import KEY, packed, problem
 from tests.service.labels.test_labels import digest_of, history_of, id_of, images_of
@@ -35,7 +35,7 @@ def counts(response):
     return body["num_added"], body["num_changed"], body["num_unchanged"], body["num_failed"]
 
 
-def test_json_rows_change_labels_and_add_pictures(admin, stocked):
+def test_json_rows_change_labels_and_add_images(admin, stocked):
     red = base64.b64encode(png("red")).decode()
 
     response = post_rows(
@@ -61,7 +61,7 @@ def test_csv_rows_change_labels(admin):
 
 
 @pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/ndjson", "application/jsonl"])
-def test_ndjson_rows_change_labels_and_bring_pictures(admin, content_type):
+def test_ndjson_rows_change_labels_and_bring_images(admin, content_type):
     rows = [
         {"image_id": id_of("birch"), "label": "wood"},
         {"image_base64": base64.b64encode(png("red")).decode(), "label": "cedar"},
@@ -83,18 +83,18 @@ def test_a_zip_of_a_folder_per_class_adds_examples(admin, stocked):
 
 
 def test_a_zip_with_a_table_is_read_by_it(admin):
-    table = "product_id,image,label\nbirch,pictures/1.png,\namber,pictures/none.png,\n"
+    table = "product_id,image,label\nbirch,images/1.png,\namber,images/none.png,\n"
 
-    response = post(admin, packed({"labels.csv": table, "pictures/1.png": png("red")}), "application/zip")
+    response = post(admin, packed({"labels.csv": table, "images/1.png": png("red")}), "application/zip")
 
     assert counts(response) == (1, 0, 0, 1)
     assert response.json()["errors"][0] == {
         "location": "labels.csv:3",
-        "message": "the file pictures/none.png does not exist",
+        "message": "the file images/none.png does not exist",
     }
 
 
-def test_a_form_brings_one_picture_with_its_label(admin, stocked):
+def test_a_form_brings_one_image_with_its_label(admin, stocked):
     response = admin.post(
         PATH, files={"image": ("a.png", png("red"))}, data={"product_id": "birch", "label": "wood", "labelled_by": "Bo"}
     )
@@ -147,7 +147,7 @@ BAD_BODIES = [
     (b"\xff\xfe", "application/json", 422, "invalid-labels", "cannot be read"),
     ('{"labels": [{"image_id": "a", "label": "b"}]}', "application/json", 422, "invalid-labels", "labels[0]: the cat"),
     ("image_id,label\n", "text/csv", 422, "invalid-labels", "it has no rows"),
-    ("image_id,label\na,b\n", "text/csv", 422, "invalid-labels", "labels.csv:2: the catalogue has no picture"),
+    ("image_id,label\na,b\n", "text/csv", 422, "invalid-labels", "labels.csv:2: the catalogue has no image"),
     ("image,label\na.png,birch\n", "text/csv", 422, "invalid-labels", "did not come along; send a zip"),
     ("image_id;label\n", "text/csv", 422, "invalid-labels", "parted by commas"),
     (b"image_id,label\n\xe4,x\n", "text/csv", 422, "invalid-labels", "save it as UTF-8"),
@@ -155,8 +155,8 @@ BAD_BODIES = [
     ("no zip", "application/zip", 422, "invalid-archive", "only zip is read"),
     (packed({"../evil/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
     (packed({"birch/1.png": png("red")})[:-30], "application/zip", 422, "invalid-archive", "cut off"),
-    (packed({}), "application/zip", 422, "invalid-labels", "the archive has no pictures in folders"),
-    (packed({"a.txt": b"x"}), "application/zip", 422, "invalid-labels", "no pictures in folders"),
+    (packed({}), "application/zip", 422, "invalid-labels", "the archive has no images in folders"),
+    (packed({"a.txt": b"x"}), "application/zip", 422, "invalid-labels", "no images in folders"),
     (packed({"birch/1.png": b"x"}), "application/zip", 422, "invalid-labels", "supported format"),
     (packed({"labels.csv": "image,label\n../x.png,birch\n"}), "application/zip", 422, "invalid-labels", "not in the a"),
     (packed({"birch/big.png": b"x" * 150_001}), "application/zip", 422, "invalid-labels", "at most 150,000"),
@@ -183,7 +183,7 @@ def test_a_body_that_cannot_be_used_is_refused_whole(asking, kept, content, cont
 @pytest.mark.parametrize(
     ("files", "data", "code", "detail"),
     [
-        ({"image": ("a.png", png("red"))}, {}, "invalid-labels", "nothing says what the picture shows"),
+        ({"image": ("a.png", png("red"))}, {}, "invalid-labels", "nothing says what the image shows"),
         ({"image": ("a.png", b"x")}, {"label": "birch"}, "invalid-labels", "image.png: the bytes are no image"),
         ({"image": ("a.png", b"x" * 150_001)}, {"label": "birch"}, "invalid-labels", "at most 150,000"),
         ({"image": ("a.png", png("red"))}, {"product_id": "zebra"}, "invalid-labels", "import the product first"),
@@ -191,7 +191,7 @@ def test_a_body_that_cannot_be_used_is_refused_whole(asking, kept, content, cont
         ({"file": ("a.csv", "image_id,label\n")}, {"label": "birch"}, "invalid-form", "'label' goes with a file field"),
         ({"file": ("a.txt", "x")}, {}, "invalid-archive", "only zip is read"),
         ({"archive": ("a.csv", "image_id,label\na,b\n")}, {}, "invalid-archive", "only zip is read"),
-        ({"picture": ("a.png", b"x")}, {}, "invalid-form", "unknown field 'picture'"),
+        ({"image": ("a.png", b"x")}, {}, "invalid-form", "unknown field 'image'"),
         ({"image": ("a.png", png("red"))}, {"role": "catalogue"}, "invalid-form", "unknown field 'role'"),
         ({"image": ("a.png", png("red"))}, {"label": "birch", "source": "a\nb"}, "invalid-request", "source"),
     ],
@@ -212,7 +212,7 @@ def test_a_chunked_body_over_the_limit_is_refused(asking):
     assert problem(response)[:2] == (413, "body-too-large")
 
 
-def test_a_json_body_may_hold_one_picture_of_the_largest_size(asking, monkeypatch):
+def test_a_json_body_may_hold_one_image_of_the_largest_size(asking, monkeypatch):
     monkeypatch.setattr("service.label_body._LEAST_JSON_BYTES", 0)
     row = {"image_base64": base64.b64encode(b"x" * 150_000).decode(), "label": "birch"}
 
@@ -320,7 +320,7 @@ def test_a_client_that_goes_away_leaves_nothing(kept, asking):
     assert images_of(kept) == before
 
 
-def test_pictures_are_listed_with_what_they_show(admin, small_checkpoint, stocked):
+def test_images_are_listed_with_what_they_show(admin, small_checkpoint, stocked):
     build_release(stocked, checkpoint=small_checkpoint)
     post_rows(admin, {"image_id": id_of("birch", 2), "label": "wood"}, labelled_by="Ada")
 
@@ -389,7 +389,7 @@ def test_counts_by_class_and_in_all(admin, stocked, small_checkpoint):
     assert ([row["label"] for row in second["classes"]], second["next"]) == (["birch"], "birch")
 
 
-def test_one_picture_is_shown_with_its_history(admin):
+def test_one_image_is_shown_with_its_history(admin):
     for label in ("wood", "tree", ""):
         post_rows(admin, {"image_id": id_of("birch"), "label": label})
 
@@ -405,7 +405,7 @@ def test_one_picture_is_shown_with_its_history(admin):
         assert problem(admin.get(f"{PATH}/{unknown}"))[:2] == (404, "image-not-found")
 
 
-def test_pictures_of_examples_are_served_with_the_key_and_kept_private(asking):
+def test_images_of_examples_are_served_with_the_key_and_kept_private(asking):
     name = f"{digest_of('birch', 2)}.png"
 
     response = asking.get(f"/v1/admin/media/{name}")
@@ -422,9 +422,9 @@ def test_pictures_of_examples_are_served_with_the_key_and_kept_private(asking):
 
 
 @pytest.mark.parametrize("name", ["0" * 64 + ".png", "x", "%00", "a" * 5000])
-def test_what_is_no_stored_picture_is_not_found(asking, name):
+def test_what_is_no_stored_image_is_not_found(asking, name):
     assert problem(asking.get(f"/v1/admin/media/{name}"))[:2] == (404, "media-not-found")
 
 
-def test_a_stored_picture_under_another_ending_is_not_found(asking):
+def test_a_stored_image_under_another_ending_is_not_found(asking):
     assert problem(asking.get(f"/v1/admin/media/{digest_of('birch', 2)}.jpg"))[:2] == (404, "media-not-found")

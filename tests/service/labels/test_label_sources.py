@@ -9,8 +9,8 @@ import pytest
 from service import label_sources
 from service.errors import InvalidLabels
 from service.import_sources import RowError, read_import_source, unwrapped
-from service.label_sources import NewExample, Relabel, read_label_rows, read_label_source, single_label, single_picture
-from tests.pictures import png
+from service.label_sources import NewExample, Relabel, read_label_rows, read_label_source, single_image, single_label
+from tests.images import png
 from tests.service.conftest import write_shop
 from tests.service.test_import_sources import write_grocery
 
@@ -32,7 +32,7 @@ def error_of(source):
     return error.message
 
 
-def test_reads_a_csv_of_changes_and_pictures(tmp_path):
+def test_reads_a_csv_of_changes_and_images(tmp_path):
     write(tmp_path / "x" / "1.png", content=png("red"))
     path = write(
         tmp_path / "labels.csv",
@@ -61,7 +61,7 @@ def test_rows_may_be_read_again(tmp_path):
     assert rows_of(source) == rows_of(source) != []
 
 
-def test_reads_ndjson_with_pictures_in_it(tmp_path):
+def test_reads_ndjson_with_images_in_it(tmp_path):
     text = base64.b64encode(png("red")).decode()
     rows = [
         {"image_base64": text, "product_id": 7},
@@ -70,7 +70,7 @@ def test_reads_ndjson_with_pictures_in_it(tmp_path):
     ]
     path = write(tmp_path / "labels.ndjson", "\n".join(json.dumps(row) for row in rows))
 
-    first, second, third = rows_of(read_label_source(path, has_pictures=False))
+    first, second, third = rows_of(read_label_source(path, has_images=False))
 
     assert (first.image, first.product_id, first.label) == (png("red"), "7", None)
     assert (second.image, second.label) == (png("red"), "a")
@@ -150,7 +150,7 @@ def test_photos_of_the_grocery_dataset_are_labels(tmp_path):
         ({"image_id": {"a": 1}, "label": "x"}, "the image_id must be text"),
         ({"sha256": DIGEST.upper(), "label": "x"}, "64 hexadecimal digits in lower case"),
         ({"sha256": "abc", "label": "x"}, "64 hexadecimal digits"),
-        ({"image_base64": "AAAA"}, "nothing says what the picture shows"),
+        ({"image_base64": "AAAA"}, "nothing says what the image shows"),
         ({"image_base64": "not base64!", "label": "x"}, "is not base64"),
         ({"image_base64": 7, "label": "x"}, "must be text"),
         ({"image": "a.png", "label": "x"}, "did not come along; send a zip"),
@@ -257,13 +257,13 @@ def test_a_line_too_long_for_memory_is_refused(tmp_path, monkeypatch):
 def test_a_path_that_is_missing_or_holds_nothing_is_refused(tmp_path):
     with pytest.raises(InvalidLabels, match="does not exist"):
         read_label_source(tmp_path / "nowhere")
-    with pytest.raises(InvalidLabels, match="the archive has no pictures in folders; expected a folder per class"):
+    with pytest.raises(InvalidLabels, match="the archive has no images in folders; expected a folder per class"):
         read_label_source(tmp_path)
 
 
-def test_one_picture_needs_something_that_it_shows(tmp_path):
-    with pytest.raises(InvalidLabels, match="nothing says what the picture shows"):
-        single_picture(tmp_path / "a.png", product_id=None, label=" ")
+def test_one_image_needs_something_that_it_shows(tmp_path):
+    with pytest.raises(InvalidLabels, match="nothing says what the image shows"):
+        single_image(tmp_path / "a.png", product_id=None, label=" ")
     with pytest.raises(InvalidLabels, match="cannot be printed"):
         single_label("i", "a\nb")
 
@@ -277,7 +277,7 @@ def test_one_picture_needs_something_that_it_shows(tmp_path):
         (["shop/amber/a.png"], "shop"),
         (["up/shop/amber/a.png", "up/shop/birch/a.png"], "up/shop"),
         (["shop/catalogue.csv", "shop/a.png"], "shop"),
-        (["shop/pictures/a.png", "shop/labels.ndjson"], "shop"),
+        (["shop/images/a.png", "shop/labels.ndjson"], "shop"),
         (["shop/amber/a.png", "readme.txt"], ""),
         (["shop/amber/a.png", ".hidden/x"], "shop"),
         ([], ""),

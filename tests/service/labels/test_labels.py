@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from service import labels as labels_module
-from service.catalogue import count_catalogue, labelled_pictures, remove_products
+from service.catalogue import count_catalogue, labelled_images, remove_products
 from service.catalogue_import import import_catalogue
 from service.catalogue_rows import image_id_of
 from service.errors import StorageFull
@@ -18,7 +18,7 @@ from service.label_listing import LabelOverviews, count_labels, list_labels, sho
 from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
 from service.labels import apply_labels
 from service.tables import LabelChange, MediaObject, Product, ProductImage
-from tests.pictures import encode, png
+from tests.images import encode, png
 from tests.service.conftest import product_image, write_shop
 
 
@@ -46,12 +46,12 @@ def digest_of(product_id, number=0):
 
 
 def id_of(product_id, number=0):
-    """Return the id of picture `number` of a product; 2 is its example."""
+    """Return the id of image `number` of a product; 2 is its example."""
     return image_id_of(product_id, digest_of(product_id, number))
 
 
 def images_of(installation):
-    """Return (product, role, label, who, why, change number, is deleted) of each picture by its id."""
+    """Return (product, role, label, who, why, change number, is deleted) of each image by its id."""
     with installation.database.reading() as session:
         return {
             row.id: (
@@ -98,10 +98,10 @@ def test_a_label_is_changed_with_who_why_and_when(shop, run):
         (id_of("amber"), None, "gem", "ada", "test"),
     ]
     with shop.database.reading() as session:
-        assert {row.label for row in labelled_pictures(session)} == {"amber", "birch", "cedar", "wood", "gem"}
+        assert {row.label for row in labelled_images(session)} == {"amber", "birch", "cedar", "wood", "gem"}
 
 
-def test_a_new_picture_becomes_an_example_of_its_product(shop, run):
+def test_a_new_image_becomes_an_example_of_its_product(shop, run):
     report = run([new(1, png("red"), "birch"), new(2, png("blue"), "amber", "gem", labelled_by="Bo")])
 
     assert report.num_added == 2
@@ -160,7 +160,7 @@ def test_each_change_has_a_number_of_its_own(shop, run):
 
 
 def test_a_label_finds_its_product(shop, run):
-    """By the product's id, then the label of products, then that of their pictures; the lowest id of several."""
+    """By the product's id, then the label of products, then that of their images; the lowest id of several."""
     with shop.database.transaction() as session:
         for product_id in ("cedar", "birch"):
             product = session.get(Product, product_id)
@@ -186,14 +186,14 @@ def test_a_label_finds_its_product(shop, run):
         (lambda: new(1, png("red"), None, "zebra"), "no product of the id or label 'zebra'; import the product first"),
         (lambda: new(1, png("red"), "gone"), "no product 'gone'"),
         (lambda: new(1, png("red"), None, "gone"), "no product of the id or label 'gone'"),
-        (lambda: new(1, b"no picture", "birch"), "supported format"),
+        (lambda: new(1, b"no image", "birch"), "supported format"),
         (lambda: new(1, b"", "birch"), "empty"),
         (lambda: new(1, encode(product_image("amber"))[:-900], "birch"), "damaged|truncated|cut"),
-        (lambda: change(1, "x", image_id="unknown"), "no picture of image_id 'unknown'"),
-        (lambda: change(1, "x", sha256="0" * 64), "no picture of sha256"),
+        (lambda: change(1, "x", image_id="unknown"), "no image of image_id 'unknown'"),
+        (lambda: change(1, "x", sha256="0" * 64), "no image of sha256"),
         (lambda: change(1, "x", sha256=digest_of("amber"), product_id="birch"), "of 'birch'; look it up"),
         (lambda: change(1, "x", image_id=id_of("amber"), product_id="birch"), "'amber', and the row says 'birch'"),
-        (lambda: change(1, "x", image_id=image_id_of("gone", "")), "no picture"),
+        (lambda: change(1, "x", image_id=image_id_of("gone", "")), "no image"),
     ],
 )
 def test_a_row_that_cannot_be_used_changes_and_stores_nothing(shop, run, row, message):
@@ -216,20 +216,20 @@ def import_one(installation, product_id, image_bytes, **options):
     import_catalogue(source, installation.database, installation.media_store)
 
 
-def test_a_picture_of_several_products_needs_the_product_too(shop, run):
+def test_a_image_of_several_products_needs_the_product_too(shop, run):
     for product_id in ("x1", "x2"):
         import_one(shop, product_id, png("white"))
     digest = hashlib.sha256(png("white")).hexdigest()
 
     report = run([change(1, "a", sha256=digest), change(2, "b", sha256=digest, product_id="x2")])
 
-    assert "several products have the picture" in messages_of(report)["r:1"]
+    assert "several products have the image" in messages_of(report)["r:1"]
     assert "'x1', 'x2'); give the product_id too" in messages_of(report)["r:1"]
     assert images_of(shop)[image_id_of("x2", digest)][2] == "b"
     assert images_of(shop)[image_id_of("x1", digest)][2] is None
 
 
-def test_a_picture_of_the_catalogue_is_made_no_example(shop, run):
+def test_a_image_of_the_catalogue_is_made_no_example(shop, run):
     before = images_of(shop)
 
     report = run([new(1, encode(product_image("amber")), "amber"), new(2, encode(product_image("amber")), "birch")])
@@ -240,7 +240,7 @@ def test_a_picture_of_the_catalogue_is_made_no_example(shop, run):
     assert images_of(shop)[id_of("amber")] == before[id_of("amber")]
 
 
-def test_a_removed_picture_is_not_labelled_and_comes_back_as_an_example(shop, run):
+def test_a_removed_image_is_not_labelled_and_comes_back_as_an_example(shop, run):
     with shop.database.transaction() as session:
         image = session.get(ProductImage, id_of("birch", 1))
         assert image is not None
@@ -253,7 +253,7 @@ def test_a_removed_picture_is_not_labelled_and_comes_back_as_an_example(shop, ru
     assert images_of(shop)[id_of("birch", 1)][1:3] == ("example", None)
 
 
-def test_pictures_of_a_removed_product_are_not_labelled(shop, run):
+def test_images_of_a_removed_product_are_not_labelled(shop, run):
     with shop.database.transaction() as session:
         remove_products(session, ["birch"])
 
@@ -290,7 +290,7 @@ def test_rows_that_contradict_each_other_are_reported(shop, run):
     assert (report.num_changed, report.num_added) == (2, 1)
 
 
-def test_the_same_picture_twice_is_added_once(shop, run):
+def test_the_same_image_twice_is_added_once(shop, run):
     dry = run([new(n, png("red"), "birch") for n in range(70)], dry_run=True)
     report = run([new(n, png("red"), "birch") for n in range(70)])
 
@@ -302,7 +302,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(shop, run):
     rows = [
         new(1, png("red"), "birch"),
         change(2, "gem", image_id=id_of("amber")),
-        new(3, b"no picture", "birch"),
+        new(3, b"no image", "birch"),
         change(4, "x", image_id="unknown"),
     ]
 
@@ -332,7 +332,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(shop, run, monkeypatc
     assert len(history_of(shop)) == 6
 
 
-def test_a_full_disk_leaves_no_row_without_its_picture(shop, run, monkeypatch):
+def test_a_full_disk_leaves_no_row_without_its_image(shop, run, monkeypatch):
     before = images_of(shop)
 
     def full(*_):
@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_no_row_without_its_picture(shop, run, monkeypatch):
 
     monkeypatch.setattr("embedding.whole_files.os.fsync", full)
 
-    with pytest.raises(StorageFull, match="the disk of the pictures is full"):
+    with pytest.raises(StorageFull, match="the disk of the images is full"):
         run([new(1, png("red"), "birch")])
 
     assert images_of(shop) == before
@@ -355,7 +355,7 @@ def test_of_very_many_errors_the_first_are_kept_and_all_are_counted(shop, run, m
     assert report.reasons().endswith("and 47 more")
 
 
-def test_the_picture_of_an_oversized_file_is_refused(shop, run):
+def test_the_image_of_an_oversized_file_is_refused(shop, run):
     small = replace(shop, settings=shop.settings.model_copy(update={"max_image_bytes": 90}))
 
     report = apply_labels(
@@ -402,7 +402,7 @@ def test_an_import_that_changes_a_label_puts_it_on_record(shop):
 
 
 def test_two_at_the_same_time_both_succeed(shop):
-    """Both see a new picture; only one adds it, and numbers are given once."""
+    """Both see a new image; only one adds it, and numbers are given once."""
     rows = [new(n, png((n, 1, 1)), "birch") for n in range(64)]
     reports = []
 
@@ -421,7 +421,7 @@ def test_two_at_the_same_time_both_succeed(shop):
     assert len(history_of(shop)) == 64
 
 
-def test_lists_and_counts_say_what_training_does_with_each_picture(shop, run):
+def test_lists_and_counts_say_what_training_does_with_each_image(shop, run):
     run([new(1, png("red"), "birch", "wood")])
 
     with shop.database.reading() as session:
@@ -437,7 +437,7 @@ def test_lists_and_counts_say_what_training_does_with_each_picture(shop, run):
     }  # fmt: skip
     assert len(everything) == 10
     assert following is None
-    assert [row.picture.label for row in examples] == ["wood"]
+    assert [row.image.label for row in examples] == ["wood"]
     assert (examples[0].labelled_by, examples[0].label_source, examples[0].is_new) == ("ada", "test", True)
     by_state = {state: sum(row.state == state for row in everything) for state in ("train", "validation", "test")}
     assert by_state == {"train": total.num_train, "validation": total.num_validation, "test": total.num_test}
@@ -450,11 +450,11 @@ def test_pages_together_are_the_whole_list(shop, limit):
         overview = take_overview(session)
         while True:
             page, after = list_labels(session, overview, after=after, limit=limit)
-            found += [row.picture.image_id for row in page]
+            found += [row.image.image_id for row in page]
             if after is None:
                 break
 
-    assert found == [picture.image_id for picture in overview.pictures]
+    assert found == [image.image_id for image in overview.images]
     assert len(found) == 9
 
 
@@ -471,7 +471,7 @@ def test_the_overview_is_kept_until_the_catalogue_changes(shop, run):
         second = overviews.of(session)
         facts, changes = show_label(session, second, id_of("birch"))
     assert second is not first
-    assert facts.picture.label == "wood"
+    assert facts.image.label == "wood"
     assert [(row.old_label, row.new_label) for row in changes] == [(None, "wood")]
 
 

@@ -15,7 +15,7 @@ from service.labels import apply_labels
 from service.settings import Settings
 from service.tables import LabelChange, ProductImage
 from tests.databases import new_database
-from tests.pictures import png
+from tests.images import png
 from tests.service.conftest import write_shop
 from tests.service.labels.test_labels import change, id_of, new
 
@@ -38,7 +38,7 @@ def at_once(functions):
 
 
 def test_labels_and_imports_at_the_same_time_all_succeed(server_shop, tmp_path):
-    """All see the same new pictures; each is added once, and every change has a number of its own."""
+    """All see the same new images; each is added once, and every change has a number of its own."""
     rows = [new(number, png((number, 1, 1)), "birch") for number in range(96)]
     folder = tmp_path / "more"
     for number in range(96):
@@ -64,7 +64,7 @@ def test_labels_and_imports_at_the_same_time_all_succeed(server_shop, tmp_path):
     assert len(set(seqs)) == len(seqs) == 105
 
 
-def test_each_change_of_one_picture_follows_the_one_before(server_shop):
+def test_each_change_of_one_image_follows_the_one_before(server_shop):
     """None is lost: what a change says was there before is what the last one gave."""
 
     def relabel(name):
@@ -80,4 +80,4 @@ def test_each_change_of_one_picture_follows_the_one_before(server_shop):
         (facts,) = list_labels(session, take_overview(session), label=changes[-1][1])[0]
     assert len(changes) == 15
     assert [old for old, _ in changes] == [None, *(label for _, label in changes[:-1])]
-    assert facts.picture.image_id == id_of("amber")
+    assert facts.image.image_id == id_of("amber")

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.operations.records import claim_operation, end_operation
 from service.settings import Settings
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 
 KEY = "test-key-0123456789abcdef"
 

@@ -61,7 +61,7 @@ def test_a_step_is_done_once_and_its_facts_are_there_again(started):
         (InvalidRelease("release x is damaged"), "failed", "invalid-release", "release x is damaged"),
         (OSError(28, "No space left on device", "/a/b"), "failed", "storage-full", "No space left"),
         (OSError(5, "Input/output error", "/a/b"), "failed", "storage-error", "Input/output error"),
-        (StorageFull("the disk of the pictures is full"), "failed", "storage-full", "the disk of the pictures is full"),
+        (StorageFull("the disk of the images is full"), "failed", "storage-full", "the disk of the images is full"),
         (KeyError("surprise"), "failed", "internal-error", "the worker's log"),
         (reject("gate", "not better", {"verdict": 1}), "rejected", "gate", "not better"),
     ],

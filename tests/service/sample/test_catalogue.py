@@ -10,7 +10,7 @@ from PIL import Image
 from service.errors import SampleDirectoryNotEmpty
 from service.sample.catalogue import write_sample_catalogue
 
-# Twelve pictures: three products with a studio view, two examples and a query each.
+# Twelve images: three products with a studio view, two examples and a query each.
 write_small = partial(write_sample_catalogue, num_products=3, num_examples=2, num_queries=1)
 
 
@@ -27,7 +27,7 @@ def digests_of(directory: Path) -> dict[str, str]:
     }
 
 
-def picture_digests(directory: Path) -> set[str]:
+def image_digests(directory: Path) -> set[str]:
     return {digest for name, digest in digests_of(directory).items() if name.endswith(".jpg")}
 
 
@@ -53,14 +53,14 @@ def test_attributes_are_json_objects_of_strings(written):
         assert all(isinstance(value, str) and value for value in attributes.values())
 
 
-def test_every_listed_image_is_a_picture_and_every_picture_is_listed(written):
+def test_every_listed_image_is_a_image_and_every_image_is_listed(written):
     listed = [row["image"] for name in ("catalogue.csv", "queries.csv") for row in rows_of(written / name)]
 
     assert sorted(listed) == sorted(path.relative_to(written).as_posix() for path in written.rglob("*.jpg"))
     for image in listed:
-        with Image.open(written / image) as picture:
-            assert picture.format == "JPEG"
-            assert max(picture.size) == 320
+        with Image.open(written / image) as opened:
+            assert opened.format == "JPEG"
+            assert max(opened.size) == 320
 
 
 def test_queries_are_held_out_of_the_catalogue(written):
@@ -78,18 +78,18 @@ def test_the_same_seed_writes_the_same_bytes(written, tmp_path):
     assert digests_of(tmp_path / "again") == digests_of(written)
 
 
-def test_another_seed_writes_other_pictures(written, tmp_path):
+def test_another_seed_writes_other_images(written, tmp_path):
     write_small(tmp_path / "other", seed=1)
 
-    assert picture_digests(tmp_path / "other").isdisjoint(picture_digests(written))
+    assert image_digests(tmp_path / "other").isdisjoint(image_digests(written))
 
 
-def test_larger_counts_only_add_pictures(written, tmp_path):
+def test_larger_counts_only_add_images(written, tmp_path):
     write_sample_catalogue(tmp_path / "larger", num_products=4, num_examples=3, num_queries=2)
 
     larger = digests_of(tmp_path / "larger")
-    pictures = {name: digest for name, digest in digests_of(written).items() if name.endswith(".jpg")}
-    assert pictures.items() <= larger.items()
+    images = {name: digest for name, digest in digests_of(written).items() if name.endswith(".jpg")}
+    assert images.items() <= larger.items()
 
 
 def test_reports_paths_counts_and_progress(tmp_path):

@@ -13,7 +13,7 @@ from service.sample.views import LONGER_SIDE_PIXELS, photo_view, studio_view
 
 PRODUCTS = sample_products(8, 0)
 
-# Prints the digest of some pictures, for comparison between processes.
+# Prints the digest of some images, for comparison between processes.
 DIGEST_SCRIPT = """
 import hashlib
 from service.sample.products import sample_products
@@ -25,7 +25,7 @@ print(digest.hexdigest())
 """
 
 
-def test_pictures_are_the_same_in_every_process():
+def test_images_are_the_same_in_every_process():
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     root = Path(__file__).parents[3]
     other = subprocess.run(
@@ -37,7 +37,7 @@ def test_pictures_are_the_same_in_every_process():
         check=True,
     )
 
-    # In another order than over there: no picture depends on those drawn before it.
+    # In another order than over there: no image depends on those drawn before it.
     parts = {product.id: studio_view(product).tobytes() for product in reversed(PRODUCTS[:5])}
     digest = hashlib.sha256()
     for product in PRODUCTS[:5]:
@@ -46,19 +46,19 @@ def test_pictures_are_the_same_in_every_process():
 
 
 def test_studio_views_of_different_products_differ_visibly():
-    # Small pictures suffice to see it, and keep the comparison of all pairs fast.
-    pictures = [np.asarray(studio_view(product).reduce(4), np.int16) for product in sample_products(60, 0)]
+    # Small images suffice to see it, and keep the comparison of all pairs fast.
+    images = [np.asarray(studio_view(product).reduce(4), np.int16) for product in sample_products(60, 0)]
 
-    for first, second in itertools.combinations(pictures, 2):
+    for first, second in itertools.combinations(images, 2):
         assert np.abs(first - second).max() > 40
 
 
 def test_studio_views_are_square_on_white():
-    picture = studio_view(PRODUCTS[0])
+    image = studio_view(PRODUCTS[0])
 
-    assert picture.mode == "RGB"
-    assert picture.size == (LONGER_SIDE_PIXELS, LONGER_SIDE_PIXELS)
-    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert image.mode == "RGB"
+    assert image.size == (LONGER_SIDE_PIXELS, LONGER_SIDE_PIXELS)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_photos_of_one_product_differ_from_each_other():

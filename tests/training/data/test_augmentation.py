@@ -13,7 +13,7 @@ SIZE = 24
 PREPROCESSING = Preprocessing(image_size=SIZE, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-def pictures(count=64):
+def images(count=64):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
 
@@ -26,8 +26,8 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_plain_pictures_stay_as_they_are():
-    pixels = pictures(8)
+def test_plain_images_stay_as_they_are():
+    pixels = images(8)
     made = augmentation(crop_area_min=0.2, flip=0.5, brightness=0.5, grey=0.5)
     draws = made.draw(8, generator(), torch.ones(8, dtype=torch.bool))
 
@@ -37,7 +37,7 @@ def test_plain_pictures_stay_as_they_are():
 
 
 def test_nothing_to_vary_changes_nothing():
-    pixels = pictures(8)
+    pixels = images(8)
     made = augmentation(crop_area_min=1.0, crop_ratio=1.0)
 
     varied = made.apply(pixels, made.draw(8, generator()))
@@ -45,8 +45,8 @@ def test_nothing_to_vary_changes_nothing():
     torch.testing.assert_close(varied, PREPROCESSING.normalise(pixels), atol=1e-5, rtol=0)
 
 
-def test_a_flip_mirrors_the_picture():
-    pixels = pictures(4)
+def test_a_flip_mirrors_the_image():
+    pixels = images(4)
     made = augmentation(crop_area_min=1.0, crop_ratio=1.0, flip=1.0)
 
     varied = made.apply(pixels, made.draw(4, generator()))
@@ -54,7 +54,7 @@ def test_a_flip_mirrors_the_picture():
     torch.testing.assert_close(varied, PREPROCESSING.normalise(pixels).flip(3), atol=1e-5, rtol=0)
 
 
-def test_crops_lie_inside_the_picture_with_the_areas_asked_for():
+def test_crops_lie_inside_the_image_with_the_areas_asked_for():
     made = augmentation(crop_area_min=0.25, crop_area_max=0.5, crop_ratio=4 / 3)
 
     crop = made.draw(5000, generator()).crop
@@ -70,8 +70,8 @@ def test_crops_lie_inside_the_picture_with_the_areas_asked_for():
     assert ratio.log().mean().abs() < 0.02
 
 
-def test_a_crop_shows_that_part_of_the_picture():
-    """A picture whose red grows from left to right: the mean red of a crop is that of its centre."""
+def test_a_crop_shows_that_part_of_the_image():
+    """An image whose red grows from left to right: the mean red of a crop is that of its centre."""
     ramp = torch.linspace(0, 255, SIZE).round().to(torch.uint8)
     pixels = ramp.view(1, 1, SIZE, 1).expand(200, SIZE, SIZE, 3).contiguous()
     made = augmentation(crop_area_min=0.1, crop_area_max=0.3)
@@ -90,15 +90,15 @@ def test_colours_vary_within_their_range(knob):
     column = ["brightness", "contrast", "saturation"].index(knob)
     assert 0.6 <= draws.colour[:, column].min() < 0.61
     assert 1.39 < draws.colour[:, column].max() <= 1.4
-    varied = made.apply(pictures(2000)[:50], draws[:50])
+    varied = made.apply(images(2000)[:50], draws[:50])
     assert varied.min() >= 0
     assert varied.max() <= 1
 
 
-def test_grey_pictures_have_equal_channels():
+def test_grey_images_have_equal_channels():
     made = augmentation(crop_area_min=1.0, grey=1.0)
 
-    varied = made.apply(pictures(4), made.draw(4, generator()))
+    varied = made.apply(images(4), made.draw(4, generator()))
 
     torch.testing.assert_close(varied[:, 0], varied[:, 2], atol=1e-5, rtol=0)
 
@@ -106,7 +106,7 @@ def test_grey_pictures_have_equal_channels():
 def test_a_share_of_a_batch_is_varied_as_in_the_whole():
     """What several processes rely on."""
     made = augmentation(crop_area_min=0.2, flip=0.5, brightness=0.3)
-    pixels = pictures(8)
+    pixels = images(8)
     draws = made.draw(8, generator())
 
     whole = made.apply(pixels, draws)
@@ -133,7 +133,7 @@ def test_larger_squares_come_out_at_the_size_of_the_network():
     assert not math.isnan(float(varied.sum()))
 
 
-def test_plain_pictures_are_what_evaluation_crops():
+def test_plain_images_are_what_evaluation_crops():
     """Of a square that shows more than evaluation does."""
     preprocessing = Preprocessing(image_size=56, crop_fraction=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 128, dtype=np.uint8)[None, :, None], (128, 1, 3)))
@@ -146,7 +146,7 @@ def test_plain_pictures_are_what_evaluation_crops():
     torch.testing.assert_close(plain, expected, atol=0.02, rtol=0)
 
 
-def test_a_share_of_pictures_stays_plain():
+def test_a_share_of_images_stays_plain():
     made = augmentation(crop_area_min=0.2, plain=0.3)
 
     crop = made.draw(4000, generator()).crop

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from embedding.preprocessing import Preprocessing
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from tests.training.datasets.trees import draw, write
 from training.data.checks import check_training_data
 from training.data.image_cache import ImageCache
@@ -20,8 +20,8 @@ CONFIG = SplitConfig(unseen_classes=("held",), validation_share=0, validation_ex
 def shop(tmp_path):
     folder = tmp_path / "shop"
     for number, name in enumerate(("amber", "birch", "cedar", "held")):
-        for picture in range(3):
-            draw(folder / name / f"{picture}.png", 10 * number + picture)
+        for image in range(3):
+            draw(folder / name / f"{image}.png", 10 * number + image)
     return folder
 
 
@@ -47,9 +47,9 @@ def test_data_with_nothing_wrong_have_no_findings(shop):
     assert len(checks.exclude) == len(checks.unreadable) == 0
 
 
-def test_unreadable_pictures_are_named_and_left_out_everywhere(shop):
-    write(shop / "amber" / "broken.png", "no picture")
-    write(shop / "held" / "broken.png", "no picture at all")
+def test_unreadable_images_are_named_and_left_out_everywhere(shop):
+    write(shop / "amber" / "broken.png", "no image")
+    write(shop / "held" / "broken.png", "no image at all")
 
     snapshot, split, checks = check(shop)
 
@@ -74,14 +74,14 @@ def test_rows_that_could_not_be_read_are_a_finding(shop):
     assert "move it into one" in checks.findings[0].message
 
 
-def test_classes_with_one_picture_are_a_warning(shop):
+def test_classes_with_one_image_are_a_warning(shop):
     draw(shop / "dahlia" / "only.png", 99)
 
     _, _, checks = check(shop)
 
     (finding,) = checks.findings
     assert (finding.severity, finding.rows) == ("warning", ("dahlia/only.png",))
-    assert "add a second picture" in finding.message
+    assert "add a second image" in finding.message
 
 
 def test_the_same_file_across_the_split_is_a_problem(shop):
@@ -110,7 +110,7 @@ def test_a_near_duplicate_across_the_split_is_left_out_of_training(shop):
     assert len(left.train) == len(split.train) - 1
 
 
-def test_the_same_picture_under_two_labels_is_a_problem_that_names_both(shop):
+def test_the_same_image_under_two_labels_is_a_problem_that_names_both(shop):
     shutil.copy(shop / "birch" / "0.png", shop / "amber" / "wrong.png")
 
     _, _, checks = check(shop)
@@ -141,7 +141,7 @@ def test_copies_within_a_class_are_nothing_to_warn_of(shop):
 
 def test_a_message_names_five_rows_and_the_finding_all(shop):
     for number in range(8):
-        write(shop / "amber" / f"broken{number}.png", f"no picture {number}")
+        write(shop / "amber" / f"broken{number}.png", f"no image {number}")
 
     _, _, checks = check(shop)
 
@@ -152,11 +152,11 @@ def test_a_message_names_five_rows_and_the_finding_all(shop):
     assert "..." in finding.message
 
 
-def test_a_cache_of_other_pictures_is_refused(shop):
+def test_a_cache_of_other_images_is_refused(shop):
     snapshot = open_training_data(shop)
     split = split_snapshot(snapshot, CONFIG)
 
-    with pytest.raises(ValueError, match="the cache holds 1 pictures"):
+    with pytest.raises(ValueError, match="the cache holds 1 images"):
         check_training_data(snapshot, split, ImageCache(np.zeros((1, 8, 8, 3), np.uint8), {}))
 
 

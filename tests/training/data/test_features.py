@@ -41,12 +41,12 @@ def everything(images):
     return np.ones(len(images), bool)
 
 
-def test_view_0_is_what_the_backbone_gives_for_the_picture(images, headed, tmp_path):
+def test_view_0_is_what_the_backbone_gives_for_the_image(images, headed, tmp_path):
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
     model, preprocessing = headed
-    pictures = [decode_image(image.path.read_bytes()) for image in images]
-    expected = Embedder(without_head(model), preprocessing, device="cpu").embed(pictures)
+    decoded = [decode_image(image.path.read_bytes()) for image in images]
+    expected = Embedder(without_head(model), preprocessing, device="cpu").embed(decoded)
     torch.testing.assert_close(features.plain(np.arange(len(images))), torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
@@ -54,14 +54,14 @@ def test_head_and_features_give_what_the_whole_model_gives(images, headed, tmp_p
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
     model, preprocessing = headed
-    pictures = [decode_image(image.path.read_bytes()) for image in images]
-    whole = Embedder(model, preprocessing, device="cpu").embed(pictures)
+    decoded = [decode_image(image.path.read_bytes()) for image in images]
+    whole = Embedder(model, preprocessing, device="cpu").embed(decoded)
     with torch.no_grad():
         parts = torch.nn.functional.normalize(model.head(features.plain(np.arange(len(images)))), dim=1)
     torch.testing.assert_close(parts, torch.from_numpy(whole), atol=1e-5, rtol=0)
 
 
-def test_views_differ_from_the_picture_and_from_each_other(images, headed, tmp_path):
+def test_views_differ_from_the_image_and_from_each_other(images, headed, tmp_path):
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
     views = features.rows_RC[: features.num_views[0]]
@@ -69,7 +69,7 @@ def test_views_differ_from_the_picture_and_from_each_other(images, headed, tmp_p
     torch.testing.assert_close(views.norm(dim=1), torch.ones(len(views)))
 
 
-def test_roles_have_their_numbers_of_views_and_held_out_pictures_one(images, headed, tmp_path):
+def test_roles_have_their_numbers_of_views_and_held_out_images_one(images, headed, tmp_path):
     is_varied = np.array([image.label.startswith("red") for image in images])
 
     features = store(tmp_path, headed).read_or_compute(images, is_varied)
@@ -88,7 +88,7 @@ def test_a_second_time_nothing_is_computed(images, headed, tmp_path):
     assert torch.equal(first.rows_RC, second.rows_RC)
 
 
-def test_only_new_pictures_are_computed(images, headed, tmp_path):
+def test_only_new_images_are_computed(images, headed, tmp_path):
     store(tmp_path, headed).read_or_compute(images[:10], everything(images[:10]))
     calls = []
 
@@ -125,9 +125,9 @@ def test_a_damaged_part_is_computed_anew_and_said(images, headed, tmp_path, capl
     assert torch.equal(first.rows_RC, second.rows_RC)
 
 
-def test_a_picture_that_cannot_be_read_is_a_failure(headed, tmp_path):
+def test_a_image_that_cannot_be_read_is_a_failure(headed, tmp_path):
     shop = write_shapes(tmp_path / "shop", per_class=2)
-    (shop / "red-disc" / "0.png").write_bytes(b"no picture")
+    (shop / "red-disc" / "0.png").write_bytes(b"no image")
     images = take_snapshot(read_dataset(shop)).images
 
     features = store(tmp_path / "cache", headed).read_or_compute(images, everything(images))
@@ -149,7 +149,7 @@ def test_a_full_disk_names_the_folder_and_leaves_no_half_part(images, headed, tm
     assert list(made.directory.iterdir()) == []
 
 
-def test_how_often_a_picture_stays_plain_changes_no_view(images, headed, tmp_path):
+def test_how_often_a_image_stays_plain_changes_no_view(images, headed, tmp_path):
     first = store(tmp_path / "one", headed, replace(KNOBS, plain=0.0))
     second = store(tmp_path / "two", headed, replace(KNOBS, plain=0.9))
 
@@ -159,7 +159,7 @@ def test_how_often_a_picture_stays_plain_changes_no_view(images, headed, tmp_pat
     assert first.directory.name == second.directory.name
 
 
-def test_catalogue_pictures_have_scenes_as_well(images, headed, tmp_path):
+def test_catalogue_images_have_scenes_as_well(images, headed, tmp_path):
     with_scenes = replace(KNOBS, catalogue_scenes=2)
 
     features = store(tmp_path, headed, with_scenes).read_or_compute(images, everything(images))
@@ -169,7 +169,7 @@ def test_catalogue_pictures_have_scenes_as_well(images, headed, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["edited", "removed"])
-def test_a_picture_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
+def test_a_image_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
     shop = write_shapes(tmp_path / "shop", per_class=2)
     images = take_snapshot(read_dataset(shop)).images
     path = shop / "red-disc" / "0.png"

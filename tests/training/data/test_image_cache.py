@@ -10,7 +10,7 @@ import torch
 from embedding import artifact
 from embedding.decoding import decode_image
 from embedding.preprocessing import Preprocessing
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from tests.training.datasets.trees import draw, write
 from training.data import image_cache
 from training.data.image_cache import ImageCache
@@ -69,7 +69,7 @@ def test_training_takes_the_largest_square_at_any_size(snapshot):
     np.testing.assert_array_equal(everything(cache).numpy(), np.stack(expected))
 
 
-def test_pictures_come_in_the_order_asked_for_as_copies(snapshot):
+def test_images_come_in_the_order_asked_for_as_copies(snapshot):
     cache = ImageCache.build(snapshot, PREPROCESSING, size=8)
     before = everything(cache)
 
@@ -90,8 +90,8 @@ def test_a_position_that_is_not_there_is_refused(snapshot, position):
         cache.pixels(np.array([position]))
 
 
-def test_unreadable_pictures_are_named_and_stay_black(shop):
-    write(shop / "amber" / "broken.png", "no picture")
+def test_unreadable_images_are_named_and_stay_black(shop):
+    write(shop / "amber" / "broken.png", "no image")
     snapshot = open_training_data(shop)
     (position,) = [n for n, image in enumerate(snapshot.images) if image.path.name == "broken.png"]
 
@@ -103,7 +103,7 @@ def test_unreadable_pictures_are_named_and_stay_black(shop):
 
 
 def test_what_an_earlier_run_left_is_opened_without_decoding(shop, tmp_path, decodings):
-    write(shop / "amber" / "broken.png", "no picture")
+    write(shop / "amber" / "broken.png", "no image")
     snapshot = open_training_data(shop)
     first = ImageCache.build(snapshot, PREPROCESSING, size=8, directory=tmp_path / "cache")
     shutil.copytree(shop, tmp_path / "copy")
@@ -127,7 +127,7 @@ def test_what_an_earlier_run_left_is_opened_without_decoding(shop, tmp_path, dec
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_geometry_or_other_pictures_are_decoded_anew(shop, tmp_path, decodings, change):
+def test_another_geometry_or_other_images_are_decoded_anew(shop, tmp_path, decodings, change):
     first = {
         "snapshot": open_training_data(shop),
         "preprocessing": PREPROCESSING,
@@ -158,7 +158,7 @@ def test_a_damaged_cache_is_made_again(snapshot, tmp_path, decodings, name):
     torch.testing.assert_close(everything(again), expected)
 
 
-def test_pictures_that_take_too_much_memory_are_refused_with_the_remedy(snapshot):
+def test_images_that_take_too_much_memory_are_refused_with_the_remedy(snapshot):
     with pytest.raises(TrainingError, match="naming a folder for the cache"):
         ImageCache.build(snapshot, PREPROCESSING, size=8, max_memory_bytes=100)
 
@@ -183,11 +183,11 @@ def test_a_disk_that_fills_up_leaves_nothing(snapshot, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["other", "missing"])
-def test_a_picture_that_changed_since_it_was_hashed_stops_the_run(shop, snapshot, tmp_path, change):
+def test_a_image_that_changed_since_it_was_hashed_stops_the_run(shop, snapshot, tmp_path, change):
     path = shop / "amber" / "2.png"
     draw(path, 60) if change == "other" else path.unlink()
 
-    with pytest.raises(InvalidDataset, match=r"amber/2\.png: the picture"):
+    with pytest.raises(InvalidDataset, match=r"amber/2\.png: the image"):
         ImageCache.build(snapshot, PREPROCESSING, size=8, directory=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -4,7 +4,7 @@ import pytest
 from tests.training.data.test_splits import made_snapshot, plain_rows, shop_rows, split_of
 from training.data.label_states import held_out_states
 from training.data.snapshot import Snapshot
-from training.data.splits import SplitConfig, held_out_pictures
+from training.data.splits import SplitConfig, held_out_images
 
 EMPTY = Snapshot("made", (), "0" * 64)
 
@@ -23,10 +23,10 @@ def test_states_are_those_of_the_split(rows):
     assert {states[position] for position in split.train} == {"train"}
     assert {states[position] for position in split.test.query} == {"test"}
     assert {states[position] for position in split.validation.query} == {"validation"}
-    np.testing.assert_array_equal([state != "train" for state in states], held_out_pictures(snapshot, split))
+    np.testing.assert_array_equal([state != "train" for state in states], held_out_images(snapshot, split))
 
 
-def test_every_picture_of_a_held_out_class_is_held_out_with_it():
+def test_every_image_of_a_held_out_class_is_held_out_with_it():
     snapshot = made_snapshot(shop_rows())
     split = split_of(snapshot, SplitConfig())
 
@@ -63,7 +63,7 @@ def test_nothing_has_no_states():
     assert held_out_states(EMPTY, SplitConfig()) == []
 
 
-def test_a_picture_keeps_its_state_when_others_come():
+def test_a_image_keeps_its_state_when_others_come():
     rows = shop_rows(80, 4)
     before = made_snapshot(rows[: len(rows) // 2] + rows[-40:])
     after = made_snapshot(rows)
@@ -76,7 +76,7 @@ def test_a_picture_keeps_its_state_when_others_come():
     assert all(now[content] == state for content, state in was.items())
 
 
-def test_a_picture_that_repeats_a_test_picture_does_not_train():
+def test_a_image_that_repeats_a_test_image_does_not_train():
     rows = shop_rows(60, 4)
     snapshot = made_snapshot(rows)
     states = held_out_states(snapshot, SplitConfig())

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from embedding.preprocessing import Preprocessing
 from tests.conftest import REAL_DATA
-from tests.pictures import colour_image, encode, scene
+from tests.images import colour_image, encode, scene
 from training.data import near_duplicates
 from training.data.image_cache import ImageCache
 from training.data.near_duplicates import near_duplicate_pairs, thumbnails_of
@@ -42,7 +42,7 @@ def test_any_size_of_the_cache_will_do(size):
     assert pairs_of([*images, copy_of(images[2])], size) == [[2, 5]]
 
 
-def test_the_same_structure_in_another_colour_is_another_picture():
+def test_the_same_structure_in_another_colour_is_another_image():
     image = scene(1)
     red, green, blue = image.split()
 
@@ -57,7 +57,7 @@ def test_the_same_packaging_with_another_emblem_is_another_product():
     assert pairs_of([image, variant]) == []
 
 
-def test_pictures_without_structure_are_never_near_duplicates():
+def test_images_without_structure_are_never_near_duplicates():
     assert pairs_of([colour_image("red"), colour_image("red"), colour_image((250, 0, 0))]) == []
 
 

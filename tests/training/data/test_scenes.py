@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.pictures import scene as busy_picture
+from tests.images import scene as busy_image
 from training.data.scenes import cut_out, draw_scene
 
 
@@ -31,7 +31,7 @@ def test_what_has_the_grounds_colour_inside_stays_part_of_the_product():
 
 
 def test_a_photo_without_plain_ground_stays_whole():
-    image = busy_picture(3)
+    image = busy_image(3)
 
     cut = cut_out(image)
 
@@ -39,7 +39,7 @@ def test_a_photo_without_plain_ground_stays_whole():
     assert np.asarray(cut.mask)[10:-10, 10:-10].min() == 255
 
 
-def test_an_empty_picture_stays_whole():
+def test_an_empty_image_stays_whole():
     assert cut_out(Image.new("RGB", (40, 30), (255, 255, 255))).product.size == (40, 30)
 
 

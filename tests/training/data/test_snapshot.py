@@ -91,7 +91,7 @@ def test_rows_whose_file_is_missing_or_unreadable_are_problems(shop, tmp_path):
 
 
 def test_data_of_which_nothing_can_be_read_are_refused(tmp_path):
-    with pytest.raises(InvalidDataset, match=r"none of the 1 pictures can be read; m\.csv:2"):
+    with pytest.raises(InvalidDataset, match=r"none of the 1 images can be read; m\.csv:2"):
         open_training_data(write(tmp_path / "m.csv", "path,label\nnowhere.png,a\n"))
 
 
@@ -128,7 +128,7 @@ def test_a_written_snapshot_reads_back_the_same(shop, tmp_path):
     assert [image.location for image in read.images] == [image.location for image in snapshot.images]
     image = read.images[0]
     assert image.path == tmp_path / "snapshot" / "images" / image.sha256[:2] / f"{image.sha256}{image.path.suffix}"
-    assert len(list((tmp_path / "snapshot" / "images").rglob("*.*"))) == 5, "equal pictures are stored once"
+    assert len(list((tmp_path / "snapshot" / "images").rglob("*.*"))) == 5, "equal images are stored once"
 
 
 def test_names_that_are_no_text_survive(tmp_path):
@@ -140,11 +140,11 @@ def test_names_that_are_no_text_survive(tmp_path):
     assert read_snapshot(tmp_path / "snapshot").images[0].location == "amber/a\\udcff.png"
 
 
-@pytest.mark.parametrize("damage", ["picture", "rows", "manifest", "missing"])
+@pytest.mark.parametrize("damage", ["image", "rows", "manifest", "missing"])
 def test_a_damaged_snapshot_is_refused(shop, tmp_path, damage):
     folder = tmp_path / "snapshot"
     write_snapshot(open_training_data(shop), folder)
-    names = {"picture": next((folder / "images").rglob("*.png")), "manifest": folder / "manifest.json"}
+    names = {"image": next((folder / "images").rglob("*.png")), "manifest": folder / "manifest.json"}
     path = names.get(damage, folder / "rows.ndjson")
     path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes() + b" ")
 
@@ -171,11 +171,11 @@ def test_an_existing_folder_is_not_written_over(shop, tmp_path):
         write_snapshot(open_training_data(shop), tmp_path / "there")
 
 
-def test_a_picture_that_changed_since_it_was_hashed_stops_the_writing(shop, tmp_path):
+def test_a_image_that_changed_since_it_was_hashed_stops_the_writing(shop, tmp_path):
     snapshot = open_training_data(shop)
     draw(shop / "birch" / "1.png", 77)
 
-    with pytest.raises(InvalidSnapshot, match=r"birch/1\.png: the picture has changed"):
+    with pytest.raises(InvalidSnapshot, match=r"birch/1\.png: the image has changed"):
         write_snapshot(snapshot, tmp_path / "snapshot")
     assert not list(tmp_path.glob("*snapshot*"))
 

@@ -8,7 +8,7 @@ import pytest
 from tests.training.datasets.trees import text_snapshot
 from training.data.held_out_shares import share_of
 from training.data.snapshot import Snapshot, SnapshotImage, open_training_data
-from training.data.splits import SplitConfig, held_out_pictures, leave_out, split_snapshot
+from training.data.splits import SplitConfig, held_out_images, leave_out, split_snapshot
 from training.errors import InvalidConfig, UnfitData
 
 
@@ -107,7 +107,7 @@ def test_without_roles_held_out_classes_are_searched_among_themselves():
 
 
 @pytest.mark.parametrize("rows", [plain_rows(), shop_rows()])
-def test_adding_pictures_and_classes_moves_none_into_training(rows):
+def test_adding_images_and_classes_moves_none_into_training(rows):
     """Whatever part of the data there was before: what was held out then is held out now."""
     everything = made_snapshot(rows)
     final = split_of(everything, SplitConfig())
@@ -117,7 +117,7 @@ def test_adding_pictures_and_classes_moves_none_into_training(rows):
         fewer = made_snapshot([row for row in rows if generator.random() < 0.6])
         split = split_of(fewer, SplitConfig())
 
-        assert not split.notes or "one picture" in split.notes[0]
+        assert not split.notes or "one image" in split.notes[0]
         was_tested = names(fewer, split.test.query)
         assert not was_tested & names(everything, final.train)
         assert was_tested <= names(everything, final.test.query)
@@ -246,7 +246,7 @@ def test_hash_leaves_stated_parts_aside():
     assert {"x", "y"} < labels(snapshot, split.train)
 
 
-def test_without_a_test_stated_test_pictures_stay_out_all_the_same():
+def test_without_a_test_stated_test_images_stay_out_all_the_same():
     snapshot = made_snapshot(stated_rows(("x", "y")))
 
     split = split_of(snapshot, SplitConfig(test="none", unseen_classes=("a",)))
@@ -261,7 +261,7 @@ def test_auto_holds_out_by_hash_where_no_test_part_is_stated():
     auto, by_hash = (split_of(snapshot, SplitConfig(test=test)) for test in ("auto", "hash"))
 
     np.testing.assert_array_equal(auto.train, by_hash.train)
-    assert "states no test pictures" in auto.notes[0]
+    assert "states no test images" in auto.notes[0]
 
 
 def test_both_validation_shares_of_zero_mean_no_validation():
@@ -271,7 +271,7 @@ def test_both_validation_shares_of_zero_mean_no_validation():
     assert split.validation_classes == ()
 
 
-def test_copies_of_held_out_pictures_do_not_train():
+def test_copies_of_held_out_images_do_not_train():
     rows = plain_rows()
     unseen = split_of(made_snapshot(rows), SplitConfig()).unseen_classes[0]
     trained = "class 0" if unseen != "class 0" else "class 1"
@@ -281,10 +281,10 @@ def test_copies_of_held_out_pictures_do_not_train():
     split = split_of(snapshot, without_validation(unseen_classes=(unseen,)))
 
     assert content not in names(snapshot, split.train)
-    assert split.notes == ("pictures that are the same files as held-out ones and do not train: 1",)
+    assert split.notes == ("images that are the same files as held-out ones and do not train: 1",)
 
 
-def test_classes_with_one_picture_left_do_not_train_and_are_named():
+def test_classes_with_one_image_left_do_not_train_and_are_named():
     snapshot = made_snapshot([*plain_rows(), ("lonely", "single")])
 
     split = split_of(snapshot, without_validation(unseen_classes=("class 1",)))
@@ -310,15 +310,15 @@ def test_held_out_classes_without_an_example_are_searched_among_themselves():
     [
         (plain_rows(), {"unseen_share": 0}, "test part is empty; raise split.unseen_share"),
         (plain_rows(), {"validation_share": 0}, "validation part is empty; raise split.validation_share"),
-        (plain_rows(), {"test": "stated"}, 'states no test pictures; use split.test = "hash"'),
+        (plain_rows(), {"test": "stated"}, 'states no test images; use split.test = "hash"'),
         (plain_rows(2), {}, "lower split.unseen_share"),
         (plain_rows(4), {"unseen_share": 0.9}, "lower split.unseen_share"),
         (plain_rows(6), {"validation_share": 0.99}, "lower split.unseen_share or split.validation_share"),
-        (plain_rows(60, 1), {}, "0 classes with two or more pictures"),
+        (plain_rows(60, 1), {}, "0 classes with two or more images"),
         (plain_rows(), {"unseen_classes": ("nobody",)}, "do not have: 'nobody'"),
         (stated_rows(("x",)), {"unseen_classes": ("a",)}, "leave split.unseen_classes empty"),
         (stated_rows(("x",), ()), {}, "too many are stated as test"),
-        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "no test picture has another of its class"),
+        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "no test image has another of its class"),
     ],
 )
 def test_data_that_cannot_be_split_are_refused_with_the_remedy(rows, config, message):
@@ -346,7 +346,7 @@ def test_a_knob_that_cannot_be_used_is_named(knob):
         SplitConfig(**knob)
 
 
-def test_pictures_are_left_out_where_they_were_used():
+def test_images_are_left_out_where_they_were_used():
     snapshot = made_snapshot(shop_rows())
     split = split_of(snapshot, SplitConfig())
     bad_query, bad_item = split.test.query[0], split.test.gallery[0]
@@ -368,15 +368,15 @@ def test_leaving_too_much_out_is_refused():
 
     with pytest.raises(UnfitData, match="0 classes"):
         left_of(snapshot, split, split.train, nothing)
-    with pytest.raises(UnfitData, match="no test picture can be read"):
+    with pytest.raises(UnfitData, match="no test image can be read"):
         left_of(snapshot, split, nothing, split.test.query)
 
 
-def test_held_out_pictures_are_the_queries_and_all_of_unseen_classes():
+def test_held_out_images_are_the_queries_and_all_of_unseen_classes():
     snapshot = made_snapshot(shop_rows())
     split = split_of(snapshot, SplitConfig())
 
-    held_out = np.flatnonzero(held_out_pictures(snapshot, split))
+    held_out = np.flatnonzero(held_out_images(snapshot, split))
 
     assert not set(held_out) & set(split.train)
     assert {*split.test.query, *split.validation.query} < set(held_out)

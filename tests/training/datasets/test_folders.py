@@ -58,7 +58,7 @@ def test_folders_of_classes_called_train_and_test_are_classes(tmp_path):
     assert set(labels_of(tmp_path, "train/1.png", "test/1.png").values()) == {"train", "test"}
 
 
-def test_pictures_beside_folders_of_classes_are_noted(tmp_path):
+def test_images_beside_folders_of_classes_are_noted(tmp_path):
     labels_of(tmp_path, "amber/1.png", "amber/front/1.png", "birch/1.png")
 
     (note,) = read_folders(tmp_path).notes
@@ -73,7 +73,7 @@ def test_a_lone_folder_around_all_classes_is_noted(tmp_path):
     assert "'all' lies around all classes" in read_folders(tmp_path).notes[0]
 
 
-def test_pictures_that_cannot_be_taken_are_named(tmp_path):
+def test_images_that_cannot_be_taken_are_named(tmp_path):
     labels_of(tmp_path, "loose.png", "amber/phone.heic", "amber/1.png", "a\nb/1.png")
 
     loose, *others = sorted(read_folders(tmp_path).errors, key=lambda error: error.location, reverse=True)
@@ -85,5 +85,5 @@ def test_pictures_that_cannot_be_taken_are_named(tmp_path):
 def test_a_folder_without_classes_is_refused(tmp_path):
     write(tmp_path / "loose.png", "")
 
-    with pytest.raises(InvalidDataset, match=r"loose\.png: the picture lies in no class's folder.*a folder per class"):
+    with pytest.raises(InvalidDataset, match=r"loose\.png: the image lies in no class's folder.*a folder per class"):
         read_folders(tmp_path)

@@ -26,7 +26,7 @@ def test_reads_csv_with_every_column_that_a_catalogue_has(tmp_path):
     assert (second.label, second.role, second.part) == ("other", "example", "validation")
 
 
-def test_without_roles_all_pictures_are_the_catalogues(tmp_path):
+def test_without_roles_all_images_are_the_catalogues(tmp_path):
     dataset = read_rows(tmp_path, {"image": "a.png", "label": "x"}, {"path": "b.png", "id": 7})
 
     assert [(image.label, image.role, image.part) for image in dataset.images] == [

@@ -41,7 +41,7 @@ def test_reads_cub_in_the_halves_of_metric_learning(tmp_path):
     ]
     assert dataset.images[0].path == tmp_path / "CUB_200_2011" / "images" / "001.Albatross" / "a b.jpg"
     assert [error.location for error in dataset.errors] == ["images.txt:3"]
-    assert "5,864 train pictures of 100 classes; here are 1 of 1" in dataset.notes[0]
+    assert "5,864 train images of 100 classes; here are 1 of 1" in dataset.notes[0]
 
 
 def test_reads_stanford_online_products(tmp_path):
@@ -76,7 +76,7 @@ def test_reads_the_annotations_of_cars196(tmp_path):
     assert "class 500" in dataset.errors[0].message
 
 
-def test_reads_annotations_of_a_single_picture(tmp_path):
+def test_reads_annotations_of_a_single_image(tmp_path):
     write_annotations(tmp_path, [1])
 
     assert len(read_dataset(tmp_path).images) == 1
@@ -152,7 +152,7 @@ def write_grocery(root):
 
 
 @pytest.mark.parametrize("around", [".", "dataset", "GroceryStoreDataset/dataset"])
-def test_reads_grocery_with_its_parts_and_iconic_pictures(tmp_path, around):
+def test_reads_grocery_with_its_parts_and_iconic_images(tmp_path, around):
     write_grocery(tmp_path / around)
 
     dataset = read_dataset(tmp_path)

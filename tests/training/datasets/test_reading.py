@@ -35,7 +35,7 @@ def test_paths_are_absolute_whatever_was_given(tmp_path, monkeypatch):
 def test_what_holds_nothing_is_refused(tmp_path):
     with pytest.raises(InvalidDataset, match="does not exist"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(InvalidDataset, match="no pictures in folders"):
+    with pytest.raises(InvalidDataset, match="no images in folders"):
         read_dataset(tmp_path)
     with pytest.raises(InvalidDataset, match=r"no usable row; m.csv:2: the label is empty"):
         read_dataset(write(tmp_path / "m.csv", "image,label\na.png,\n"))

@@ -1,8 +1,8 @@
-"""Small trees of the published data sets, and pictures to put into them."""
+"""Small trees of the published data sets, and images to put into them."""
 
 from pathlib import Path
 
-from tests.pictures import encode, scene
+from tests.images import encode, scene
 from training.data.snapshot import Snapshot, take_snapshot
 from training.datasets.rows import Dataset, LabelledImage
 
@@ -15,14 +15,14 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def draw(path: Path, seed: int = 0) -> Path:
-    """Write a small picture of its own for each seed."""
+    """Write a small image of its own for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(scene(seed, (128, 96)), "JPEG" if path.suffix == ".jpg" else "PNG"))
     return path
 
 
 def text_snapshot(folder: Path, rows) -> Snapshot:
-    """Take a snapshot of files that are no pictures: what a split needs, quickly.
+    """Take a snapshot of files that are no images: what a split needs, quickly.
 
     `rows` are (content, label), with role and part after them where they are not the defaults.
     """

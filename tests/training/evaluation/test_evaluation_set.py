@@ -58,7 +58,7 @@ def test_examples_of_the_test_are_searched_among_the_whole_catalogue():
 
 
 def test_a_class_is_unseen_by_its_hash_whatever_was_trained_on():
-    """A class with one picture is not trained on, which makes no difference here."""
+    """A class with one image is not trained on, which makes no difference here."""
     # Its label lies outside the unseen share, and its example within that of the test.
     rows = [*shop_rows(), ("lonely2-catalogue", "lonely2"), ("lonely2-1", "lonely2", "example")]
     snapshot = made_snapshot(rows)
@@ -71,7 +71,7 @@ def test_a_class_is_unseen_by_its_hash_whatever_was_trained_on():
     assert not evaluation_set.is_unseen[keys(evaluation_set.queries).index("lonely2-1")]
 
 
-def test_unseen_classes_without_an_example_are_searched_for_by_their_catalogue_pictures():
+def test_unseen_classes_without_an_example_are_searched_for_by_their_catalogue_images():
     catalogue = [(f"{label}-c{n}", f"class {label}") for label in range(30) for n in range(2)]
     examples = [(f"{label}-e{n}", f"class {label}", "example") for label in range(0, 30, 2) for n in range(3)]
     snapshot = made_snapshot([*catalogue, *examples])
@@ -92,7 +92,7 @@ def test_unseen_classes_without_an_example_are_searched_for_by_their_catalogue_p
     }  # fmt: skip
 
 
-def test_without_examples_every_test_picture_is_left_out_of_its_own_answer():
+def test_without_examples_every_test_image_is_left_out_of_its_own_answer():
     snapshot = made_snapshot(plain_rows())
     split = split_of(snapshot, SplitConfig())
 
@@ -133,7 +133,7 @@ def test_nothing_to_find_at_all_is_told_with_a_remedy(rows, unseen):
 def test_the_id_names_the_content_and_no_place():
     rows = shop_rows()
     here = set_of(rows)
-    images = [dataclasses.replace(made_image(*row), location=f"picture {number}") for number, row in enumerate(rows)]
+    images = [dataclasses.replace(made_image(*row), location=f"image {number}") for number, row in enumerate(rows)]
     elsewhere = snapshot_of("catalogue", reversed(images))
 
     there = evaluation_set_of(elsewhere, split_of(elsewhere, SplitConfig()))
@@ -206,11 +206,11 @@ def test_a_query_never_finds_itself():
     assert not (measurement.neighbour_rows == evaluation_set.own_row[:, None]).any()
 
 
-def test_rows_that_are_not_one_for_each_picture_are_refused():
+def test_rows_that_are_not_one_for_each_image_are_refused():
     evaluation_set = set_of(shop_rows())
     rows = embedded([*evaluation_set.queries, *evaluation_set.gallery])
 
-    with pytest.raises(InvalidEmbeddings, match="pictures of the gallery"):
+    with pytest.raises(InvalidEmbeddings, match="images of the gallery"):
         measure(evaluation_set, rows[: len(evaluation_set.queries)], rows)
 
 

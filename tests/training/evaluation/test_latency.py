@@ -4,7 +4,7 @@ import pytest
 from tests.fakes import Clock
 from training.evaluation.latency import median_latencies
 
-PICTURES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
+IMAGES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 
 
 class TimedEmbedder:
@@ -36,46 +36,46 @@ def timed(*seconds):
 def test_the_median_of_each_model_is_told_in_milliseconds():
     embedders, clock, _ = timed(lambda _: 0.010, lambda _: 0.025)
 
-    assert median_latencies(embedders, [PICTURES, np.stack(PICTURES)], clock=clock) == pytest.approx([10, 25])
+    assert median_latencies(embedders, [IMAGES, np.stack(IMAGES)], clock=clock) == pytest.approx([10, 25])
 
 
 def test_first_rounds_and_outliers_do_not_count():
     embedders, clock, _ = timed(lambda call: 9.0 if call < 3 or call % 10 == 4 else 0.010)
 
-    assert median_latencies(embedders, [PICTURES], clock=clock) == pytest.approx([10])
+    assert median_latencies(embedders, [IMAGES], clock=clock) == pytest.approx([10])
 
 
-def test_models_take_turns_on_the_same_picture():
+def test_models_take_turns_on_the_same_image():
     embedders, clock, calls = timed(*[lambda _: 0.001] * 3)
 
-    median_latencies(embedders, [PICTURES] * 3, rounds=6, clock=clock)
+    median_latencies(embedders, [IMAGES] * 3, rounds=6, clock=clock)
 
     rounds = [calls[start : start + 3] for start in range(0, len(calls), 3)]
     assert len(rounds) == 9
     assert all({name for name, _ in each} == {0, 1, 2} for each in rounds)
-    assert all(len({picture for _, picture in each}) == 1 for each in rounds)
+    assert all(len({image for _, image in each}) == 1 for each in rounds)
     assert {each[0][0] for each in rounds} == {0, 1, 2}
 
 
 def test_a_real_model_is_measured(zero_shot_embedder):
-    picture = np.zeros((224, 224, 3), np.uint8)
+    image = np.zeros((224, 224, 3), np.uint8)
 
-    (milliseconds,) = median_latencies([zero_shot_embedder], [[picture]], rounds=2)
+    (milliseconds,) = median_latencies([zero_shot_embedder], [[image]], rounds=2)
 
     assert 0.1 < milliseconds < 60_000
 
 
 @pytest.mark.parametrize(
-    ("pictures", "rounds", "message"),
+    ("images", "rounds", "message"),
     [
-        ([PICTURES], 5, "same pictures for each of 2"),
-        ([PICTURES, PICTURES[:1]], 5, "same pictures"),
-        ([[], []], 5, "one picture"),
-        ([PICTURES, PICTURES], 0, "one round"),
+        ([IMAGES], 5, "same images for each of 2"),
+        ([IMAGES, IMAGES[:1]], 5, "same images"),
+        ([[], []], 5, "one image"),
+        ([IMAGES, IMAGES], 0, "one round"),
     ],
 )
-def test_refuses_what_cannot_be_measured(pictures, rounds, message):
+def test_refuses_what_cannot_be_measured(images, rounds, message):
     embedders, clock, _ = timed(lambda _: 1.0, lambda _: 1.0)
 
     with pytest.raises(ValueError, match=message):
-        median_latencies(embedders, pictures, rounds, clock=clock)
+        median_latencies(embedders, images, rounds, clock=clock)

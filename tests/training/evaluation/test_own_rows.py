@@ -42,7 +42,7 @@ def test_a_gallery_of_the_queries_equals_a_set_against_itself():
         np.testing.assert_array_equal(getattr(among, name), getattr(alone, name))
 
 
-def test_a_query_whose_class_has_its_own_picture_only_finds_nothing():
+def test_a_query_whose_class_has_its_own_image_only_finds_nothing():
     """Beside a query that ranks the whole gallery, where what is left out stands last."""
     gallery, gallery_labels = np.eye(4, dtype=np.float32), np.array([0, 0, 0, 1])
     queries, query_labels = gallery[[0, 3]], np.array([0, 1])
@@ -58,7 +58,7 @@ def test_a_query_whose_class_has_its_own_picture_only_finds_nothing():
 
 
 def test_an_own_row_with_another_label_takes_no_hit_away():
-    """A picture of the catalogue that was labelled anew as an example."""
+    """An image of the catalogue that was labelled anew as an example."""
     gallery, gallery_labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
 
     result = evaluate_retrieval(gallery[:1], np.array([1]), gallery, gallery_labels, own_rows=np.array([0]))

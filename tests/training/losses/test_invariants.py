@@ -97,7 +97,7 @@ def test_autocast_does_not_reach_the_loss(config):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
-def test_equal_pictures_give_no_nan(config, dtype):
+def test_equal_images_give_no_nan(config, dtype):
     _, labels, is_representative = draw_batch(0)
     raw = torch.ones(len(labels), EMBEDDING_DIM, dtype=dtype, requires_grad=True)
     loss = create(config).float()

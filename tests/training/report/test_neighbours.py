@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pictures import png
+from tests.images import png
 from training.report.neighbours import (
     HIT_COLOUR,
     MISS_COLOUR,
@@ -18,13 +18,13 @@ from training.report.neighbours import (
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     path: Path
     label: str
 
 
-def pictures(labels):
-    return [Picture(Path(f"{position}.png"), label) for position, label in enumerate(labels)]
+def images(labels):
+    return [Image(Path(f"{position}.png"), label) for position, label in enumerate(labels)]
 
 
 def row(path, *, hits=(True, False), label="apple"):
@@ -41,13 +41,13 @@ def red(tmp_path):
 
 def chosen(labels, is_right, num_rows=4):
     """Let queries of `labels` find their own class first where `is_right`, and choose rows among them."""
-    gallery = pictures([*sorted(set(labels)), "other"])
+    gallery = images([*sorted(set(labels)), "other"])
     first = [
         next(place for place, image in enumerate(gallery) if image.label == (label if right else "other"))
         for label, right in zip(labels, is_right, strict=True)
     ]
     return choose_rows(
-        pictures(labels),
+        images(labels),
         gallery,
         np.array(first)[:, None],
         np.full((len(labels), 1), 0.5, np.float32),
@@ -89,14 +89,14 @@ def test_the_choice_is_the_same_every_time():
 
 def test_empty_places_are_left_out():
     rows = choose_rows(
-        pictures("ab"), pictures("ab"), np.array([[0, -1], [-1, -1]]), np.array([[0.9, 0.0], [0.0, 0.0]], np.float32)
+        images("ab"), images("ab"), np.array([[0, -1], [-1, -1]]), np.array([[0.9, 0.0], [0.0, 0.0]], np.float32)
     )
 
     assert [len(row.hits) for row in rows] == [1]
 
 
 def test_no_queries_give_no_rows():
-    assert choose_rows([], pictures("ab"), np.zeros((0, 3), np.int64), np.zeros((0, 3), np.float32)) == []
+    assert choose_rows([], images("ab"), np.zeros((0, 3), np.int64), np.zeros((0, 3), np.float32)) == []
 
 
 def colours(image):
@@ -114,7 +114,7 @@ def test_hits_and_misses_are_framed_and_marked(red):
     assert (np.asarray(hit.convert("L")) > 200).tolist() != (np.asarray(miss.convert("L")) > 200).tolist()
 
 
-def test_a_picture_keeps_its_shape(red):
+def test_a_image_keeps_its_shape(red):
     grid = np.asarray(draw_neighbour_grid([NeighbourRow(red, "apple", ())], tile=112))
 
     is_red = (grid == (255, 0, 0)).all(axis=2)
@@ -122,8 +122,8 @@ def test_a_picture_keeps_its_shape(red):
     assert is_red.any(axis=1).sum() == 44
 
 
-def test_a_picture_that_cannot_be_read_becomes_a_grey_tile(tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+def test_a_image_that_cannot_be_read_becomes_a_grey_tile(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
 
     for path in (tmp_path / "broken.jpg", tmp_path / "absent.jpg", tmp_path):
         assert "#C9CCD0" in colours(draw_neighbour_grid([row(path)]))
@@ -158,7 +158,7 @@ def test_rows_come_back_from_the_run_folder(tmp_path, red):
     assert read_neighbours(tmp_path) == rows
 
 
-def test_no_rows_leave_no_picture(tmp_path, red):
+def test_no_rows_leave_no_image(tmp_path, red):
     write_neighbours(tmp_path, [row(red)])
 
     assert write_neighbours(tmp_path, []) is None

@@ -25,7 +25,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_a_stage_of_the_preparation_is_told_from_its_first_picture(path, clock):
+def test_a_stage_of_the_preparation_is_told_from_its_first_image(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
 
     file.on_progress("Decoding", 0, 200)

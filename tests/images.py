@@ -1,4 +1,4 @@
-"""Pictures that tests draw for themselves."""
+"""Images that tests draw for themselves."""
 
 import io
 
@@ -7,24 +7,24 @@ from PIL import Image, ImageDraw
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options) -> bytes:
-    """Encode a picture."""
+    """Encode an image."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def colour_image(colour: str | tuple[int, int, int], size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """Return a picture of one colour."""
+    """Return an image of one colour."""
     return Image.new("RGB", size, colour)
 
 
 def png(colour: str | tuple[int, int, int], size: tuple[int, int] = (32, 32)) -> bytes:
-    """Return the PNG of a one-colour picture."""
+    """Return the PNG of a one-colour image."""
     return encode(colour_image(colour, size))
 
 
 def scene(seed: int = 0, size: tuple[int, int] = (300, 240)) -> Image.Image:
-    """Return a picture without symmetry: soft noise with a few shapes on it."""
+    """Return an image without symmetry: soft noise with a few shapes on it."""
     generator = np.random.default_rng(seed)
     noise = generator.integers(60, 200, (12, 16, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
