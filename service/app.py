@@ -20,12 +20,11 @@ from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
 from service.disk import DiskWatch
 from service.engine import LiveEngine, SearchEngine
-from service.errors import PROBLEMS
 from service.inference import InferenceThread
 from service.installation import Installation, open_installation
 from service.metrics import ServerMetrics
 from service.observability import RequestLog
-from service.problems import as_handler, disk_problem, http_problem, known_problem, validation_problem
+from service.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
 from service.readiness import DatabaseState, ProcessState
 from service.release_files import LoadedRelease, load_release
 from service.release_watcher import ReleaseWatcher
@@ -109,7 +108,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     app.add_middleware(AuditRecorder)
     # The last is the outermost: it sees each answer as the client gets it.
     app.add_middleware(RequestLog, metrics=metrics, process_state=process_state, admin_key=settings.admin_key)
-    for error_class in PROBLEMS:
+    for error_class in STATUSES:
         app.add_exception_handler(error_class, as_handler(known_problem))
     app.add_exception_handler(OSError, as_handler(disk_problem))
     app.add_exception_handler(HTTPException, as_handler(http_problem))

@@ -1,26 +1,14 @@
-"""The disk under the home folder: how much room it has, and errors that say that it has none."""
+"""The disk under the home folder: whether it can be written and how much space is free."""
 
-import errno
 import os
 import shutil
 import threading
 import time
 from pathlib import Path
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LOOK_SECONDS = 2.0
 # A look takes no time unless the disk, of another machine perhaps, does not answer.
 _SILENT_SECONDS = 10.0
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Say whether an error, or one that it came of, is that of a disk without space."""
-    while error.__cause__ is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        error = error.__cause__
-    # Some libraries raise an OSError of their own, with nothing but the text of the system in it.
-    return isinstance(error, OSError) and (error.errno in _FULL or os.strerror(errno.ENOSPC) in str(error))
 
 
 class DiskWatch:

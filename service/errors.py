@@ -62,121 +62,193 @@ ServiceError
 └── DemoError                    the demo cannot run, or found too little
 """
 
+import errno
+import os
 from collections.abc import Mapping
+from typing import ClassVar
 
-from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
+from embedding.errors import EmbeddingError
+from index.errors import VectorIndexError
+from training.errors import TrainingError
 
 
 class ServiceError(Exception):
-    """Base of every error of this room; its message is safe to show to a client."""
+    """Base of every error of this room; its message is safe to show to a client.
+
+    `code` is stable: clients switch on it, over HTTP, in an operation's record and in the audit log.
+    """
+
+    code: ClassVar[str] = "internal-error"
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, for logs and terminals; may name more than the message, such as a host or a user."""
+        return str(self)
 
 
 class InvalidSetting(ServiceError):
     """A setting has a value that cannot be used."""
 
+    code = "invalid-setting"
+
 
 class DatabaseError(ServiceError):
     """The database cannot be used."""
 
+    code = "database-error"
+
 
 class DatabaseUnavailable(DatabaseError):
-    """The database does not answer; `reason` says more, and is for logs and terminals: it names host and user."""
+    """The database does not answer; the message hides the driver's words, `reason` has them."""
+
+    code = "database-unavailable"
 
     def __init__(self, reason: str) -> None:
         super().__init__("the database cannot be used at present; ask again in a moment (the log has the reason)")
-        self.reason = reason
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        """What the database driver said; names host and user."""
+        return self._reason
 
 
 class DatabaseVersionError(DatabaseError):
     """The database has another version than is needed, and it is not to be changed by that."""
 
+    code = "database-version-error"
+
 
 class CatalogueError(ServiceError):
     """Something is wrong with the catalogue."""
+
+    code = "catalogue-error"
 
 
 class InvalidImportSource(CatalogueError):
     """A path to import from is missing or has no layout that Akin knows."""
 
+    code = "invalid-import-source"
+
 
 class ProductNotFound(CatalogueError):
     """No product has this id."""
+
+    code = "product-not-found"
 
 
 class EmptyCatalogue(CatalogueError):
     """The catalogue has no image to index."""
 
+    code = "empty-catalogue"
+
 
 class SampleDirectoryNotEmpty(CatalogueError):
     """The sample catalogue would be written over something else."""
+
+    code = "sample-directory-not-empty"
 
 
 class ImageNotFound(CatalogueError):
     """No image of the catalogue has this id."""
 
+    code = "image-not-found"
+
 
 class InvalidLabels(CatalogueError):
     """Labels of which none can be used, or a file of them that cannot be read at all."""
+
+    code = "invalid-labels"
 
 
 class InvalidArchive(CatalogueError):
     """An archive is damaged, too large when unpacked, or holds paths that lead out of it."""
 
+    code = "invalid-archive"
+
 
 class MediaError(ServiceError):
     """A stored image is missing or damaged, or the store does not answer."""
+
+    code = "media-error"
 
 
 class MediaUnavailable(ServiceError):
     """An image on show cannot be read; where it should be is nothing for clients."""
 
+    code = "media-unavailable"
+
 
 class ImageNotShown(ServiceError):
     """No product on show has the image."""
+
+    code = "media-not-found"
 
 
 class ReleaseError(ServiceError):
     """Something is wrong with a release."""
 
+    code = "release-error"
+
 
 class NoActiveRelease(ReleaseError):
     """Nothing is served yet."""
+
+    code = "no-active-release"
 
 
 class ReleaseNotFound(ReleaseError):
     """No release has this id."""
 
+    code = "release-not-found"
+
 
 class InvalidRelease(ReleaseError):
     """A release's files are damaged or do not fit together."""
+
+    code = "invalid-release"
 
 
 class ActivationConflict(ReleaseError):
     """Another release was activated in between."""
 
+    code = "activation-conflict"
+
 
 class NoPreviousRelease(ReleaseError):
     """There is no release to roll back to."""
+
+    code = "no-previous-release"
 
 
 class ReleaseInUse(ReleaseError):
     """A release is served, or an operation needs it."""
 
+    code = "release-in-use"
+
 
 class BuilderBusy(ReleaseError):
     """Another process writes a release at this moment."""
+
+    code = "builder-busy"
 
 
 class OperationError(ServiceError):
     """Something is wrong with an operation."""
 
+    code = "operation-error"
+
 
 class OperationNotFound(OperationError):
     """No operation has this id."""
 
+    code = "operation-not-found"
+
 
 class OperationActive(OperationError):
     """An operation of this kind is under way; `operation_id` names it."""
+
+    code = "operation-active"
 
     def __init__(self, message: str, operation_id: str) -> None:
         super().__init__(message)
@@ -191,81 +263,121 @@ class OperationActive(OperationError):
 class OperationEnded(OperationError):
     """An operation has ended already."""
 
+    code = "operation-ended"
+
 
 class IdempotencyKeyReused(OperationError):
     """A key that stands for one request came with another."""
+
+    code = "idempotency-key-reused"
 
 
 class InvalidOperation(OperationError):
     """Work is asked for that cannot be done so."""
 
+    code = "invalid-operation"
+
 
 class TrainingFailed(OperationError):
     """The training process ended without a checkpoint."""
+
+    code = "training-failed"
 
 
 class EvaluationNotFound(ServiceError):
     """No evaluation has this id."""
 
+    code = "evaluation-not-found"
+
 
 class NotComparable(ServiceError):
     """Two evaluations are of different sets of queries."""
+
+    code = "not-comparable"
 
 
 class AccessError(ServiceError):
     """A route may not be used by who asks."""
 
+    code = "access-error"
+
 
 class MissingKey(AccessError):
     """A key is needed and none came."""
+
+    code = "missing-key"
 
 
 class InvalidKey(AccessError):
     """The key that came is not known."""
 
+    code = "invalid-key"
+
 
 class ExpiredKey(AccessError):
     """The time of a key is over."""
+
+    code = "expired-key"
 
 
 class RevokedKey(AccessError):
     """A key was taken back."""
 
+    code = "revoked-key"
+
 
 class InsufficientScope(AccessError):
     """A key may not be used for this."""
+
+    code = "insufficient-scope"
 
 
 class KeyInAddress(AccessError):
     """A key stands in the address, which logs and histories keep."""
 
+    code = "key-in-address"
+
 
 class KeysUnavailable(AccessError):
     """Keys cannot be checked at present."""
+
+    code = "keys-unavailable"
 
 
 class KeyNotFound(ServiceError):
     """No key has this name or id."""
 
+    code = "key-not-found"
+
 
 class KeyNameTaken(ServiceError):
     """Another key has the name."""
+
+    code = "key-name-taken"
 
 
 class LastAdminKey(ServiceError):
     """A key is the only one to the admin routes."""
 
+    code = "last-admin-key"
+
 
 class InvalidKeyRequest(ServiceError):
     """A key is asked for that cannot be made so."""
+
+    code = "invalid-key-request"
 
 
 class Overloaded(ServiceError):
     """As many searches as a process may have are in progress."""
 
+    code = "overloaded"
+
 
 class NotReady(ServiceError):
     """The server is not to be given requests; `members` says what is not ready."""
+
+    code = "not-ready"
 
     def __init__(self, message: str, checks: Mapping[str, object]) -> None:
         super().__init__(message)
@@ -280,115 +392,112 @@ class NotReady(ServiceError):
 class StorageFull(ServiceError):
     """A disk has no space left for what is to be written."""
 
+    code = "storage-full"
+
 
 class DatabaseFull(StorageFull, DatabaseUnavailable):
     """The disk of the database has no space left; what is in it can be read."""
 
+    code = "storage-full"
+
     def __init__(self, reason: str) -> None:
         # The other base would put its own words in place of these.
         Exception.__init__(self, "the disk of the database is full, and nothing was written")
-        self.reason = reason
+        self._reason = reason
 
 
 class RequestError(ServiceError):
     """A request cannot be understood."""
 
+    code = "request-error"
+
 
 class BodyTooLarge(RequestError):
     """The body of a request exceeds the limit."""
+
+    code = "body-too-large"
 
 
 class BodyTooSlow(RequestError):
     """The body of a request does not arrive."""
 
+    code = "body-too-slow"
+
 
 class ClientLeft(RequestError):
     """The client went away before it had its answer."""
+
+    code = "client-left"
 
 
 class EmptyBody(RequestError):
     """A request that needs an image has no body."""
 
+    code = "empty-body"
+
 
 class UnsupportedContentType(RequestError):
     """A body has a content type that the route does not read."""
+
+    code = "unsupported-content-type"
 
 
 class InvalidForm(RequestError):
     """A multipart form cannot be read or lacks its image."""
 
+    code = "invalid-form"
+
 
 class InvalidBase64(RequestError):
     """A JSON body whose image is not base64."""
+
+    code = "invalid-base64"
 
 
 class InvalidParameter(RequestError):
     """A parameter has a value outside its range."""
 
+    code = "invalid-request"
+
 
 class PortInUse(ServiceError):
     """Another process listens on the port."""
+
+    code = "port-in-use"
 
 
 class DemoError(ServiceError):
     """The demo cannot run, or its search found too little."""
 
+    code = "demo-error"
+
+
+# The bases of all errors that Akin raises on purpose.
+KNOWN_ERRORS = (ServiceError, EmbeddingError, VectorIndexError, TrainingError)
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 def reason_of(error: Exception) -> str:
-    """Return what is wrong as logs and terminals may have it: of the database more than a client is told."""
-    return error.reason if isinstance(error, DatabaseUnavailable) else str(error)
+    """Return what is wrong, for logs and terminals; may name more than a client is told."""
+    return error.reason if isinstance(error, ServiceError) else str(error)
 
 
-# Error -> HTTP status and the stable code that clients may switch on.
-PROBLEMS: dict[type[Exception], tuple[int, str]] = {
-    BodyTooLarge: (413, "body-too-large"),
-    EmptyBody: (422, "empty-body"),
-    UnsupportedContentType: (415, "unsupported-content-type"),
-    InvalidForm: (422, "invalid-form"),
-    InvalidBase64: (422, "invalid-base64"),
-    InvalidParameter: (422, "invalid-request"),
-    UnsupportedImageFormat: (415, "unsupported-image-format"),
-    ImageTooLarge: (413, "image-too-large"),
-    InvalidImage: (422, "invalid-image"),
-    NoActiveRelease: (503, "no-active-release"),
-    ImageNotShown: (404, "media-not-found"),
-    MediaUnavailable: (503, "media-unavailable"),
-    DatabaseUnavailable: (503, "database-unavailable"),
-    MissingKey: (401, "missing-key"),
-    InvalidKey: (401, "invalid-key"),
-    ExpiredKey: (401, "expired-key"),
-    RevokedKey: (401, "revoked-key"),
-    InsufficientScope: (403, "insufficient-scope"),
-    KeyInAddress: (400, "key-in-address"),
-    KeysUnavailable: (503, "keys-unavailable"),
-    KeyNotFound: (404, "key-not-found"),
-    KeyNameTaken: (409, "key-name-taken"),
-    LastAdminKey: (409, "last-admin-key"),
-    InvalidKeyRequest: (422, "invalid-key-request"),
-    Overloaded: (503, "overloaded"),
-    NotReady: (503, "not-ready"),
-    StorageFull: (507, "storage-full"),
-    BodyTooSlow: (408, "body-too-slow"),
-    ClientLeft: (499, "client-left"),
-    ProductNotFound: (404, "product-not-found"),
-    ImageNotFound: (404, "image-not-found"),
-    InvalidLabels: (422, "invalid-labels"),
-    InvalidArchive: (422, "invalid-archive"),
-    InvalidImportSource: (422, "invalid-import-source"),
-    EmptyCatalogue: (409, "empty-catalogue"),
-    ReleaseNotFound: (404, "release-not-found"),
-    InvalidRelease: (409, "invalid-release"),
-    NoPreviousRelease: (409, "no-previous-release"),
-    ReleaseInUse: (409, "release-in-use"),
-    BuilderBusy: (409, "builder-busy"),
-    ActivationConflict: (409, "activation-conflict"),
-    OperationNotFound: (404, "operation-not-found"),
-    OperationActive: (409, "operation-active"),
-    OperationEnded: (409, "operation-ended"),
-    IdempotencyKeyReused: (422, "idempotency-key-reused"),
-    InvalidOperation: (422, "invalid-operation"),
-    EvaluationNotFound: (404, "evaluation-not-found"),
-    NotComparable: (409, "not-comparable"),
-}
-INVALID_REQUEST = (422, "invalid-request")
-INTERNAL_ERROR = (500, "internal-error")
+def code_of(error: BaseException) -> str:
+    """Return the stable code of any error: the one way for HTTP, operations, the audit log and the terminal."""
+    if is_disk_full(error):
+        return StorageFull.code
+    if isinstance(error, KNOWN_ERRORS):
+        return error.code
+    if isinstance(error, OSError):
+        return "storage-error"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else ServiceError.code
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, reports a disk without free space."""
+    while error.__cause__ is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        error = error.__cause__
+    # Some libraries raise an OSError of their own that contains only the operating system's text.
+    return isinstance(error, OSError) and (error.errno in _DISK_FULL or os.strerror(errno.ENOSPC) in str(error))

@@ -12,8 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from embedding.decoding import MEDIA_TYPES
 from embedding.whole_files import write_whole
-from service.disk import is_disk_full
-from service.errors import InvalidSetting, MediaError, StorageFull
+from service.errors import InvalidSetting, MediaError, StorageFull, is_disk_full
 
 log = structlog.get_logger(__name__)
 

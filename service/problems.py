@@ -1,6 +1,9 @@
-"""Errors as clients get them: problem JSON (RFC 9457), with the statuses and codes of service.errors."""
+"""Describe errors as problem JSON (RFC 9457): the one place that maps an error class to an HTTP status.
 
-from collections.abc import Awaitable, Callable, Mapping
+The stable `code` of a problem is that of the error's class.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 import structlog
@@ -9,11 +12,111 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.disk import is_disk_full
-from service.errors import INTERNAL_ERROR, INVALID_REQUEST, PROBLEMS, RequestError, StorageFull, UnsupportedContentType
+from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
+from service.errors import (
+    ActivationConflict,
+    BodyTooLarge,
+    BodyTooSlow,
+    BuilderBusy,
+    ClientLeft,
+    DatabaseUnavailable,
+    EmptyBody,
+    EmptyCatalogue,
+    EvaluationNotFound,
+    ExpiredKey,
+    IdempotencyKeyReused,
+    ImageNotFound,
+    ImageNotShown,
+    InsufficientScope,
+    InvalidArchive,
+    InvalidBase64,
+    InvalidForm,
+    InvalidImportSource,
+    InvalidKey,
+    InvalidKeyRequest,
+    InvalidLabels,
+    InvalidOperation,
+    InvalidParameter,
+    InvalidRelease,
+    KeyInAddress,
+    KeyNameTaken,
+    KeyNotFound,
+    KeysUnavailable,
+    LastAdminKey,
+    MediaUnavailable,
+    MissingKey,
+    NoActiveRelease,
+    NoPreviousRelease,
+    NotComparable,
+    NotReady,
+    OperationActive,
+    OperationEnded,
+    OperationNotFound,
+    Overloaded,
+    ProductNotFound,
+    ReleaseInUse,
+    ReleaseNotFound,
+    RevokedKey,
+    ServiceError,
+    StorageFull,
+    UnsupportedContentType,
+    code_of,
+    is_disk_full,
+)
 
 log = structlog.get_logger(__name__)
 
+# The most derived class with an entry decides. An error of any other class is unexpected: 500.
+STATUSES: dict[type[Exception], int] = {
+    BodyTooLarge: 413,
+    EmptyBody: 422,
+    UnsupportedContentType: 415,
+    InvalidForm: 422,
+    InvalidBase64: 422,
+    InvalidParameter: 422,
+    UnsupportedImageFormat: 415,
+    ImageTooLarge: 413,
+    InvalidImage: 422,
+    NoActiveRelease: 503,
+    ImageNotShown: 404,
+    MediaUnavailable: 503,
+    DatabaseUnavailable: 503,
+    MissingKey: 401,
+    InvalidKey: 401,
+    ExpiredKey: 401,
+    RevokedKey: 401,
+    InsufficientScope: 403,
+    KeyInAddress: 400,
+    KeysUnavailable: 503,
+    KeyNotFound: 404,
+    KeyNameTaken: 409,
+    LastAdminKey: 409,
+    InvalidKeyRequest: 422,
+    Overloaded: 503,
+    NotReady: 503,
+    StorageFull: 507,
+    BodyTooSlow: 408,
+    ClientLeft: 499,
+    ProductNotFound: 404,
+    ImageNotFound: 404,
+    InvalidLabels: 422,
+    InvalidArchive: 422,
+    InvalidImportSource: 422,
+    EmptyCatalogue: 409,
+    ReleaseNotFound: 404,
+    InvalidRelease: 409,
+    NoPreviousRelease: 409,
+    ReleaseInUse: 409,
+    BuilderBusy: 409,
+    ActivationConflict: 409,
+    OperationNotFound: 404,
+    OperationActive: 409,
+    OperationEnded: 409,
+    IdempotencyKeyReused: 422,
+    InvalidOperation: 422,
+    EvaluationNotFound: 404,
+    NotComparable: 409,
+}
 _CLIENT_LEFT = 499
 _RETRY_SECONDS = 1
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -34,10 +137,10 @@ def as_handler(describe: Describe) -> Callable[[Request, Exception], Awaitable[J
 
 
 def known_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe an error of PROBLEMS as problem JSON (RFC 9457)."""
-    status, code = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
+    """Describe an error whose class has an entry in STATUSES."""
+    status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
     members: Mapping[str, object] = getattr(error, "members", {})
-    return _problem(request, status, code, str(error), headers=_headers(status), **members)
+    return _problem(request, status, code_of(error), str(error), headers=_headers(status), **members)
 
 
 def _headers(status: int) -> dict[str, str]:
@@ -67,12 +170,15 @@ def disk_problem(request: Request, error: Exception) -> JSONResponse:
 def http_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe what the framework refuses (no such route, wrong method) as problem JSON."""
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, RequestError):
+    cause = error.__cause__
+    if isinstance(cause, Exception) and isinstance(cause, tuple(STATUSES)):
         # Raised where the framework read the body, which it tells of with a 400 of its own.
-        return known_problem(request, error.__cause__)
+        return known_problem(request, cause)
     if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
         # So the framework calls a body that its parser gave up on: numbers or nesting without end, no UTF-8.
-        return _problem(request, *INVALID_REQUEST, "body: it cannot be read as JSON")
+        return _problem(
+            request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, "body: it cannot be read as JSON"
+        )
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
 
@@ -89,7 +195,7 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
         if detail["type"] == "json_invalid":
             reason = detail.get("ctx", {}).get("error", "it cannot be read")
             summary = f"body: it is not JSON: {reason} (at character {detail['loc'][-1]})"
-            return _problem(request, *INVALID_REQUEST, summary)
+            return _invalid_request(request, summary)
     reasons = [
         {
             "parameter": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
@@ -100,7 +206,7 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
         for detail in details
     ]
     summary = "; ".join(f"{reason['parameter']}: {reason['reason']} (got {reason['value']!r})" for reason in reasons)
-    return _problem(request, *INVALID_REQUEST, summary, errors=reasons)
+    return _invalid_request(request, summary, errors=reasons)
 
 
 def _is_json(request: Request) -> bool:
@@ -110,7 +216,17 @@ def _is_json(request: Request) -> bool:
 
 def unexpected_problem(request: Request) -> JSONResponse:
     """Say nothing of an unknown error but where to look it up; its details are in the log."""
-    return _problem(request, *INTERNAL_ERROR, "an unexpected error occurred; the log has it under this request id")
+    return _problem(
+        request,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        ServiceError.code,
+        "an unexpected error occurred; the log has it under this request id",
+    )
+
+
+def _invalid_request(request: Request, detail: str, errors: Sequence[object] = ()) -> JSONResponse:
+    members = {"errors": errors} if errors else {}
+    return _problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, detail, headers=None, **members)
 
 
 def _problem(

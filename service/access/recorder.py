@@ -1,6 +1,7 @@
 """One row of the audit log for each request that may change something, and for each refused one on the same routes."""
 
 import asyncio
+from http import HTTPStatus
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -13,19 +14,18 @@ from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.dependencies import Parts
 from service.errors import (
-    INTERNAL_ERROR,
-    PROBLEMS,
     ExpiredKey,
     InsufficientScope,
     InvalidKey,
     KeyInAddress,
     MissingKey,
     RevokedKey,
+    ServiceError,
 )
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REFUSALS = frozenset(
-    PROBLEMS[error][1] for error in (MissingKey, InvalidKey, ExpiredKey, RevokedKey, InsufficientScope, KeyInAddress)
+    error.code for error in (MissingKey, InvalidKey, ExpiredKey, RevokedKey, InsufficientScope, KeyInAddress)
 )
 _BROKEN_OFF = "broken-off"
 
@@ -57,7 +57,7 @@ class AuditRecorder:
             await self._app(scope, receive, send_recorded)
         except Exception:
             if not has_answer:
-                await _record(scope, *INTERNAL_ERROR)
+                await _record(scope, HTTPStatus.INTERNAL_SERVER_ERROR, ServiceError.code)
             raise
         except asyncio.CancelledError:
             # The server ends; what the request's thread does goes on, and nobody will be told how it ended.

@@ -1,6 +1,5 @@
 """Writing into the audit log what a command changes, however it ends."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,9 @@ def recorded(
     try:
         yield recording
     except BaseException as error:
-        outcome = _code(error)
+        from service.errors import code_of
+
+        outcome = code_of(error)
         raise
     finally:
         if not is_dry_run:
@@ -69,14 +70,3 @@ def _write(installation: "Installation", action: str, target: str, outcome: str)
         notes.print(
             f"[yellow]warning:[/] the audit log has no row of this: {escape(reason_of(error))}", highlight=False
         )
-
-
-def _code(error: BaseException) -> str:
-    from service.errors import PROBLEMS
-
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    for cls in type(error).__mro__:
-        if cls in PROBLEMS:
-            return PROBLEMS[cls][1]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()

@@ -13,14 +13,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from embedding.errors import EmbeddingError
-from index.errors import VectorIndexError
-from service.disk import is_disk_full
-from service.errors import PROBLEMS, DatabaseUnavailable, ServiceError, StorageFull, reason_of
+from service.errors import KNOWN_ERRORS, DatabaseUnavailable, code_of, reason_of
 from service.installation import Installation
 from service.operations.records import begin_step, finish_step, owned_operation
 from service.tables import CANCELLED, FAILED, REJECTED
-from training.errors import TrainingError
 
 # How long a step waits for a database that is away before the operation fails.
 _DATABASE_SECONDS = 600.0
@@ -154,14 +150,14 @@ class Run:
             except DatabaseUnavailable as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > _DATABASE_SECONDS:
-                    return _end(FAILED, _code_of(error), str(error))
+                    return _end(FAILED, code_of(error), str(error))
                 log.warning("operation_waits_for_database", operation_id=self.operation_id, reason=reason_of(error))
                 self._wait(_DATABASE_PAUSE_SECONDS)
             except Ended as end:
                 return _end(end.state, end.code, end.detail, end.facts)
-            except (ServiceError, TrainingError, EmbeddingError, VectorIndexError, OSError) as error:
+            except (*KNOWN_ERRORS, OSError) as error:
                 log.warning("operation_step_failed", operation_id=self.operation_id, step=name, reason=reason_of(error))
-                return _end(FAILED, _code_of(error), str(error))
+                return _end(FAILED, code_of(error), str(error))
             except Exception:
                 log.exception("operation_step_failed", operation_id=self.operation_id, step=name)
                 return _end(FAILED, "internal-error", f"the step {name} failed unexpectedly; the worker's log says why")
@@ -204,16 +200,6 @@ def reject(code: str, detail: str, facts: Mapping[str, object] | None = None) ->
 
 def _end(state: str, code: str, detail: str, facts: Facts | None = None) -> Facts:
     return {"facts": facts or {}, "end": {"state": state, "code": code, "detail": detail}}
-
-
-def _code_of(error: Exception) -> str:
-    """Name an error as clients may switch on: TrainingFailed is "training-failed"."""
-    if isinstance(error, StorageFull) or is_disk_full(error):
-        return PROBLEMS[StorageFull][1]
-    if isinstance(error, OSError):
-        return "storage-error"
-    name = type(error).__name__
-    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
 
 
 def _rounded(start: float) -> float:

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from service import disk as disk_module
 from service import readiness
 from service.app import create_app
-from service.disk import DiskWatch, is_disk_full
-from service.errors import DatabaseUnavailable, MediaError
+from service.disk import DiskWatch
+from service.errors import DatabaseUnavailable, MediaError, is_disk_full
 from service.readiness import DatabaseState
 from service.release_build import build_release
 from service.releases import activate_release

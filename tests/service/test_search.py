@@ -245,7 +245,7 @@ def test_base64_that_is_none(client, text):
     assert (problem["status"], problem["code"]) == (422, "invalid-base64")
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"image": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}'])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"photo": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}'])
 def test_json_that_does_not_fit(client, body):
     problem = problem_of(client.post("/search", content=body, headers={"Content-Type": "application/json"}))
 

@@ -191,7 +191,7 @@ def test_a_body_that_cannot_be_used_is_refused_whole(asking, kept, content, cont
         ({"file": ("a.csv", "image_id,label\n")}, {"label": "birch"}, "invalid-form", "'label' goes with a file field"),
         ({"file": ("a.txt", "x")}, {}, "invalid-archive", "only zip is read"),
         ({"archive": ("a.csv", "image_id,label\na,b\n")}, {}, "invalid-archive", "only zip is read"),
-        ({"image": ("a.png", b"x")}, {}, "invalid-form", "unknown field 'image'"),
+        ({"photo": ("a.png", b"x")}, {}, "invalid-form", "unknown field 'photo'"),
         ({"image": ("a.png", png("red"))}, {"role": "catalogue"}, "invalid-form", "unknown field 'role'"),
         ({"image": ("a.png", png("red"))}, {"label": "birch", "source": "a\nb"}, "invalid-request", "source"),
     ],
