@@ -30,17 +30,17 @@ from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
 from service.catalogue import CatalogueImage, CatalogueSnapshot
-from service.database import now
 from service.engine import SearchEngine
 from service.inference import InferenceThread, run_in_own_thread
 from service.installation import Installation, open_installation
-from service.media import MediaName
 from service.release_files import LoadedRelease, load_release, write_release
 from service.releases import activate_release, record_release
 from service.sample.products import sample_products
 from service.sample.views import photo_view
 from service.server import address_of, listen
 from service.settings import Settings
+from service.storage.database import now
+from service.storage.media import MediaName
 
 ROUNDS = 4
 CLIENTS = (4, 16)

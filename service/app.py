@@ -18,7 +18,6 @@ from service.access.upkeep import open_access
 from service.admission import Admission
 from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
-from service.disk import DiskWatch
 from service.engine import LiveEngine, SearchEngine
 from service.inference import InferenceThread
 from service.installation import Installation, open_installation
@@ -48,6 +47,7 @@ from service.routes import (
     metrics as metrics_route,
 )
 from service.settings import Settings
+from service.storage.disk import DiskWatch
 
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.
 

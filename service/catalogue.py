@@ -9,10 +9,10 @@ from typing import TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.database import current_watermark, in_utc, next_change_seqs, now
 from service.errors import ProductNotFound
-from service.media import MediaName
-from service.tables import CATALOGUE, ROLES, MediaObject, Product, ProductImage
+from service.storage.database import current_watermark, in_utc, next_change_seqs, now
+from service.storage.media import MediaName
+from service.storage.tables.catalogue import CATALOGUE, ROLES, MediaObject, Product, ProductImage
 
 T = TypeVar("T")
 

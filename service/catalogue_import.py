@@ -27,11 +27,11 @@ from service.catalogue_rows import (
     relabel,
     rows_by_id,
 )
-from service.database import Database, now
 from service.import_sources import ImportSource, RowError, SourceRow, first_reasons, without_folder
-from service.media import MediaStore
 from service.releases import COMMAND_LINE
-from service.tables import LabelChange, Product, ProductImage
+from service.storage.database import Database, now
+from service.storage.media import MediaStore
+from service.storage.tables.catalogue import LabelChange, Product, ProductImage
 
 _CHUNK_ROWS = 32
 OnProgress = Callable[[int, int], None]  # rows done, rows in all

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits, decode_with_format
 from embedding.errors import InvalidImage
-from service.database import Database, next_change_seqs, now
-from service.media import MediaName, MediaStore
-from service.tables import ChangeCounter, LabelChange, MediaObject, Product, ProductImage
+from service.storage.database import Database, next_change_seqs, now
+from service.storage.media import MediaName, MediaStore
+from service.storage.tables.catalogue import ChangeCounter, LabelChange, MediaObject, Product, ProductImage
 
 _TEXT_LENGTH = 200  # of the columns that say who and why
 

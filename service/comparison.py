@@ -15,8 +15,8 @@ from service.catalogue import media_names_of
 from service.errors import EvaluationNotFound, NotComparable
 from service.evaluations import evaluation_json, find_evaluation, measurement_path, set_path
 from service.installation import Installation
-from service.media import MediaName
-from service.tables import Evaluation
+from service.storage.media import MediaName
+from service.storage.tables.releases import Evaluation
 from training.errors import InvalidEvaluation
 from training.evaluation.bootstrap import Interval, paired_bootstrap, stratified_paired_bootstrap
 from training.evaluation.evaluation_set import MEAN_OF_PARTS, EvaluationSet, SetImage, SetMeasurement

@@ -20,7 +20,7 @@ from service.release_files import read_release_facts
 from service.releases import active_release
 from service.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
 from service.settings import Settings
-from service.tables import CATALOGUE
+from service.storage.tables.catalogue import CATALOGUE
 
 Announce = Callable[[str], None]
 OnProgress = Callable[[int, int], None]

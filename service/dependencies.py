@@ -12,15 +12,15 @@ from service.access.key_ring import KeyRing
 from service.access.keys import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
 from service.admission import Admission
-from service.database import Database
-from service.disk import DiskWatch
 from service.engine import LiveEngine, SearchEngine
 from service.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
 from service.installation import Installation
-from service.media import MediaStore
 from service.metrics import ServerMetrics
 from service.readiness import ProcessState
 from service.settings import Settings
+from service.storage.database import Database
+from service.storage.disk import DiskWatch
+from service.storage.media import MediaStore
 
 API_KEY_HEADER = "X-API-Key"
 # For the OpenAPI document; what is wrong with a header is said by `Requires`.

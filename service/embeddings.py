@@ -11,10 +11,11 @@ from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
 from index.indexer import embed_images
 from service.catalogue import chunks
-from service.database import Database, insert_missing
-from service.errors import InvalidRelease, MediaError
-from service.media import MediaName, MediaStore
-from service.tables import StoredEmbedding
+from service.errors import InvalidRelease
+from service.storage.database import Database, insert_missing
+from service.storage.errors import MediaError
+from service.storage.media import MediaName, MediaStore
+from service.storage.tables.catalogue import StoredEmbedding
 
 # Databases limit how many values one statement takes.
 _KEYS_PER_QUERY = 500

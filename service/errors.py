@@ -2,9 +2,6 @@
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
-├── DatabaseError                the database cannot be used
-│   ├── DatabaseUnavailable      it does not answer
-│   └── DatabaseVersionError     it has another version than this Akin needs
 ├── CatalogueError
 │   ├── InvalidImportSource      what is to be imported cannot be read at all
 │   ├── ProductNotFound
@@ -13,7 +10,6 @@ ServiceError
 │   ├── InvalidArchive           an archive that is damaged, or would write where it may not
 │   ├── EmptyCatalogue           nothing to build an index from
 │   └── SampleDirectoryNotEmpty
-├── MediaError                   a stored image is missing or damaged, or the store does not answer
 ├── MediaUnavailable             the same, as a client is told
 ├── ImageNotShown              no product on show has the image
 ├── ReleaseError
@@ -48,7 +44,6 @@ ServiceError
 ├── Overloaded                   as many searches as the process may have are in progress
 ├── NotReady                     the server is not to be given requests, and why
 ├── StorageFull                  a disk has no space left
-│   └── DatabaseFull             that of the database, which is DatabaseUnavailable for what is to be written
 ├── RequestError                 a request that cannot be understood
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
@@ -90,33 +85,6 @@ class InvalidSetting(ServiceError):
     """A setting has a value that cannot be used."""
 
     code = "invalid-setting"
-
-
-class DatabaseError(ServiceError):
-    """The database cannot be used."""
-
-    code = "database-error"
-
-
-class DatabaseUnavailable(DatabaseError):
-    """The database does not answer; the message hides the driver's words, `reason` has them."""
-
-    code = "database-unavailable"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("the database cannot be used at present; ask again in a moment (the log has the reason)")
-        self._reason = reason
-
-    @property
-    def reason(self) -> str:
-        """What the database driver said; names host and user."""
-        return self._reason
-
-
-class DatabaseVersionError(DatabaseError):
-    """The database has another version than is needed, and it is not to be changed by that."""
-
-    code = "database-version-error"
 
 
 class CatalogueError(ServiceError):
@@ -165,12 +133,6 @@ class InvalidArchive(CatalogueError):
     """An archive is damaged, too large when unpacked, or holds paths that lead out of it."""
 
     code = "invalid-archive"
-
-
-class MediaError(ServiceError):
-    """A stored image is missing or damaged, or the store does not answer."""
-
-    code = "media-error"
 
 
 class MediaUnavailable(ServiceError):
@@ -393,17 +355,6 @@ class StorageFull(ServiceError):
     """A disk has no space left for what is to be written."""
 
     code = "storage-full"
-
-
-class DatabaseFull(StorageFull, DatabaseUnavailable):
-    """The disk of the database has no space left; what is in it can be read."""
-
-    code = "storage-full"
-
-    def __init__(self, reason: str) -> None:
-        # The other base would put its own words in place of these.
-        Exception.__init__(self, "the disk of the database is full, and nothing was written")
-        self._reason = reason
 
 
 class RequestError(ServiceError):

@@ -11,10 +11,10 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.database import in_utc, now
 from service.errors import EvaluationNotFound
 from service.settings import Settings
-from service.tables import Evaluation
+from service.storage.database import in_utc, now
+from service.storage.tables.releases import Evaluation
 
 _ID_LENGTH = 16
 

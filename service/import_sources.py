@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.errors import InvalidImportSource
-from service.tables import CATALOGUE, EXAMPLE, ROLES
+from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, ROLES
 from training.datasets.files import IMAGE_ENDINGS as IMAGE_ENDINGS
 from training.datasets.files import UNREAD_IMAGE_ENDINGS, files_below, first_example_folder, location_below, short
 from training.datasets.grocery import is_grocery, read_grocery_classes, read_grocery_photos

@@ -10,10 +10,10 @@ from pathlib import Path
 from embedding.checkpoint import save_checkpoint
 from embedding.decoding import DecodingLimits
 from embedding.model import Architecture, create_model
-from service.database import Database, open_database
 from service.errors import BuilderBusy, InvalidSetting
-from service.media import MediaStore
 from service.settings import Settings
+from service.storage.database import Database, open_database
+from service.storage.media import MediaStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from service.operations.records import count_operations
 from service.operations.requests import KINDS as OPERATION_KINDS
 from service.processes import KINDS as PROCESS_KINDS
 from service.processes import living_processes
-from service.tables import OPERATION_STATES
+from service.storage.tables.operations import OPERATION_STATES
 
 T = TypeVar("T")
 

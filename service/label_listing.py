@@ -12,11 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.catalogue import LabelledImage, chunks, labelled_images
-from service.database import current_watermark, in_utc
 from service.errors import ImageNotFound
-from service.media import MediaName
 from service.releases import active_release
-from service.tables import EXAMPLE, LabelChange, MediaObject, ProductImage, Release
+from service.storage.database import current_watermark, in_utc
+from service.storage.media import MediaName
+from service.storage.tables.catalogue import EXAMPLE, LabelChange, MediaObject, ProductImage
+from service.storage.tables.releases import Release
 from training.data.label_states import LabelState, held_out_states
 from training.data.snapshot import SnapshotImage, snapshot_of
 from training.data.splits import SplitConfig

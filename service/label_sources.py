@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.errors import InvalidImportSource, InvalidLabels
 from service.import_sources import RowError, is_inside, read_import_source, unwrapped, without_folder
-from service.tables import EXAMPLE
+from service.storage.tables.catalogue import EXAMPLE
 from training.datasets.files import IMAGE_ENDINGS, UNREAD_IMAGE_ENDINGS, files_below, location_below, short
 from training.datasets.grocery import is_grocery
 from training.datasets.manifests import checked_label

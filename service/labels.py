@@ -25,11 +25,11 @@ from service.catalogue_rows import (
     relabel,
     rows_by_id,
 )
-from service.database import now
 from service.import_sources import RowError, first_reasons, without_folder
 from service.installation import Installation
 from service.label_sources import LabelRow, LabelSource, NewExample, Relabel
-from service.tables import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage
+from service.storage.database import now
+from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage
 
 _CHUNK_ROWS = 32
 # All are counted; a file of a million bad rows needs no million messages.

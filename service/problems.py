@@ -19,7 +19,6 @@ from service.errors import (
     BodyTooSlow,
     BuilderBusy,
     ClientLeft,
-    DatabaseUnavailable,
     EmptyBody,
     EmptyCatalogue,
     EvaluationNotFound,
@@ -63,6 +62,7 @@ from service.errors import (
     code_of,
     is_disk_full,
 )
+from service.storage.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.database import Database, database_time
-from service.tables import Process
+from service.storage.database import Database, database_time
+from service.storage.tables.operations import Process
 
 API, WORKER = "api", "worker"
 KINDS = (API, WORKER)

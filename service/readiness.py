@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.disk import DiskWatch
 from service.engine import LiveEngine
 from service.errors import NotReady
 from service.schemas import Readiness, ReadinessCheck, ReadinessChecks, ReleaseCheck
+from service.storage.disk import DiskWatch
 
 # A question that was asked so long ago and has no answer yet will get none.
 _SILENT_SECONDS = 5.0

@@ -16,12 +16,12 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue import CatalogueSnapshot, take_snapshot
-from service.database import now
 from service.embeddings import embed_missing, read_embeddings
 from service.errors import EmptyCatalogue, InvalidRelease, InvalidSetting
 from service.installation import Installation
 from service.release_files import CHECKPOINT_NAME, read_release_facts, write_release
 from service.releases import ActiveRelease, activate_release, active_release, list_releases, record_release
+from service.storage.database import now
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import structlog
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.database import Database
 from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
 from service.inference import run_in_own_thread
@@ -17,6 +16,7 @@ from service.processes import API, beat, prune_processes, register_process, stop
 from service.readiness import DatabaseState
 from service.release_files import LoadedRelease
 from service.releases import active_release
+from service.storage.database import Database
 
 _FIRST_RETRY_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 60.0

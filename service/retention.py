@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from service.database import Database
 from service.embeddings import remove_embeddings, stored_spaces
 from service.errors import ReleaseError
 from service.installation import Installation
 from service.processes import served_releases
 from service.releases import active_release, forget_release, list_releases, mark_retired, needed_by_operations
-from service.tables import Release
+from service.storage.database import Database
+from service.storage.tables.releases import Release
 
 _HIDDEN_PREFIX = ".retired-"
 

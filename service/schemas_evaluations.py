@@ -5,8 +5,8 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from service.comparison import Answer, Comparison, QueryChange
-from service.database import in_utc
-from service.tables import Evaluation
+from service.storage.database import in_utc
+from service.storage.tables.releases import Evaluation
 
 ADMIN_MEDIA_PATH = "/v1/admin/media"
 

@@ -7,9 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.access.audit import AuditFilter
 from service.access.keys import key_state, previous_good_until
-from service.database import in_utc
 from service.schemas import Problem
-from service.tables import APIKey, AuditEvent
+from service.storage.database import in_utc
+from service.storage.tables.access import APIKey, AuditEvent
 
 KEYS_PATH = "/v1/admin/keys"
 DEFAULT_GRACE_SECONDS = 24 * 60 * 60

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue_import import ImportReport
-from service.database import in_utc
 from service.label_listing import ClassCounts, LabelFacts
 from service.labels import LabelReport
-from service.tables import LabelChange
+from service.storage.database import in_utc
+from service.storage.tables.catalogue import LabelChange
 
 MAX_PAGE = 1000
 _MOST_ERRORS = 100

@@ -6,9 +6,9 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, Field
 
-from service.database import in_utc
 from service.operations.requests import RETRAIN
-from service.tables import SUCCEEDED, Operation
+from service.storage.database import in_utc
+from service.storage.tables.operations import SUCCEEDED, Operation
 
 OPERATIONS_PATH = "/v1/operations"
 

@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.activation import Activated
-from service.database import in_utc
 from service.releases import ActiveRelease
 from service.schemas_evaluations import EvaluationView
-from service.tables import ActivationEvent, Evaluation, Process, Release
+from service.storage.database import in_utc
+from service.storage.tables.operations import Process
+from service.storage.tables.releases import ActivationEvent, Evaluation, Release
 
 
 class ActivationRequest(BaseModel):

@@ -22,8 +22,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from service.database_address import shown_address
 from service.errors import InvalidSetting
+from service.storage.address import shown_address
 
 _PREFIX = "AKIN_"
 _LEAST_KEY_LENGTH = 16

@@ -15,7 +15,7 @@ import torch
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from service.database import open_database
+from service.storage.database import open_database
 from tests.databases import PostgreSQL, new_database
 
 # pytest-xdist tells its processes the width of the terminal, which the consoles of the command line would keep.

@@ -7,8 +7,8 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
-from service.database import Database, in_utc, now
-from service.tables import AuditEvent
+from service.storage.database import Database, in_utc, now
+from service.storage.tables.access import AuditEvent
 
 SUCCEEDED = "succeeded"
 DRY_RUN = "dry-run"  # it would have succeeded, and nothing was written

@@ -9,8 +9,9 @@ from functools import partial
 import structlog
 
 from service.access.audit import AuditEntry, prune_events, record_event
-from service.database import Database, now
-from service.errors import DatabaseError, StorageFull, reason_of
+from service.errors import StorageFull, reason_of
+from service.storage.database import Database, now
+from service.storage.errors import DatabaseError
 
 # Refusals can be had for nothing: past so many a minute they stand in the log only.
 LIMITED_PER_MINUTE = 60

@@ -12,19 +12,11 @@ import structlog
 
 from service.access.keys import FIRST_KEY, KnownKey, key_digest, known_key, load_keys, note_uses
 from service.access.scopes import Actor, Scope
-from service.database import Database, now
-from service.errors import (
-    AccessError,
-    DatabaseError,
-    ExpiredKey,
-    InvalidKey,
-    KeysUnavailable,
-    RevokedKey,
-    StorageFull,
-    reason_of,
-)
+from service.errors import AccessError, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey, StorageFull, reason_of
 from service.settings import Settings
-from service.tables import APIKey
+from service.storage.database import Database, now
+from service.storage.errors import DatabaseError
+from service.storage.tables.access import APIKey
 
 # How long a revoked key may go on being good in other processes than the one that revoked it.
 FRESH_SECONDS = 2.0

@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.access.scopes import ANYBODY, Scope, parse_scopes
-from service.database import Database, in_utc, now
 from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.settings import Settings
-from service.tables import APIKey
+from service.storage.database import Database, in_utc, now
+from service.storage.tables.access import APIKey
 
 FIRST_KEY = "admin"  # the name of the key that the first start makes
 ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"

@@ -8,8 +8,8 @@ import structlog
 
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
-from service.database import Database
 from service.settings import Settings
+from service.storage.database import Database
 
 _USES_SECONDS = 60.0
 _PRUNE_EVERY = 24 * 60  # of those

@@ -161,7 +161,7 @@ def labels(
     from service.label_listing import STATES, count_labels, list_labels, take_overview
     from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
     from service.settings import load_settings
-    from service.tables import ROLES
+    from service.storage.tables.catalogue import ROLES
 
     for name, value, allowed in (("role", role, ROLES), ("state", state, STATES)):
         if value is not None and value not in allowed:

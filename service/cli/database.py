@@ -8,7 +8,7 @@ from rich.markup import escape
 from service.cli.console import notes, output, print_json
 
 if TYPE_CHECKING:
-    from service.database_migration import Versions
+    from service.storage.migration import Versions
 
 
 def migrate(
@@ -18,10 +18,10 @@ def migrate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring the tables to the version that this Akin needs, or to another one; AKIN_AUTO_MIGRATE may be off."""
-    from service.database_migration import EMPTY, read_versions
-    from service.database_migration import migrate as migrate_database
     from service.errors import InvalidSetting
     from service.settings import load_settings
+    from service.storage.migration import EMPTY, read_versions
+    from service.storage.migration import migrate as migrate_database
 
     settings = load_settings()
     if show:

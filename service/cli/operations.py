@@ -123,7 +123,7 @@ def list_(
     from service.operations.records import list_operations
     from service.schemas_operations import OperationView
     from service.settings import load_settings
-    from service.tables import OPERATION_STATES
+    from service.storage.tables.operations import OPERATION_STATES
 
     if state and state not in OPERATION_STATES:
         raise InvalidOperation(f"there is no state {state!r}; states are {', '.join(OPERATION_STATES)}")

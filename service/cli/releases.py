@@ -71,10 +71,10 @@ def build(
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all releases, the newest first."""
     from service.cli.tables import releases_table
-    from service.database import in_utc
     from service.installation import open_installation
     from service.releases import active_release, list_releases
     from service.settings import load_settings
+    from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         active_id = active_release(session).release_id
@@ -156,10 +156,10 @@ def history(
 ) -> None:
     """List activations and rollbacks, the newest first: what, when, who and why."""
     from service.cli.release_tables import activations_table
-    from service.database import in_utc
     from service.installation import open_installation
     from service.releases import list_activations
     from service.settings import load_settings
+    from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         rows = [

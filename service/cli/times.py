@@ -23,8 +23,8 @@ def parse_duration(text: str, option: str) -> timedelta:
 
 def parse_moment(text: str, option: str, *, sign: int) -> datetime:
     """Return a time in UTC: a date, a time, or a duration from now on (`sign` 1) or ago (-1)."""
-    from service.database import in_utc
     from service.errors import InvalidParameter
+    from service.storage.database import in_utc
 
     try:
         if _DURATION.fullmatch(text):

@@ -8,10 +8,10 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos._error import DBOSInitializationError
 
-from service.database_engine import make_engine
-from service.errors import DatabaseVersionError
-from service.postgresql import SESSION
 from service.settings import Settings
+from service.storage.engine import make_engine
+from service.storage.errors import DatabaseVersionError
+from service.storage.postgresql import SESSION
 
 # Its threads ask one after the other; one connection more listens.
 _POOL_SIZE = 5

@@ -12,14 +12,14 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from service.catalogue import media_names_of
 from service.embeddings import embed_missing, read_embeddings
-from service.errors import MediaError
 from service.evaluations import evaluation_id_of, measurement_path, record_evaluation, set_path
-from service.media import MediaName
 from service.operations.folder import RUN
 from service.operations.preparation import request_of
 from service.operations.run import Facts, Run, reject
 from service.release_files import CHECKPOINT_NAME
 from service.releases import ActiveRelease, active_release
+from service.storage.errors import MediaError
+from service.storage.media import MediaName
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
 from training.gate import Measured, Verdict, decide

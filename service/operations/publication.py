@@ -12,7 +12,6 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue import num_changes_after, take_snapshot
-from service.database import in_utc, now
 from service.embeddings import embed_missing
 from service.errors import ActivationConflict, BuilderBusy, EmptyCatalogue, ServiceError
 from service.evaluations import assign_release
@@ -25,7 +24,8 @@ from service.processes import API, living_processes
 from service.release_build import ReleaseOrigin, build_release, default_checkpoint
 from service.releases import ActiveRelease, activate_release, activation_of_operation, active_release
 from service.retention import retire_old_releases
-from service.tables import CANCELLED
+from service.storage.database import in_utc, now
+from service.storage.tables.operations import CANCELLED
 from training.run import CHECKPOINT, STATE
 
 _SHARD_IMAGES = 2048

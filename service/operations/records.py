@@ -17,9 +17,9 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.database import Database, now
 from service.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
-from service.tables import CANCELLED, QUEUED, RUNNING, Operation, Process
+from service.storage.database import Database, now
+from service.storage.tables.operations import CANCELLED, QUEUED, RUNNING, Operation, Process
 
 ACTIVE_STATES = (QUEUED, RUNNING)
 

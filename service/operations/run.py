@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from service.errors import KNOWN_ERRORS, DatabaseUnavailable, code_of, reason_of
+from service.errors import KNOWN_ERRORS, code_of, reason_of
 from service.installation import Installation
 from service.operations.records import begin_step, finish_step, owned_operation
-from service.tables import CANCELLED, FAILED, REJECTED
+from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.operations import CANCELLED, FAILED, REJECTED
 
 # How long a step waits for a database that is away before the operation fails.
 _DATABASE_SECONDS = 600.0

@@ -22,7 +22,7 @@ from types import FrameType
 import structlog
 from dbos import DBOS, SetWorkflowID
 
-from service.errors import DatabaseError, StorageFull, reason_of
+from service.errors import StorageFull, reason_of
 from service.installation import Installation, open_installation
 from service.operations.asking import remove_stray_folders
 from service.operations.job_engine import job_engine
@@ -40,7 +40,8 @@ from service.operations.run import Ended, Facts, Run, WorkerStopping
 from service.operations.worker_metrics import WorkerMetrics
 from service.operations.workflows import WORKFLOW_VERSION, WORKFLOWS
 from service.settings import Settings
-from service.tables import FAILED, SUCCEEDED, Operation
+from service.storage.errors import DatabaseError
+from service.storage.tables.operations import FAILED, SUCCEEDED, Operation
 
 QUEUE = "operations"
 _WORKFLOW = "operation"

@@ -12,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.access.recorder import note_for_audit
 from service.catalogue_import import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
-from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaError, MediaUnavailable
+from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaUnavailable
 from service.label_body import COMMON_FIELDS, ReceivedLabels, receive_labels
 from service.label_listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
 from service.labels import LabelReport, apply_labels
-from service.media import MediaName
 from service.routes.media import SAFE_HEADERS, image_response
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
@@ -31,6 +30,8 @@ from service.schemas_labels import (
     LabelRowView,
     LabelView,
 )
+from service.storage.errors import MediaError
+from service.storage.media import MediaName
 from service.uploads import upload_folder
 from training.datasets.manifests import checked_label
 

@@ -8,9 +8,10 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from service.dependencies import PUBLIC, PartsDep
-from service.errors import ImageNotShown, MediaError, MediaUnavailable
-from service.media import MediaName
+from service.errors import ImageNotShown, MediaUnavailable
 from service.schemas import Problem
+from service.storage.errors import MediaError
+from service.storage.media import MediaName
 
 log = structlog.get_logger(__name__)
 

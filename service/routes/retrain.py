@@ -18,7 +18,7 @@ from service.request_body import content_type_of, read_small_body
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_operations import OPERATIONS_PATH, OperationView
-from service.tables import Operation
+from service.storage.tables.operations import Operation
 from service.uploads import max_unpacked_bytes, receive_form, upload_folder
 
 router = APIRouter(tags=["admin"])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("embedding", "index", "training", "service")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
-    "service/tables.py", "service/database.py", "service/database_engine.py", "service/database_migration.py",
+    "service/tables.py", "service/storage/database.py", "service/storage/engine.py", "service/storage/migration.py",
     "service/catalogue.py", "service/catalogue_import.py",
     "service/embeddings.py", "service/releases.py", "service/processes.py", "service/evaluations.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",

@@ -10,7 +10,7 @@ from service.catalogue import count_catalogue, remove_products, take_snapshot
 from service.catalogue_import import import_catalogue, write_import_report
 from service.errors import ProductNotFound, StorageFull
 from service.import_sources import ImportSource, SourceRow, read_import_source
-from service.tables import MediaObject, Product, ProductImage
+from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 from tests.images import png
 from tests.service.conftest import write_shop
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from service.database_migration import migrate
 from service.doctor import Status, examine
 from service.operations.records import create_operation
 from service.processes import register_process
+from service.storage.migration import migrate
 
 
 def findings(settings, **changes):

@@ -9,7 +9,6 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.comparison import compare_evaluations
-from service.database import now
 from service.errors import EvaluationNotFound, NotComparable
 from service.evaluations import (
     assign_release,
@@ -21,7 +20,8 @@ from service.evaluations import (
     record_evaluation,
     set_path,
 )
-from service.tables import MediaObject
+from service.storage.database import now
+from service.storage.tables.catalogue import MediaObject
 from training.evaluation.evaluation_set import EvaluationSet, SetImage, measure
 
 KEY = "test-key-0123456789abcdef"

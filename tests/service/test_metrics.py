@@ -14,9 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.admission import Admission
 from service.app import create_app
-from service.database import Database
 from service.engine import LiveEngine
-from service.errors import DatabaseUnavailable, PortInUse
+from service.errors import PortInUse
 from service.installation_metrics import InstallationMetrics, metrics_port, new_registry
 from service.metrics import ServerMetrics
 from service.operations.records import create_operation
@@ -25,6 +24,8 @@ from service.processes import register_process
 from service.readiness import ProcessState
 from service.server import listen
 from service.settings import Settings
+from service.storage.database import Database
+from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 

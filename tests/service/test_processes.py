@@ -5,8 +5,6 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from service import database as database_module
-from service.database import now
 from service.processes import (
     beat,
     list_processes,
@@ -15,7 +13,9 @@ from service.processes import (
     register_process,
     stop_process,
 )
-from service.tables import Process
+from service.storage import database as database_module
+from service.storage.database import now
+from service.storage.tables.operations import Process
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ from contextlib import contextmanager
 import pytest
 from fastapi.testclient import TestClient
 
-from service import disk as disk_module
 from service import readiness
 from service.app import create_app
-from service.disk import DiskWatch
-from service.errors import DatabaseUnavailable, MediaError, is_disk_full
+from service.errors import is_disk_full
 from service.readiness import DatabaseState
 from service.release_build import build_release
 from service.releases import activate_release
 from service.settings import Settings
+from service.storage import disk as disk_module
+from service.storage.disk import DiskWatch
+from service.storage.errors import DatabaseUnavailable, MediaError
 from tests.service.conftest import wait_for
 from tests.service.tiny_model import save_tiny_checkpoint
 

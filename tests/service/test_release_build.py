@@ -14,7 +14,6 @@ from service.errors import (
     EmptyCatalogue,
     InvalidRelease,
     InvalidSetting,
-    MediaError,
     ReleaseError,
     ReleaseNotFound,
     ServiceError,
@@ -23,7 +22,8 @@ from service.installation import open_installation
 from service.release_build import build_release
 from service.release_files import load_release, read_release_facts
 from service.releases import activate_release, active_release, list_releases
-from service.tables import StoredEmbedding
+from service.storage.errors import MediaError
+from service.storage.tables.catalogue import StoredEmbedding
 
 
 @pytest.fixture

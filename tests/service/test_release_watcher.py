@@ -7,11 +7,11 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.catalogue import remove_products
-from service.errors import DatabaseUnavailable
 from service.processes import list_processes
 from service.release_build import build_release
 from service.release_files import load_release
 from service.releases import activate_release
+from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 

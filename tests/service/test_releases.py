@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from service.activation import activate_verified, roll_back_verified
-from service.database import now
 from service.errors import ActivationConflict, InvalidRelease, NoPreviousRelease, ReleaseNotFound
 from service.releases import (
     activate_release,
@@ -19,7 +18,8 @@ from service.releases import (
     record_release,
     roll_back,
 )
-from service.tables import Operation
+from service.storage.database import now
+from service.storage.tables.operations import Operation
 
 
 def facts(release_id, **changes):

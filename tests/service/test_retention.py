@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from service import retention
-from service.database import now
 from service.embeddings import remove_embeddings
 from service.errors import BuilderBusy, ReleaseError, ReleaseNotFound
 from service.processes import beat, register_process, stop_process
@@ -26,7 +25,10 @@ from service.releases import (
     roll_back,
 )
 from service.retention import retire_old_releases
-from service.tables import Operation, Process, Release, StoredEmbedding
+from service.storage.database import now
+from service.storage.tables.catalogue import StoredEmbedding
+from service.storage.tables.operations import Operation, Process
+from service.storage.tables.releases import Release
 from tests.service.tiny_model import save_tiny_checkpoint
 
 

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 from service.access.keys import create_key, get_key, revoke_key
 from service.app import create_app
 from service.cli.main import main
-from service.database import now
 from service.installation import open_installation
 from service.settings import Settings
+from service.storage.database import now
 
 
 def bearer(key):

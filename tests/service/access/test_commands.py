@@ -17,10 +17,10 @@ from service.app import create_app
 from service.cli.keys import show_new_key
 from service.cli.main import search_warning
 from service.cli.recording import recorded
-from service.errors import DatabaseUnavailable
 from service.installation import open_installation
 from service.server import listen, running
 from service.settings import Settings
+from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
 from tests.service.access.conftest import bearer
 from tests.service.conftest import product_image, wait_for, write_shop

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from service.access.keys import FIRST_KEY, create_key, ensure_admin_key, get_key
 from service.app import create_app
-from service.database import in_utc, now
+from service.storage.database import in_utc, now
 from tests.service.access.conftest import bearer, let_expire
 
 KEYS = "/v1/admin/keys"

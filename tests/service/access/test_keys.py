@@ -24,8 +24,8 @@ from service.access.keys import (
     rotate_key,
     without_keys,
 )
-from service.database import in_utc, now, open_database
 from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
+from service.storage.database import in_utc, now, open_database
 from tests.service.access.conftest import let_expire
 
 HOUR = timedelta(hours=1)

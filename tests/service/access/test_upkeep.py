@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from service.access import audit_writer
 from service.access.audit import AuditEntry
 from service.access.upkeep import open_access
-from service.database import now
+from service.storage.database import now
 
 ENTRY = AuditEntry("boss", "POST /x", "/x", "127.0.0.1", "succeeded", status=200)
 

@@ -17,7 +17,7 @@ from service.import_sources import ImportSource, SourceRow
 from service.label_listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
 from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
 from service.labels import apply_labels
-from service.tables import LabelChange, MediaObject, Product, ProductImage
+from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage
 from tests.images import encode, png
 from tests.service.conftest import product_image, write_shop
 

@@ -13,7 +13,7 @@ from service.label_listing import list_labels, take_overview
 from service.label_sources import LabelSource
 from service.labels import apply_labels
 from service.settings import Settings
-from service.tables import LabelChange, ProductImage
+from service.storage.tables.catalogue import LabelChange, ProductImage
 from tests.databases import new_database
 from tests.images import png
 from tests.service.conftest import write_shop

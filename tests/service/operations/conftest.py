@@ -18,7 +18,7 @@ from service.operations.requests import RETRAIN, parse_retrain
 from service.release_build import build_release
 from service.sample.catalogue import write_sample_catalogue
 from service.settings import Settings
-from service.tables import Operation
+from service.storage.tables.operations import Operation
 from tests.databases import new_database
 
 # The active release sees 64 pixels, and a candidate 112: better for certain, after seconds of training.

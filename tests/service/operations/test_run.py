@@ -2,10 +2,11 @@
 
 import pytest
 
-from service.errors import DatabaseFull, DatabaseUnavailable, InvalidRelease, StorageFull
+from service.errors import InvalidRelease, StorageFull
 from service.operations import run as run_module
 from service.operations.records import claim_operation, create_operation, get_operation
 from service.operations.run import Ended, Facts, Run, WorkerStopping, reject
+from service.storage.errors import DatabaseFull, DatabaseUnavailable
 
 
 @pytest.fixture

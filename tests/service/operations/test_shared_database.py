@@ -16,7 +16,7 @@ import pytest
 from service.operations.requests import BUILD
 from service.processes import list_processes
 from service.releases import active_release
-from service.tables import Operation
+from service.storage.tables.operations import Operation
 from tests.databases import new_database
 from tests.service.conftest import wait_for
 from tests.service.operations.conftest import FAST, ROOT, Works, copied_shop, fill, stop_all

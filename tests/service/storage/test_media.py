@@ -2,8 +2,9 @@ import hashlib
 
 import pytest
 
-from service.errors import InvalidSetting, MediaError, StorageFull
-from service.media import MediaName, MediaStore
+from service.errors import InvalidSetting, StorageFull
+from service.storage.errors import MediaError
+from service.storage.media import MediaName, MediaStore
 
 CONTENT = b"some bytes"
 NAME = MediaName(hashlib.sha256(CONTENT).hexdigest(), "jpg")

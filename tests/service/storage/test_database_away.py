@@ -11,14 +11,14 @@ from pydantic import SecretStr
 from service.access.keys import create_key
 from service.app import create_app
 from service.catalogue_import import import_catalogue
-from service.database import next_change_seqs, open_database
-from service.errors import DatabaseUnavailable
 from service.import_sources import read_import_source
 from service.installation import open_installation
 from service.operations.requests import BUILD
 from service.release_build import build_release
 from service.server import listen, running
 from service.settings import Settings
+from service.storage.database import next_change_seqs, open_database
+from service.storage.errors import DatabaseUnavailable
 from tests.databases import PostgreSQL, new_database
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
@@ -166,7 +166,7 @@ def test_a_database_that_hangs_holds_up_writes_for_seconds_and_searches_not_at_a
 
 
 def test_an_answer_that_does_not_come_is_given_up_and_a_long_one_is_waited_for(server, monkeypatch):
-    monkeypatch.setattr("service.postgresql._SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr("service.storage.postgresql._SILENCE_SECONDS", 1.0)
     database = open_database(f"{new_database(server.address)}?connect_timeout=2")
 
     def hang():

@@ -13,9 +13,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from service.database_address import shown_address
-from service.errors import DatabaseUnavailable, InvalidSetting
-from service.postgresql import ARGUMENTS, SESSION, BoundedConnection
+from service.errors import InvalidSetting
+from service.storage.address import shown_address
+from service.storage.errors import DatabaseUnavailable
+from service.storage.postgresql import ARGUMENTS, SESSION, BoundedConnection
 
 READING = "akin_reading"  # execution option of connections that only read
 # One process has at most so many connections; who finds none free waits, and then is told to ask again.

@@ -13,26 +13,16 @@ from sqlalchemy import create_engine, inspect, select, text
 
 from service.access.keys import key_digest
 from service.cli.main import main
-from service.database import open_database
-from service.database_migration import migrate, read_versions
-from service.errors import DatabaseUnavailable, DatabaseVersionError
 from service.installation import open_for_dry_run, open_installation
 from service.settings import Settings
-from service.tables import (
-    ActivationEvent,
-    APIKey,
-    AuditEvent,
-    Evaluation,
-    LabelChange,
-    MediaObject,
-    Operation,
-    Process,
-    Product,
-    ProductImage,
-    Release,
-    StoredEmbedding,
-    Table,
-)
+from service.storage.database import open_database
+from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
+from service.storage.migration import migrate, read_versions
+from service.storage.tables.access import APIKey, AuditEvent
+from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage, StoredEmbedding
+from service.storage.tables.operations import Operation, Process
+from service.storage.tables.releases import ActivationEvent, Evaluation, Release
+from service.storage.tables.table import Table
 from tests.databases import new_database
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -223,7 +213,7 @@ def test_processes_that_start_at_the_same_moment_all_find_the_tables(address):
 
 def test_a_table_in_use_ends_the_migration_with_nothing_changed(postgresql, monkeypatch):
     """Whoever waits for a table makes all others wait behind it; so it does not wait for long."""
-    monkeypatch.setattr("service.database_migration._TABLE_LOCK_SECONDS", "0.2")
+    monkeypatch.setattr("service.storage.migration._TABLE_LOCK_SECONDS", "0.2")
     address = new_database(postgresql)
     migrate(address, "0002")
     other = create_engine(address)

@@ -12,7 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from embedding.decoding import MEDIA_TYPES
 from embedding.whole_files import write_whole
-from service.errors import InvalidSetting, MediaError, StorageFull, is_disk_full
+from service.errors import InvalidSetting, StorageFull, is_disk_full
+from service.storage.errors import MediaError
 
 log = structlog.get_logger(__name__)
 

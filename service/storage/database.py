@@ -17,11 +17,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from service.database_engine import READING, describe_failure, make_engine, sqlstate_of
-from service.database_migration import bring_up_to_date
-from service.errors import DatabaseFull, DatabaseUnavailable, ServiceError
-from service.postgresql import CONNECT_SECONDS, ServerSilent
-from service.tables import ChangeCounter, Table
+from service.errors import ServiceError
+from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
+from service.storage.errors import DatabaseFull, DatabaseUnavailable
+from service.storage.migration import bring_up_to_date
+from service.storage.postgresql import CONNECT_SECONDS, ServerSilent
+from service.storage.tables.catalogue import ChangeCounter
+from service.storage.tables.table import Table
 
 _POSTGRESQL = "postgresql"
 _READ_ONLY, _DISK_FULL = "25006", "53100"

@@ -11,8 +11,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from service.database_engine import READING, describe_failure, make_engine, sqlstate_of
-from service.errors import DatabaseUnavailable, DatabaseVersionError
+from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
+from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 
 EMPTY = "base"  # before the first revision: no tables
 

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
-from service.database import (
+from service.errors import InvalidSetting, StorageFull, reason_of
+from service.storage.database import (
     current_watermark,
     database_time,
     in_utc,
@@ -17,9 +18,9 @@ from service.database import (
     now,
     open_database,
 )
-from service.database_engine import POOL_OVERFLOW, POOL_SIZE, make_engine
-from service.errors import DatabaseUnavailable, InvalidSetting, StorageFull, reason_of
-from service.tables import Product, StoredEmbedding
+from service.storage.engine import POOL_OVERFLOW, POOL_SIZE, make_engine
+from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.catalogue import Product, StoredEmbedding
 from tests.databases import new_database
 
 
@@ -296,7 +297,7 @@ def test_no_lock_is_held_for_ever_by_a_process_or_a_machine_that_is_gone(on_post
 
 def test_the_workers_engine_may_take_its_time_outside_transactions_too(postgresql, monkeypatch):
     """Where else only the pool asks, whether a connection lives."""
-    monkeypatch.setattr("service.postgresql._PING_SECONDS", 0.3)
+    monkeypatch.setattr("service.storage.postgresql._PING_SECONDS", 0.3)
     address = new_database(postgresql)
 
     def sleep(**options):

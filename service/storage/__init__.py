@@ -1,0 +1,1 @@
+"""Rows and bytes: the database with its tables, and the store of image files."""

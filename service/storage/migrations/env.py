@@ -1,0 +1,9 @@
+"""Alembic's entry: runs on the connection that service.storage.database hands over."""
+
+from alembic import context
+
+from service.storage.tables import access, catalogue, operations, releases  # noqa: F401  # each defines its tables on import
+from service.storage.tables.table import Table
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
+context.run_migrations()

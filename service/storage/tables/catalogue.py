@@ -1,0 +1,108 @@
+"""Products, images, labels, stored bytes and embeddings.
+
+Two invariants that every reader relies on:
+
+* `change_seq` is taken from the one row of `change_counter` inside the writing transaction. That row stays locked
+  until the commit, so on every database the order of the numbers is the order in which changes become visible, and
+  "all changes up to n" is a consistent view.
+* Nothing is deleted from products and images; `deleted_at` marks what was removed, under a new `change_seq`.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.storage.tables.table import Table, Timestamp
+
+CATALOGUE = "catalogue"  # indexed and shown in results
+
+
+EXAMPLE = "example"  # trains and evaluates, is never returned
+
+
+ROLES = (CATALOGUE, EXAMPLE)
+
+
+class Product(Table):
+    """A thing that the shop sells. Its label is its id unless another is given."""
+
+    __tablename__ = "products"
+
+    id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    title: Mapped[str] = mapped_column(String(1000))
+    attributes: Mapped[dict[str, object]] = mapped_column(JSON)
+    label: Mapped[str | None] = mapped_column(String(200))
+    change_seq: Mapped[int] = mapped_column(BigInteger, index=True)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+
+class ProductImage(Table):
+    """An image of a product; two products may share the same bytes. Its label is the product's unless given."""
+
+    __tablename__ = "product_images"
+    __table_args__ = (
+        CheckConstraint("role IN ('catalogue', 'example')", name="product_images_role"),
+        Index("product_images_by_product", "product_id"),
+        Index("product_images_by_content", "sha256"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    product_id: Mapped[str] = mapped_column(ForeignKey("products.id"))
+    sha256: Mapped[str] = mapped_column(ForeignKey("media_objects.sha256"))
+    role: Mapped[str] = mapped_column(String(20))
+    label: Mapped[str | None] = mapped_column(String(200))
+    change_seq: Mapped[int] = mapped_column(BigInteger, index=True)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    # Who said last what it shows, when, and on what ground; None: it came with an import.
+    labelled_by: Mapped[str | None] = mapped_column(String(200))
+    labelled_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    label_source: Mapped[str | None] = mapped_column(String(200))
+
+
+class LabelChange(Table):
+    """One change of an image's label, kept for ever: labels decide what is learnt."""
+
+    __tablename__ = "label_changes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("product_images.id"), index=True)
+    old_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product, or a new image
+    new_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product
+    changed_by: Mapped[str] = mapped_column(String(200))
+    changed_at: Mapped[datetime] = mapped_column(Timestamp)
+    source: Mapped[str] = mapped_column(String(200))
+
+
+class MediaObject(Table):
+    """The bytes of an image, stored once whoever shows it."""
+
+    __tablename__ = "media_objects"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    extension: Mapped[str] = mapped_column(String(10))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class StoredEmbedding(Table):
+    """The embedding of some bytes in one embedding space: little-endian float32."""
+
+    __tablename__ = "embeddings"
+
+    space_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    embedding: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ChangeCounter(Table):
+    """The one row (slot 1) that change numbers are taken from."""
+
+    __tablename__ = "change_counter"
+
+    slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,67 @@
+"""Operations and the processes that perform them."""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, CheckConstraint, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.storage.tables.table import Table, Timestamp
+
+QUEUED, RUNNING = "queued", "running"
+SUCCEEDED, REJECTED, FAILED, CANCELLED = "succeeded", "rejected", "failed", "cancelled"
+
+
+OPERATION_STATES = (QUEUED, RUNNING, SUCCEEDED, REJECTED, FAILED, CANCELLED)
+
+
+class Operation(Table):
+    """Work that outlasts a request: its row is what was asked for, how far it is, and how it ended."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        # At most one of a kind is under way; the database itself sees to it, whoever asks at the same time.
+        Index(
+            "operations_one_active",
+            "kind",
+            unique=True,
+            sqlite_where=text("state IN ('queued', 'running')"),
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+        CheckConstraint(f"state IN {OPERATION_STATES}", name="operations_state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20))
+    step: Mapped[str | None] = mapped_column(String(40))
+    request: Mapped[dict[str, object]] = mapped_column(JSON)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    created_by: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(Timestamp, index=True)
+    started_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    updated_at: Mapped[datetime] = mapped_column(Timestamp)
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    worker_id: Mapped[str | None] = mapped_column(String(40))  # the process that may write to this row
+    attempts: Mapped[int]  # how often a worker began or took it up
+    progress: Mapped[dict[str, object] | None] = mapped_column(JSON)
+    steps: Mapped[list[dict[str, object]]] = mapped_column(JSON)  # those begun: name, times, what they found
+    result: Mapped[dict[str, object]] = mapped_column(JSON)  # what is known so far, by name
+    error: Mapped[dict[str, object] | None] = mapped_column(JSON)
+
+
+class Process(Table):
+    """A process of this installation that lives, or did: an API server or a worker."""
+
+    __tablename__ = "processes"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    host: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(Timestamp)
+    seen_at: Mapped[datetime] = mapped_column(Timestamp, index=True)
+    stopped_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    release_id: Mapped[str | None] = mapped_column(String(60))  # what an API server answers from
+    refusal: Mapped[str | None] = mapped_column(Text)  # why it does not answer from the active release

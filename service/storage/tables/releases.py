@@ -1,0 +1,66 @@
+"""Releases, the activation, its history, and evaluations."""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.storage.tables.table import Table, Timestamp
+
+
+class Release(Table):
+    """A published release; its directory holds everything else."""
+
+    __tablename__ = "releases"
+
+    id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    space_id: Mapped[str] = mapped_column(String(40))
+    index_id: Mapped[str] = mapped_column(String(40))
+    watermark: Mapped[int] = mapped_column(BigInteger)
+    num_products: Mapped[int]
+    num_images: Mapped[int]
+    operation_id: Mapped[str | None] = mapped_column(String(40))  # what made it, unless a command did
+    retired_at: Mapped[datetime | None] = mapped_column(Timestamp)  # its files are being removed
+
+
+class Activation(Table):
+    """The one row (slot 1) that says which release is served; `version` counts its changes."""
+
+    __tablename__ = "activation"
+
+    slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int]
+    release_id: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
+    previous_release_id: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
+    activated_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+
+class ActivationEvent(Table):
+    """One activation or rollback, kept for ever."""
+
+    __tablename__ = "activation_events"
+
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # that of the activation it made
+    # No foreign keys: what happened outlasts a release that was retired.
+    release_id: Mapped[str] = mapped_column(String(60))
+    previous_release_id: Mapped[str | None] = mapped_column(String(60))
+    activated_at: Mapped[datetime] = mapped_column(Timestamp)
+    activated_by: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str] = mapped_column(String(1000))
+    operation_id: Mapped[str | None] = mapped_column(String(40), index=True)
+
+
+class Evaluation(Table):
+    """One model measured on one evaluation set; each query's outcome lies in a file of the same id."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    evaluation_set_id: Mapped[str] = mapped_column(String(64), index=True)
+    space_id: Mapped[str] = mapped_column(String(40))
+    release_id: Mapped[str | None] = mapped_column(String(60), index=True)
+    operation_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(Timestamp, index=True)
+    num_queries: Mapped[int]
+    metrics: Mapped[dict[str, object]] = mapped_column(JSON)  # by part, then by name
