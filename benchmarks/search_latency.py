@@ -32,13 +32,14 @@ from index.structures import IndexOptions
 from service.catalogue import CatalogueImage, CatalogueSnapshot
 from service.engine import SearchEngine
 from service.inference import InferenceThread, run_in_own_thread
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
+from service.pretrained import zero_shot_checkpoint
 from service.release_files import LoadedRelease, load_release, write_release
 from service.releases import activate_release, record_release
 from service.sample.products import sample_products
 from service.sample.views import photo_view
 from service.server import address_of, listen
-from service.settings import Settings
 from service.storage.database import now
 from service.storage.media import MediaName
 
@@ -68,7 +69,7 @@ def main() -> None:
 def publish_release(installation: Installation, num_products: int) -> LoadedRelease:
     """Publish a release whose embeddings are drawn at random: what the index costs does not depend on them."""
     settings = installation.settings
-    checkpoint = installation.default_checkpoint()
+    checkpoint = zero_shot_checkpoint(installation.settings)
     embeddings_ND = np.random.default_rng(0).normal(size=(num_products, 1280)).astype(np.float32)
     embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
     images = [

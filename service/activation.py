@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.errors import ActivationConflict
-from service.installation import Installation
+from service.installation.installation import Installation
 from service.release_files import read_release_facts
 from service.releases import (
     COMMAND_LINE,

@@ -20,7 +20,8 @@ from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
 from service.engine import LiveEngine, SearchEngine
 from service.inference import InferenceThread
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.observability import RequestLog
 from service.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
@@ -46,7 +47,6 @@ from service.routes import (
 from service.routes import (
     metrics as metrics_route,
 )
-from service.settings import Settings
 from service.storage.disk import DiskWatch
 
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.

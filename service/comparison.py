@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.catalogue import media_names_of
 from service.errors import EvaluationNotFound, NotComparable
 from service.evaluations import evaluation_json, find_evaluation, measurement_path, set_path
-from service.installation import Installation
+from service.installation.installation import Installation
 from service.storage.media import MediaName
 from service.storage.tables.releases import Evaluation
 from training.errors import InvalidEvaluation

@@ -14,12 +14,12 @@ from service.catalogue import count_catalogue
 from service.catalogue_import import import_catalogue
 from service.errors import DemoError
 from service.import_sources import ImportSource, SourceRow, read_import_source
-from service.installation import Installation
+from service.installation.installation import Installation
+from service.installation.settings import Settings
 from service.release_build import build_release
 from service.release_files import read_release_facts
 from service.releases import active_release
 from service.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
-from service.settings import Settings
 from service.storage.tables.catalogue import CATALOGUE
 
 Announce = Callable[[str], None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.demo import Announce, Demo, OnProgress, step
 from service.errors import DemoError
-from service.installation import Installation
+from service.installation.installation import Installation
 from service.release_build import build_release
 from service.release_files import read_release_facts
 from training.config import load_preset

@@ -14,10 +14,10 @@ from service.access.scopes import ANYBODY, Actor, Scope
 from service.admission import Admission
 from service.engine import LiveEngine, SearchEngine
 from service.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
-from service.installation import Installation
+from service.installation.installation import Installation
+from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.readiness import ProcessState
-from service.settings import Settings
 from service.storage.database import Database
 from service.storage.disk import DiskWatch
 from service.storage.media import MediaStore

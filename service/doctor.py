@@ -21,12 +21,12 @@ from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
 from service.catalogue import count_catalogue
 from service.errors import NoActiveRelease, ReleaseError, ServiceError, reason_of
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.processes import WORKER, living_processes
+from service.installation.settings import Settings, unknown_settings
 from service.operations.records import ACTIVE_STATES, count_operations
-from service.processes import WORKER, living_processes
 from service.release_files import read_release_facts
 from service.releases import require_active_release
-from service.settings import Settings, unknown_settings
 from service.storage.errors import DatabaseUnavailable
 
 _LITTLE_DISK_BYTES = 2**30

@@ -53,7 +53,6 @@ ServiceError
 │   ├── InvalidForm
 │   ├── InvalidBase64
 │   └── InvalidParameter
-├── PortInUse
 └── DemoError                    the demo cannot run, or found too little
 """
 
@@ -409,12 +408,6 @@ class InvalidParameter(RequestError):
     """A parameter has a value outside its range."""
 
     code = "invalid-request"
-
-
-class PortInUse(ServiceError):
-    """Another process listens on the port."""
-
-    code = "port-in-use"
 
 
 class DemoError(ServiceError):

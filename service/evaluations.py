@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import EvaluationNotFound
-from service.settings import Settings
+from service.installation.settings import Settings
 from service.storage.database import in_utc, now
 from service.storage.tables.releases import Evaluation
 

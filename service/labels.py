@@ -26,7 +26,7 @@ from service.catalogue_rows import (
     rows_by_id,
 )
 from service.import_sources import RowError, first_reasons, without_folder
-from service.installation import Installation
+from service.installation.installation import Installation
 from service.label_sources import LabelRow, LabelSource, NewExample, Relabel
 from service.storage.database import now
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage

@@ -17,8 +17,9 @@ from prometheus_client.registry import Collector
 
 from service.admission import Admission
 from service.engine import LiveEngine, Timing
-from service.installation import Installation
-from service.installation_metrics import InstallationMetrics, new_registry
+from service.installation.installation import Installation
+from service.installation.metrics import new_registry
+from service.operations.metrics import InstallationMetrics
 from service.readiness import ProcessState
 
 _STAGES = ("decode", "wait", "embed", "search", "group")

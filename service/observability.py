@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -34,45 +33,6 @@ UNKNOWN_ROUTE = "unknown"
 _LONGEST_PATH = 500
 _LONGEST_CLIENT = 64
 _CLOSE = (b"connection", b"close")
-
-
-def configure_logging(level: str) -> None:
-    """Send all logs of the process, those of libraries included, to standard error."""
-    on_terminal = sys.stderr.isatty()
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal),
-    ]
-    structlog.configure(
-        # The level first: a line that nobody wants costs nothing.
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-    renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if on_terminal
-        # Without local variables: among them are images, keys, and whatever else nobody meant to write down.
-        else [
-            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(),
-        ]
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    for chatty in ("alembic", "faiss", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class RequestLog:

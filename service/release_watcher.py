@@ -12,7 +12,7 @@ from index.errors import VectorIndexError
 from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
 from service.inference import run_in_own_thread
-from service.processes import API, beat, prune_processes, register_process, stop_process
+from service.installation.processes import API, beat, prune_processes, register_process, stop_process
 from service.readiness import DatabaseState
 from service.release_files import LoadedRelease
 from service.releases import active_release

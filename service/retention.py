@@ -13,8 +13,9 @@ from pathlib import Path
 
 from service.embeddings import remove_embeddings, stored_spaces
 from service.errors import ReleaseError
-from service.installation import Installation
-from service.processes import served_releases
+from service.installation.installation import Installation
+from service.installation.processes import served_releases
+from service.release_build import only_builder
 from service.releases import active_release, forget_release, list_releases, mark_retired, needed_by_operations
 from service.storage.database import Database
 from service.storage.tables.releases import Release
@@ -43,7 +44,7 @@ def retire_old_releases(
     keep = settings.release_retention if keep is None else keep
     if keep < 0:
         raise ValueError(f"keep must be at least 0, got {keep}")
-    with installation.only_builder():
+    with only_builder(installation.settings):
         old = _old_releases(database, settings.releases_dir, keep, needed)
         if dry_run:
             return old

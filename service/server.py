@@ -22,12 +22,13 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.errors import PortInUse, ServiceError
+from service.errors import ServiceError
 from service.http_protocol import BoundedProtocol
-from service.installation_metrics import metrics_port
+from service.installation.errors import PortInUse
+from service.installation.metrics import metrics_port
+from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.readiness import ProcessState
-from service.settings import Settings
 
 _START_SECONDS = 60
 _BACKLOG = 2048

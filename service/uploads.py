@@ -22,7 +22,7 @@ from service.archives import unpack
 from service.body_guard import read_chunks
 from service.errors import EmptyBody
 from service.form_parts import FormParts
-from service.settings import Settings
+from service.installation.settings import Settings
 
 # Small writes are gathered, since each goes to the disk through another thread.
 _WRITE_BYTES = 1024 * 1024

@@ -13,7 +13,7 @@ import structlog
 from service.access.keys import FIRST_KEY, KnownKey, key_digest, known_key, load_keys, note_uses
 from service.access.scopes import Actor, Scope
 from service.errors import AccessError, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey, StorageFull, reason_of
-from service.settings import Settings
+from service.installation.settings import Settings
 from service.storage.database import Database, now
 from service.storage.errors import DatabaseError
 from service.storage.tables.access import APIKey

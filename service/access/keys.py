@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.access.scopes import ANYBODY, Scope, parse_scopes
 from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
-from service.settings import Settings
+from service.installation.settings import Settings
 from service.storage.database import Database, in_utc, now
 from service.storage.tables.access import APIKey
 

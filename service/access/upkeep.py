@@ -8,7 +8,7 @@ import structlog
 
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
-from service.settings import Settings
+from service.installation.settings import Settings
 from service.storage.database import Database
 
 _USES_SECONDS = 60.0

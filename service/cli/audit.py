@@ -19,9 +19,9 @@ def audit(
     """List what was changed in this installation or refused: who, what, when, from where, and how it ended."""
     from service.access.audit import AuditFilter, list_events
     from service.cli.key_tables import audit_table
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.schemas_keys import AuditEventView
-    from service.settings import load_settings
 
     wanted = AuditFilter(actor, action, outcome, parse_moment(since, "--since", sign=-1) if since else None)
     with open_installation(load_settings()) as installation, installation.database.reading() as session:

@@ -14,8 +14,8 @@ from service.cli.recording import recorded
 if TYPE_CHECKING:
     from service.catalogue_import import Report
     from service.import_sources import ImportSource, RowError
+    from service.installation.settings import Settings
     from service.label_sources import LabelSource
-    from service.settings import Settings
 
 app = typer.Typer(help="Fill the catalogue, say what its images show, and look at it.", no_args_is_help=True)
 
@@ -44,8 +44,8 @@ def import_(
     from service.catalogue_import import import_catalogue
     from service.cli.tables import import_table
     from service.demo import is_demo_home
-    from service.installation import open_for_dry_run, open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_for_dry_run, open_installation
+    from service.installation.settings import load_settings
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -92,9 +92,9 @@ def label(
     Safe to repeat. Bad rows are reported and do not stop the others; the exit status is then 1.
     """
     from service.cli.label_tables import label_report_table
-    from service.installation import open_for_dry_run, open_installation
+    from service.installation.installation import open_for_dry_run, open_installation
+    from service.installation.settings import load_settings
     from service.labels import apply_labels
-    from service.settings import load_settings
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -127,10 +127,10 @@ def relabel(
 ) -> None:
     """Say what one image of the catalogue shows."""
     from service.errors import InvalidLabels
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.label_sources import single_label
     from service.labels import apply_labels
-    from service.settings import load_settings
 
     if (label is None) != own:
         raise InvalidLabels("say what the image shows: give a label, or --own for its product's")
@@ -157,10 +157,10 @@ def labels(
     """List images with their labels, and what training does with each."""
     from service.cli.label_tables import class_counts_table, labels_table
     from service.errors import InvalidParameter
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.label_listing import STATES, count_labels, list_labels, take_overview
     from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
-    from service.settings import load_settings
     from service.storage.tables.catalogue import ROLES
 
     for name, value, allowed in (("role", role, ROLES), ("state", state, STATES)):
@@ -212,8 +212,8 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     from dataclasses import asdict
 
     from service.catalogue import count_catalogue
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     settings = load_settings()
     with open_installation(settings) as installation, installation.database.reading() as session:
@@ -229,8 +229,8 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
 def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the products.")]) -> None:
     """Remove products with their images; the next release is without them."""
     from service.catalogue import remove_products
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with (
         open_installation(load_settings()) as installation,

@@ -45,7 +45,7 @@ def show(directory: Annotated[Path, typer.Argument(help="A checkpoint's folder."
     from dataclasses import asdict
 
     from embedding.checkpoint import load_embedder, read_checkpoint_facts
-    from service.settings import load_settings
+    from service.installation.settings import load_settings
 
     settings = load_settings()
     load_embedder(directory, device=settings.device, precision=settings.precision)

@@ -19,7 +19,7 @@ def migrate(
 ) -> None:
     """Bring the tables to the version that this Akin needs, or to another one; AKIN_AUTO_MIGRATE may be off."""
     from service.errors import InvalidSetting
-    from service.settings import load_settings
+    from service.installation.settings import load_settings
     from service.storage.migration import EMPTY, read_versions
     from service.storage.migration import migrate as migrate_database
 

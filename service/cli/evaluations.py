@@ -18,8 +18,8 @@ def list_(
     """List evaluations, the newest first."""
     from service.cli.release_tables import evaluations_table
     from service.evaluations import evaluation_json, list_evaluations
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         rows = [evaluation_json(row) for row in list_evaluations(session, release_id=release, limit=limit)]
@@ -35,8 +35,8 @@ def show(
 ) -> None:
     """Print all figures of an evaluation."""
     from service.evaluations import evaluation_json, find_evaluation
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         print_json(evaluation_json(find_evaluation(session, name)))
@@ -52,8 +52,8 @@ def compare(
     """Show what changed from one evaluation to another of the same queries, and how sure that is."""
     from service.cli.release_tables import comparison_tables
     from service.comparison import compare_evaluations
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with open_installation(load_settings()) as installation:
         comparison = compare_evaluations(installation, a, b, limit=limit)

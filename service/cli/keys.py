@@ -12,7 +12,7 @@ from service.cli.times import parse_duration, parse_moment
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from service.installation import Installation
+    from service.installation.installation import Installation
 
 app = typer.Typer(help="Keys to this installation: make, list, rotate, revoke.", no_args_is_help=True)
 
@@ -30,8 +30,8 @@ def create(
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
     from service.access.keys import create_key
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     expires_at = _expiry(expires)
     with (
@@ -47,9 +47,9 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     """List all keys, revoked ones included, the oldest first."""
     from service.access.keys import list_keys
     from service.cli.key_tables import keys_table
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.schemas_keys import KeyView
-    from service.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         views = [KeyView.of(row) for row in list_keys(session)]
@@ -63,9 +63,9 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 def show(name: Name) -> None:
     """Print what is known of a key; not the key, of which only the hash is kept."""
     from service.access.keys import get_key
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.schemas_keys import KeyView
-    from service.settings import load_settings
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         print_json(KeyView.of(get_key(session, name)).model_dump(mode="json"))
@@ -76,8 +76,8 @@ def revoke(name: Name) -> None:
     """Take a key back for good; servers refuse it within seconds."""
     from service.access.key_ring import FRESH_SECONDS
     from service.access.keys import revoke_key
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     settings = load_settings()
     with open_installation(settings) as installation, recorded(installation, "akin keys revoke", name):
@@ -93,8 +93,8 @@ def rotate(
 ) -> None:
     """Make a key anew under its name and print it, this once; the old one is good for a while yet."""
     from service.access.keys import rotate_key
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     lasting, expires_at = parse_duration(grace, "--grace"), _expiry(expires)
     with open_installation(load_settings()) as installation, recorded(installation, "akin keys rotate", name):
@@ -110,8 +110,8 @@ def admin_key(
 
     from service.access.keys import FIRST_KEY, ensure_admin_key, rotate_key
     from service.errors import InvalidSetting, KeyNotFound
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     settings = load_settings()
     if settings.admin_key is not None:

@@ -18,7 +18,7 @@ from training.cli import add_commands as add_training_commands
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from service.installation.settings import Settings
 
 app = typer.Typer(
     name="akin",
@@ -72,7 +72,7 @@ def _root(
         False
     ),
 ) -> None:
-    from service.settings import unknown_settings
+    from service.installation.settings import unknown_settings
 
     for name in unknown_settings():
         notes.print(f"[yellow]warning:[/] {name} is set, but Akin has no such setting", highlight=False)
@@ -83,11 +83,11 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
     from embedding.embedder import choose_device
     from service.app import create_app
-    from service.installation import open_installation
-    from service.observability import configure_logging
+    from service.installation.installation import open_installation
+    from service.installation.logs import configure_logging
+    from service.installation.settings import load_settings
     from service.server import address_of, is_loopback, listen
     from service.server import serve as serve_app
-    from service.settings import load_settings
 
     settings = load_settings()
     configure_logging(settings.log_level)
@@ -124,9 +124,9 @@ def search(
 ) -> None:
     """Find the products that look like an image, with the active release; no server is needed."""
     from service.cli.tables import hits_table
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.local_search import search_locally
-    from service.settings import load_settings
 
     with open_installation(load_settings()) as installation:
         release_id, hits = search_locally(installation, file, k, min_score)
@@ -141,7 +141,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     """Look at versions, devices, weights, database and folders, each with a remedy."""
     from service.cli.tables import doctor_table
     from service.doctor import Status, examine
-    from service.settings import load_settings
+    from service.installation.settings import load_settings
 
     findings = examine(load_settings())
     if json:
@@ -166,11 +166,11 @@ def demo(
     from service.app import create_app
     from service.demo import check_demo, prepare_demo
     from service.inference import run_in_own_thread
-    from service.installation import open_installation
-    from service.observability import configure_logging
+    from service.installation.installation import open_installation
+    from service.installation.logs import configure_logging
+    from service.installation.settings import load_settings
     from service.server import address_of, is_loopback, listen, running
     from service.server import serve as serve_app
-    from service.settings import load_settings
 
     settings = load_settings()
     configure_logging("warning")
@@ -208,7 +208,7 @@ def demo(
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
     from service.app import create_app
-    from service.settings import load_settings
+    from service.installation.settings import load_settings
 
     print_json(create_app(load_settings()).openapi())
 

@@ -12,9 +12,9 @@ from service.cli.console import notes, output, print_json
 from service.cli.recording import command_line_user, recorded
 
 if TYPE_CHECKING:
-    from service.installation import Installation
+    from service.installation.installation import Installation
+    from service.installation.settings import Settings
     from service.schemas_operations import OperationView
-    from service.settings import Settings
 
 app = typer.Typer(help="Work that outlasts a request: list, show, follow, cancel.", no_args_is_help=True)
 
@@ -50,10 +50,10 @@ def retrain(
     The work is done by a worker (akin worker). The exit status is 0 when a release came of it, 3 when the gate
     rejected it, 1 when it failed or was cancelled.
     """
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.operations.asking import ask_for_retrain
     from service.operations.requests import parse_retrain
-    from service.settings import load_settings
 
     policy = _policy(gate or [])
     if force is not None:
@@ -89,10 +89,10 @@ def worker(
     Asked to end, it lets training save its state; the operation goes on when a worker is there again. Work of a worker
     that never comes back is taken over by the others.
     """
-    from service.installation_metrics import metrics_port as serving_metrics
-    from service.observability import configure_logging
+    from service.installation.logs import configure_logging
+    from service.installation.metrics import metrics_port as serving_metrics
+    from service.installation.settings import load_settings
     from service.operations.worker import WorkerHooks, run_worker
-    from service.settings import load_settings
     from training.parent_process import end_with_parent
 
     settings = load_settings()
@@ -119,10 +119,10 @@ def list_(
     """List operations, the newest first."""
     from service.cli.operation_tables import operations_table
     from service.errors import InvalidOperation
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.operations.records import list_operations
     from service.schemas_operations import OperationView
-    from service.settings import load_settings
     from service.storage.tables.operations import OPERATION_STATES
 
     if state and state not in OPERATION_STATES:
@@ -139,8 +139,8 @@ def list_(
 @app.command()
 def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
     """Show how far an operation is, or how it ended and why."""
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with open_installation(load_settings()) as installation:
         view = _view(installation, operation_id)
@@ -155,8 +155,8 @@ def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
 @app.command()
 def follow(operation_id: IdArgument = "", json: JsonOption = False) -> None:
     """Follow an operation until it ends."""
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with open_installation(load_settings()) as installation:
         _follow_or_tell(installation, _view(installation, operation_id).operation_id, True, json)
@@ -165,9 +165,9 @@ def follow(operation_id: IdArgument = "", json: JsonOption = False) -> None:
 @app.command()
 def cancel(operation_id: Annotated[str, typer.Argument(help="Id of an operation.")]) -> None:
     """Cancel an operation; a worker that has it stops within seconds."""
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.operations.records import request_cancel
-    from service.settings import load_settings
 
     with (
         open_installation(load_settings()) as installation,

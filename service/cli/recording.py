@@ -10,7 +10,7 @@ from rich.markup import escape
 from service.cli.console import notes
 
 if TYPE_CHECKING:
-    from service.installation import Installation
+    from service.installation.installation import Installation
 
 
 @dataclass(slots=True)

@@ -38,9 +38,9 @@ def build(
     from index.structures import IndexOptions
     from service.cli.tables import built_table
     from service.errors import InvalidSetting
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.release_build import build_release
-    from service.settings import load_settings
 
     try:
         options = IndexOptions(
@@ -71,9 +71,9 @@ def build(
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all releases, the newest first."""
     from service.cli.tables import releases_table
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.releases import active_release, list_releases
-    from service.settings import load_settings
     from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -100,10 +100,10 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 @release_app.command()
 def show(release_id: Annotated[str, typer.Argument(help="Id of a release; default: the active one.")] = "") -> None:
     """Verify every byte of a release and print its manifest."""
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.release_files import read_release_facts
     from service.releases import require_active_release
-    from service.settings import load_settings
 
     settings = load_settings()
     if not release_id:
@@ -119,8 +119,8 @@ def activate(
 ) -> None:
     """Serve a release, an older one too; running servers take it up by themselves."""
     from service.activation import activate_verified
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with (
         open_installation(load_settings()) as installation,
@@ -137,8 +137,8 @@ def rollback(
 ) -> None:
     """Serve the release that was active before the present one; once more, and it ends where it began."""
     from service.activation import roll_back_verified
-    from service.installation import open_installation
-    from service.settings import load_settings
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
 
     with (
         open_installation(load_settings()) as installation,
@@ -156,9 +156,9 @@ def history(
 ) -> None:
     """List activations and rollbacks, the newest first: what, when, who and why."""
     from service.cli.release_tables import activations_table
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.releases import list_activations
-    from service.settings import load_settings
     from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -189,9 +189,9 @@ def prune(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Remove old releases, and embeddings that none needs; never what is served, was served before, or is in use."""
-    from service.installation import open_installation
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
     from service.retention import retire_old_releases
-    from service.settings import load_settings
 
     with (
         open_installation(load_settings()) as installation,

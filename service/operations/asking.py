@@ -9,11 +9,11 @@ from typing import Any
 from embedding.artifact import sha256_of_file
 from service.archives import check
 from service.errors import InvalidArchive, OperationNotFound
-from service.installation import Installation
+from service.installation.installation import Installation
+from service.installation.processes import WORKER, living_processes
 from service.operations.folder import ARCHIVE
 from service.operations.records import create_operation, get_operation, new_operation_id
 from service.operations.requests import RETRAIN, RetrainRequest
-from service.processes import WORKER, living_processes
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import Operation
 from service.uploads import max_unpacked_bytes

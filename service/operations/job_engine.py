@@ -8,7 +8,7 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos._error import DBOSInitializationError
 
-from service.settings import Settings
+from service.installation.settings import Settings
 from service.storage.engine import make_engine
 from service.storage.errors import DatabaseVersionError
 from service.storage.postgresql import SESSION

@@ -14,8 +14,15 @@ from pathlib import Path
 import structlog
 
 from service.errors import ServiceError, reason_of
-from service.installation import Installation
-from service.processes import WORKER, beat, living_processes, prune_processes, register_process, stop_process
+from service.installation.installation import Installation
+from service.installation.processes import (
+    WORKER,
+    beat,
+    living_processes,
+    prune_processes,
+    register_process,
+    stop_process,
+)
 
 _BEAT_SECONDS = 3.0
 # So long after an outage of the database nobody is taken for gone: all were silent, and each needs a moment.

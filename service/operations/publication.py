@@ -15,12 +15,12 @@ from service.catalogue import num_changes_after, take_snapshot
 from service.embeddings import embed_missing
 from service.errors import ActivationConflict, BuilderBusy, EmptyCatalogue, ServiceError
 from service.evaluations import assign_release
+from service.installation.processes import API, living_processes
 from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
 from service.operations.preparation import request_of
 from service.operations.proof import judge
 from service.operations.records import own_operation
 from service.operations.run import Ended, Facts, Run, reject
-from service.processes import API, living_processes
 from service.release_build import ReleaseOrigin, build_release, default_checkpoint
 from service.releases import ActiveRelease, activate_release, activation_of_operation, active_release
 from service.retention import retire_old_releases

@@ -23,7 +23,8 @@ import structlog
 from dbos import DBOS, SetWorkflowID
 
 from service.errors import StorageFull, reason_of
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from service.operations.asking import remove_stray_folders
 from service.operations.job_engine import job_engine
 from service.operations.living import Heart, alive, living_workers
@@ -39,7 +40,6 @@ from service.operations.records import (
 from service.operations.run import Ended, Facts, Run, WorkerStopping
 from service.operations.worker_metrics import WorkerMetrics
 from service.operations.workflows import WORKFLOW_VERSION, WORKFLOWS
-from service.settings import Settings
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import FAILED, SUCCEEDED, Operation
 

@@ -9,8 +9,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.installation import Installation
-from service.installation_metrics import InstallationMetrics, new_registry
+from service.installation.installation import Installation
+from service.installation.metrics import new_registry
+from service.operations.metrics import InstallationMetrics
 
 # From a step that only looks to a training run of hours.
 _STEP_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)

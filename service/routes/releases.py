@@ -10,7 +10,7 @@ from service.activation import activate_verified, roll_back_verified
 from service.dependencies import AdminDep, PartsDep
 from service.errors import InvalidRelease, ReleaseNotFound
 from service.evaluations import list_evaluations, newest_evaluations
-from service.processes import API, GONE_SECONDS, list_processes, living_processes
+from service.installation.processes import API, GONE_SECONDS, list_processes, living_processes
 from service.release_files import read_manifest_facts
 from service.releases import active_release, list_activations, list_releases, require_release
 from service.schemas import Problem

@@ -13,7 +13,7 @@ SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
     "service/tables.py", "service/storage/database.py", "service/storage/engine.py", "service/storage/migration.py",
     "service/catalogue.py", "service/catalogue_import.py",
-    "service/embeddings.py", "service/releases.py", "service/processes.py", "service/evaluations.py",
+    "service/embeddings.py", "service/releases.py", "service/installation/processes.py", "service/evaluations.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
     "service/labels.py", "service/label_listing.py",
     "service/catalogue_rows.py",
@@ -54,7 +54,7 @@ def test_only_settings_read_the_environment():
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
 
-    assert readers == {"service/settings.py"}
+    assert readers == {"service/installation/settings.py"}
 
 
 def test_only_problems_answer_for_errors():

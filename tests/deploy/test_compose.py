@@ -8,8 +8,8 @@ import tomllib
 import pytest
 
 from service import server
+from service.installation.settings import Settings, load_settings, unknown_settings
 from service.operations import worker
-from service.settings import Settings, load_settings, unknown_settings
 from tests.deploy.conftest import ENVIRONMENT, ROOT, TOOLS, compose, seconds
 
 OURS = {"api", "worker", "migrate", "sample"}  # run Akin's image

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from service.settings import Settings
+from service.installation.settings import Settings
 from tests.deploy.conftest import ROOT, TOOLS
 
 SHIPPED = ("runtime", "cpu", "gpu")  # the stages whose layers are in an image

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from sqlalchemy.engine import make_url
 
-from service.settings import load_settings
+from service.installation.settings import load_settings
 from tests.deploy.conftest import ROOT
 
 NAMES = {"akin_admin_key", "akin_database_url", "postgres_password"}

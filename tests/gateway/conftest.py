@@ -13,9 +13,9 @@ from benchmarks.gateway import KEY, Gateway, Replica, gateway_before, missing_pr
 from benchmarks.rolling_restart import Query
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
-from service.settings import Settings
 from tests.images import encode, scene
 from tests.service.conftest import PRODUCTS, product_image, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint

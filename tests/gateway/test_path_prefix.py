@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.gateway import Gateway, ask, gateway_before, upstream_file
 from service.app import create_app
+from service.installation.settings import Settings
 from service.server import listen, running
-from service.settings import Settings
 from tests.gateway.conftest import ADMIN, PREFIX
 from tests.service.conftest import wait_for
 

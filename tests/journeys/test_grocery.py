@@ -6,10 +6,10 @@ import pytest
 from service.app import create_app
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
 from service.server import listen, running
-from service.settings import Settings
 from tests.service.conftest import wait_for
 
 NUM_QUERIES = 250

@@ -18,9 +18,9 @@ from embedding.model import Architecture, create_model
 from service.app import create_app
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
-from service.settings import Settings
 from tests.images import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")

@@ -21,12 +21,12 @@ from index.errors import VectorIndexError
 from service.catalogue_import import import_catalogue
 from service.errors import ServiceError
 from service.import_sources import read_import_source
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
 from service.release_files import load_release, read_release_facts
 from service.releases import active_release, list_releases
 from service.retention import retire_old_releases
-from service.settings import Settings
 from tests.service.conftest import write_shop
 from tests.service.tiny_model import save_tiny_checkpoint
 

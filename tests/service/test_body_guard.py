@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.body_guard import DEFAULT_BODY_BYTES
-from service.settings import Settings
+from service.installation.settings import Settings
 from tests.service.server_process import KEY
 
 MIB = 2**20

@@ -6,7 +6,7 @@ import pytest
 from service.app import create_app
 from service.demo import check_demo, prepare_demo
 from service.errors import DemoError
-from service.installation import open_installation
+from service.installation.installation import open_installation
 from service.server import listen, running
 from tests.images import encode, scene
 from tests.service.conftest import write_shop

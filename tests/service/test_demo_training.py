@@ -4,7 +4,7 @@ from service.app import create_app
 from service.demo import check_demo, prepare_demo
 from service.demo_training import train_demo
 from service.errors import DemoError
-from service.installation import open_installation
+from service.installation.installation import open_installation
 from service.server import listen, running
 from tests.service.conftest import write_shop
 

@@ -3,8 +3,8 @@
 import pytest
 
 from service.doctor import Status, examine
+from service.installation.processes import register_process
 from service.operations.records import create_operation
-from service.processes import register_process
 from service.storage.migration import migrate
 
 

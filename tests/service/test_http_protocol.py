@@ -7,8 +7,8 @@ import pytest
 from service import http_protocol
 from service.app import create_app
 from service.http_protocol import MAX_HEAD_BYTES, BoundedProtocol
+from service.installation.settings import Settings
 from service.server import listen, running
-from service.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import Line

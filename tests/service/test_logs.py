@@ -11,9 +11,9 @@ import structlog
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.observability import configure_logging
+from service.installation.logs import configure_logging
+from service.installation.settings import Settings
 from service.server import listen, running
-from service.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 

@@ -15,15 +15,16 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from service.admission import Admission
 from service.app import create_app
 from service.engine import LiveEngine
-from service.errors import PortInUse
-from service.installation_metrics import InstallationMetrics, metrics_port, new_registry
+from service.installation.errors import PortInUse
+from service.installation.metrics import metrics_port, new_registry
+from service.installation.processes import register_process
+from service.installation.settings import Settings
 from service.metrics import ServerMetrics
+from service.operations.metrics import InstallationMetrics
 from service.operations.records import create_operation
 from service.operations.worker_metrics import WorkerMetrics
-from service.processes import register_process
 from service.readiness import ProcessState
 from service.server import listen
-from service.settings import Settings
 from service.storage.database import Database
 from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
@@ -227,8 +228,8 @@ def test_the_tables_are_read_once_in_a_few_seconds(installation):
 
 
 def test_a_database_that_hangs_holds_up_no_scrape(installation, monkeypatch):
-    monkeypatch.setattr("service.installation_metrics._PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr("service.installation_metrics._FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("service.installation.metrics._PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("service.installation.metrics._FRESH_SECONDS", 0.0)
     metrics, is_over = InstallationMetrics(installation), threading.Event()
     before = {family.name: family.samples for family in metrics.collect()}
 
@@ -251,7 +252,7 @@ def test_a_database_that_hangs_holds_up_no_scrape(installation, monkeypatch):
 
 
 def test_a_database_that_is_away_leaves_the_scrape_working(served_home, monkeypatch):
-    monkeypatch.setattr("service.installation_metrics._FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("service.installation.metrics._FRESH_SECONDS", 0.0)
     with TestClient(create_app(Settings(home=served_home, admin_key=KEY))) as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
         assert scrape(client)["akin_database_up", ()] == 1

@@ -8,9 +8,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from service.access.keys import create_key
 from service.app import create_app
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.server import listen, running
-from service.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 

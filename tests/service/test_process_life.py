@@ -15,13 +15,13 @@ import pytest
 
 from service.app import create_app
 from service.catalogue_import import import_catalogue
-from service.errors import PortInUse
 from service.import_sources import read_import_source
-from service.installation import open_installation
+from service.installation.errors import PortInUse
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
 from service.server import listen
 from service.server import serve as serve_app
-from service.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image, write_shop
 from tests.service.server_process import ROOT, Line, started

@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 from service import readiness
 from service.app import create_app
 from service.errors import is_disk_full
+from service.installation.settings import Settings
 from service.readiness import DatabaseState
 from service.release_build import build_release
 from service.releases import activate_release
-from service.settings import Settings
 from service.storage import disk as disk_module
 from service.storage.disk import DiskWatch
 from service.storage.errors import DatabaseUnavailable, MediaError

@@ -18,8 +18,8 @@ from service.errors import (
     ReleaseNotFound,
     ServiceError,
 )
-from service.installation import open_installation
-from service.release_build import build_release
+from service.installation.installation import open_installation
+from service.release_build import build_release, only_builder
 from service.release_files import load_release, read_release_facts
 from service.releases import activate_release, active_release, list_releases
 from service.storage.errors import MediaError
@@ -257,7 +257,7 @@ def test_options_that_cannot_fit_are_refused_before_anything_is_embedded(shop, b
 
 
 def test_two_builds_at_once_are_refused(shop, build):
-    with shop.only_builder(), pytest.raises(ServiceError, match="another process builds"):
+    with only_builder(shop.settings), pytest.raises(ServiceError, match="another process builds"):
         build()
 
 

@@ -11,11 +11,11 @@ from service.app import create_app
 from service.catalogue_import import import_catalogue
 from service.errors import InvalidRelease, ReleaseNotFound
 from service.import_sources import read_import_source
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.release_build import build_release
 from service.release_files import load_release, read_release_facts
 from service.releases import activate_release
-from service.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.catalogue import remove_products
-from service.processes import list_processes
+from service.installation.processes import list_processes
 from service.release_build import build_release
 from service.release_files import load_release
 from service.releases import activate_release

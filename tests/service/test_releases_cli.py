@@ -6,7 +6,7 @@ import pytest
 
 from service.cli.main import main
 from service.evaluations import measurement_path, record_evaluation, set_path
-from service.installation import open_installation
+from service.installation.installation import open_installation
 from service.release_build import build_release
 from service.releases import active_release
 from tests.service.test_evaluations import evaluation_set_with, measured

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.evaluations import record_evaluation
-from service.processes import register_process, stop_process
+from service.installation.processes import register_process, stop_process
 from service.release_build import build_release
 from service.releases import activate_release, list_releases, mark_retired
 from tests.service.conftest import wait_for

@@ -12,8 +12,8 @@ from sqlalchemy import func, select, update
 from service import retention
 from service.embeddings import remove_embeddings
 from service.errors import BuilderBusy, ReleaseError, ReleaseNotFound
-from service.processes import beat, register_process, stop_process
-from service.release_build import build_release
+from service.installation.processes import beat, register_process, stop_process
+from service.release_build import build_release, only_builder
 from service.releases import (
     activate_release,
     active_release,
@@ -220,7 +220,7 @@ def test_a_dry_run_changes_nothing(installation, seven):
 
 
 def test_waits_for_nobody_who_builds(installation, seven):
-    with installation.only_builder(), pytest.raises(BuilderBusy):
+    with only_builder(installation.settings), pytest.raises(BuilderBusy):
         retire_old_releases(installation, keep=0)
 
     assert len(remaining(installation)) == 7

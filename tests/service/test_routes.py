@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from service.app import create_app
-from service.settings import Settings
+from service.installation.settings import Settings
 from tests.images import encode
 from tests.service.conftest import product_image
 

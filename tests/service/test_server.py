@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.errors import PortInUse
+from service.installation.errors import PortInUse
 from service.server import address_of, is_loopback, listen, running
 
 

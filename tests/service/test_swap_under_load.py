@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from benchmarks.swap_under_load import default_checkpoints, report, run
-from service.processes import list_processes
+from service.installation.processes import list_processes
 from service.releases import list_activations
 from tests.service.tiny_model import save_tiny_checkpoint
 

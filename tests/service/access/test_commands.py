@@ -17,9 +17,9 @@ from service.app import create_app
 from service.cli.keys import show_new_key
 from service.cli.main import search_warning
 from service.cli.recording import recorded
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.server import listen, running
-from service.settings import Settings
 from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
 from tests.service.access.conftest import bearer

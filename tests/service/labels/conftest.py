@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import Installation, open_installation
-from service.settings import Settings
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from tests.service.conftest import write_shop
 
 KEY = "test-key-0123456789abcdef"

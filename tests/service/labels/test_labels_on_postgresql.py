@@ -8,11 +8,11 @@ from sqlalchemy import select
 
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import Installation, open_installation
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
 from service.label_listing import list_labels, take_overview
 from service.label_sources import LabelSource
 from service.labels import apply_labels
-from service.settings import Settings
 from service.storage.tables.catalogue import LabelChange, ProductImage
 from tests.databases import new_database
 from tests.images import png

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from service.installation.processes import beat, list_processes
 from service.operations import living
 from service.operations.living import alive, living_workers
-from service.processes import beat, list_processes
 from service.storage.errors import DatabaseUnavailable
 from tests.service.conftest import wait_for
 

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.app import create_app
+from service.installation.settings import Settings
 from service.operations.records import claim_operation, end_operation
-from service.settings import Settings
 from tests.images import encode, scene
 
 KEY = "test-key-0123456789abcdef"

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.installation.processes import list_processes
 from service.operations.requests import BUILD
-from service.processes import list_processes
 from service.releases import active_release
 from service.storage.tables.operations import Operation
 from tests.databases import new_database

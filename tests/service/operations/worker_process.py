@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from service.catalogue import remove_products
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.operations import publication, worker
 from service.operations.workflows import WORKFLOW_VERSION
-from service.settings import Settings
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from service.access.keys import create_key
 from service.app import create_app
 from service.catalogue_import import import_catalogue
 from service.import_sources import read_import_source
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.operations.requests import BUILD
 from service.release_build import build_release
 from service.server import listen, running
-from service.settings import Settings
 from service.storage.database import next_change_seqs, open_database
 from service.storage.errors import DatabaseUnavailable
 from tests.databases import PostgreSQL, new_database

@@ -13,10 +13,10 @@ import zipfile
 
 import pytest
 
-from service.installation import open_installation
+from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD
-from service.settings import Settings
 from tests.images import encode, scene
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import KEY, ROOT, serving

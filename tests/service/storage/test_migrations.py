@@ -13,8 +13,8 @@ from sqlalchemy import create_engine, inspect, select, text
 
 from service.access.keys import key_digest
 from service.cli.main import main
-from service.installation import open_for_dry_run, open_installation
-from service.settings import Settings
+from service.installation.installation import open_for_dry_run, open_installation
+from service.installation.settings import Settings
 from service.storage.database import open_database
 from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 from service.storage.migration import migrate, read_versions

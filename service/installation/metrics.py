@@ -1,15 +1,11 @@
-"""What every process of an installation tells Prometheus: jobs, processes, database, disk; and the port for it."""
+"""A registry of metrics, the port it is served on, and readings that may hang, for every kind of process."""
 
 import errno
-import shutil
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
@@ -24,18 +20,16 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.errors import PortInUse, ServiceError
-from service.installation import Installation
-from service.operations.records import count_operations
-from service.operations.requests import KINDS as OPERATION_KINDS
-from service.processes import KINDS as PROCESS_KINDS
-from service.processes import living_processes
-from service.storage.tables.operations import OPERATION_STATES
+from service.errors import ServiceError
+from service.installation.errors import PortInUse
 
 T = TypeVar("T")
 
+
 # Scraped more often than this, the tables are not read again.
 _FRESH_SECONDS = 5.0
+
+
 # A scrape waits no longer for the database; Prometheus itself waits for ten seconds.
 _PATIENCE_SECONDS = 2.0
 
@@ -81,47 +75,7 @@ def metrics_port(registry: CollectorRegistry, host: str, port: int | None) -> It
         thread.join()
 
 
-class InstallationMetrics(Collector):
-    """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
-
-    def __init__(self, installation: Installation) -> None:
-        self._counts = _Look(partial(_count, installation))
-        self._free_bytes = _Look(lambda: shutil.disk_usage(installation.settings.home).free)
-
-    def collect(self) -> Iterator[Metric]:
-        """Give the present state; what cannot be read at present is left out."""
-        counts, free_bytes = self._counts.latest(), self._free_bytes.latest()
-        yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
-        operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
-        processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])
-        if counts is not None:
-            # Those that are not there too: an alert needs a number to compare with.
-            for kind in OPERATION_KINDS:
-                for state in OPERATION_STATES:
-                    operations.add_metric([kind, state], counts.operations.get((kind, state), 0))
-            for kind in PROCESS_KINDS:
-                processes.add_metric([kind], counts.processes.get(kind, 0))
-        yield from (operations, processes)
-        free = GaugeMetricFamily("akin_disk_free_bytes", "Free space where the home folder lies.")
-        if free_bytes is not None:
-            free.add_metric([], free_bytes)
-        yield free
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    operations: Mapping[tuple[str, str], int]
-    processes: Mapping[str, int]
-
-
-def _count(installation: Installation) -> _Counts:
-    with installation.database.reading() as session:
-        operations = count_operations(session)
-        processes = Counter(process.kind for process in living_processes(session, None))
-    return _Counts(operations, processes)
-
-
-class _Look(Generic[T]):
+class BackgroundReading(Generic[T]):
     """Looks at something when it is asked for, at most every few seconds, in a thread of its own.
 
     A database or a disk that hangs then holds up that one thread, and neither a scrape nor the end of the process.

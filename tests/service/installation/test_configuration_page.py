@@ -1,9 +1,9 @@
 import re
 from pathlib import Path
 
-from service.settings import Settings
+from service.installation.settings import Settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
 def test_the_page_has_every_setting_with_its_default_and_meaning():

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidSetting
-from service.settings import Settings, load_settings, unknown_settings
+from service.installation.settings import Settings, load_settings, unknown_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_defaults_keep_all_state_under_one_folder():
@@ -110,7 +110,7 @@ def test_a_dotenv_that_cannot_be_read_is_named(monkeypatch, here):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("service.settings.dotenv_values", refuse)
+    monkeypatch.setattr("service.installation.settings.dotenv_values", refuse)
 
     with pytest.raises(InvalidSetting, match=re.escape(f"{here / '.env'} cannot be read: Permission denied")):
         load_settings()
@@ -253,7 +253,7 @@ def test_a_folder_of_secrets_that_is_named_has_to_be_there(monkeypatch, here, na
 
 @pytest.mark.parametrize("named", [None, ""])
 def test_the_usual_folder_of_secrets_need_not_be_there(monkeypatch, here, named):
-    monkeypatch.setattr("service.settings._SECRETS_DIR", str(here / "nowhere"))
+    monkeypatch.setattr("service.installation.settings._SECRETS_DIR", str(here / "nowhere"))
     monkeypatch.delenv("AKIN_SECRETS_DIR")
     if named is not None:
         monkeypatch.setenv("AKIN_SECRETS_DIR", named)

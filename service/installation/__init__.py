@@ -1,0 +1,1 @@
+"""One installation: its settings, its folder, and the processes that run on it."""

@@ -1,0 +1,59 @@
+"""Metrics of the whole installation, exposed by every process: operations, processes, database, disk."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.installation.installation import Installation
+from service.installation.metrics import BackgroundReading
+from service.installation.processes import KINDS as PROCESS_KINDS
+from service.installation.processes import living_processes
+from service.operations.records import count_operations
+from service.operations.requests import KINDS as OPERATION_KINDS
+from service.storage.tables.operations import OPERATION_STATES
+
+
+class InstallationMetrics(Collector):
+    """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._counts = BackgroundReading(partial(_count, installation))
+        self._free_bytes = BackgroundReading(lambda: shutil.disk_usage(installation.settings.home).free)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the present state; what cannot be read at present is left out."""
+        counts, free_bytes = self._counts.latest(), self._free_bytes.latest()
+        yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
+        operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
+        processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])
+        if counts is not None:
+            # Those that are not there too: an alert needs a number to compare with.
+            for kind in OPERATION_KINDS:
+                for state in OPERATION_STATES:
+                    operations.add_metric([kind, state], counts.operations.get((kind, state), 0))
+            for kind in PROCESS_KINDS:
+                processes.add_metric([kind], counts.processes.get(kind, 0))
+        yield from (operations, processes)
+        free = GaugeMetricFamily("akin_disk_free_bytes", "Free space where the home folder lies.")
+        if free_bytes is not None:
+            free.add_metric([], free_bytes)
+        yield free
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    operations: Mapping[tuple[str, str], int]
+    processes: Mapping[str, int]
+
+
+def _count(installation: Installation) -> _Counts:
+    with installation.database.reading() as session:
+        operations = count_operations(session)
+        processes = Counter(process.kind for process in living_processes(session, None))
+    return _Counts(operations, processes)
