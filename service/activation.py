@@ -2,17 +2,11 @@
 
 from dataclasses import dataclass
 
+from service.access.scopes import COMMAND_LINE
 from service.errors import ActivationConflict
 from service.installation.installation import Installation
 from service.release_files import read_release_facts
-from service.releases import (
-    COMMAND_LINE,
-    ActiveRelease,
-    activate_release,
-    active_release,
-    require_release,
-    rollback_target,
-)
+from service.releases import ActiveRelease, activate_release, active_release, require_release, rollback_target
 
 
 @dataclass(frozen=True, slots=True)

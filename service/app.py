@@ -12,9 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from service.access.recorder import AuditRecorder
-from service.access.route_scopes import require_declared_scopes
-from service.access.upkeep import open_access
+from service.access.lifespan import open_access
 from service.admission import Admission
 from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
@@ -48,6 +46,8 @@ from service.routes import (
     metrics as metrics_route,
 )
 from service.storage.disk import DiskWatch
+from service.web.middleware.audit import AuditRecorder
+from service.web.route_scopes import require_declared_scopes
 
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits
 from embedding.whole_files import write_whole
+from service.access.scopes import COMMAND_LINE
 from service.catalogue import chunks
 from service.catalogue_rows import (
     ImageIntake,
@@ -28,7 +29,6 @@ from service.catalogue_rows import (
     rows_by_id,
 )
 from service.import_sources import ImportSource, RowError, SourceRow, first_reasons, without_folder
-from service.releases import COMMAND_LINE
 from service.storage.database import Database, now
 from service.storage.media import MediaStore
 from service.storage.tables.catalogue import LabelChange, Product, ProductImage

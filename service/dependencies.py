@@ -8,12 +8,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import SecretStr
 
 from service.access.audit_writer import AuditWriter
+from service.access.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
 from service.access.key_ring import KeyRing
 from service.access.keys import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
 from service.admission import Admission
 from service.engine import LiveEngine, SearchEngine
-from service.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.metrics import ServerMetrics

@@ -8,12 +8,12 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
+from service.access.scopes import COMMAND_LINE
 from service.errors import ActivationConflict, NoActiveRelease, NoPreviousRelease, ReleaseNotFound
 from service.storage.database import in_utc, now
 from service.storage.tables.operations import QUEUED, RUNNING, Operation
 from service.storage.tables.releases import Activation, ActivationEvent, Release
 
-COMMAND_LINE = "command line"  # who activated, where no key says it
 _REASON_LENGTH = 1000
 
 

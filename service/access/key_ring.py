@@ -10,9 +10,10 @@ from datetime import datetime
 
 import structlog
 
+from service.access.errors import AccessError, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
 from service.access.keys import FIRST_KEY, KnownKey, key_digest, known_key, load_keys, note_uses
 from service.access.scopes import Actor, Scope
-from service.errors import AccessError, ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey, StorageFull, reason_of
+from service.errors import StorageFull, reason_of
 from service.installation.settings import Settings
 from service.storage.database import Database, now
 from service.storage.errors import DatabaseError

@@ -13,8 +13,8 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.access.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.access.scopes import ANYBODY, Scope, parse_scopes
-from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.installation.settings import Settings
 from service.storage.database import Database, in_utc, now
 from service.storage.tables.access import APIKey

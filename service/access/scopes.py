@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+# The actor of a command that names nobody else.
+COMMAND_LINE = "command line"
+
 
 class Scope(StrEnum):
     """A right that a key carries; `admin` has all others in it."""

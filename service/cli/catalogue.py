@@ -277,7 +277,7 @@ def _label_source(path: Path, shows: str | None, settings: "Settings") -> "Itera
 
 
 def _who(by: str | None) -> str:
-    from service.releases import COMMAND_LINE
+    from service.access.scopes import COMMAND_LINE
 
     return by or COMMAND_LINE
 

@@ -108,8 +108,9 @@ def admin_key(
     """Make the first key with every scope and show it, once; `akin keys` makes others."""
     from datetime import timedelta
 
+    from service.access.errors import KeyNotFound
     from service.access.keys import FIRST_KEY, ensure_admin_key, rotate_key
-    from service.errors import InvalidSetting, KeyNotFound
+    from service.errors import InvalidSetting
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Query, Request
 
-from service.access.recorder import note_for_audit
 from service.catalogue import count_catalogue, remove_products
 from service.catalogue_import import ImportReport, import_catalogue, write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
@@ -20,6 +19,7 @@ from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_labels import CatalogueCountsView, ImportReportView, RemovedProduct
 from service.uploads import unpack_upload, upload_folder
+from service.web.middleware.audit import note_for_audit
 
 log = structlog.get_logger(__name__)
 

@@ -7,14 +7,14 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
+from service.access.errors import InvalidKeyRequest
 from service.access.keys import create_key, get_key, list_keys, revoke_key, rotate_key
-from service.access.recorder import note_for_audit
-from service.access.route_scopes import KeyFirstRoute
 from service.dependencies import AdminDep, PartsDep
-from service.errors import InvalidKeyRequest
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS, KEYS_PATH, KeyList, KeyRequest, KeyView, NewKey, RotateRequest
 from service.storage.database import now
+from service.web.middleware.audit import note_for_audit
+from service.web.route_scopes import KeyFirstRoute
 
 log = structlog.get_logger(__name__)
 

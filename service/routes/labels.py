@@ -9,7 +9,6 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.access.recorder import note_for_audit
 from service.catalogue_import import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaUnavailable
@@ -33,6 +32,7 @@ from service.schemas_labels import (
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
 from service.uploads import upload_folder
+from service.web.middleware.audit import note_for_audit
 from training.datasets.manifests import checked_label
 
 log = structlog.get_logger(__name__)

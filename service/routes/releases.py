@@ -4,8 +4,6 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from service.access.recorder import note_for_audit
-from service.access.route_scopes import KeyFirstRoute
 from service.activation import activate_verified, roll_back_verified
 from service.dependencies import AdminDep, PartsDep
 from service.errors import InvalidRelease, ReleaseNotFound
@@ -29,6 +27,8 @@ from service.schemas_releases import (
     ReleaseView,
     RollbackRequest,
 )
+from service.web.middleware.audit import note_for_audit
+from service.web.route_scopes import KeyFirstRoute
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=KeyFirstRoute)
 

@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.access import key_ring
+from service.access.errors import ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
 from service.access.key_ring import BETWEEN_READS_SECONDS, FRESH_SECONDS, KeyRing
 from service.access.keys import create_key, get_key, load_keys, revoke_key, rotate_key
 from service.app import create_app
-from service.errors import ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
 from service.storage.database import in_utc, now, open_database
 from service.storage.errors import DatabaseUnavailable
 from tests.fakes import Clock

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
+from service.access.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.access.keys import (
     FIRST_KEY,
     create_key,
@@ -24,7 +25,6 @@ from service.access.keys import (
     rotate_key,
     without_keys,
 )
-from service.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
 from service.storage.database import in_utc, now, open_database
 from tests.service.access.conftest import let_expire
 

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, SecretStr
 from starlette.routing import Mount, Route
 
-from service.access.route_scopes import PUBLIC, KeyFirstRoute, declared_scopes
 from service.app import create_app
 from service.dependencies import AdminDep, SearchDep
 from service.routes import search
+from service.web.route_scopes import PUBLIC, KeyFirstRoute, declared_scopes
 from tests.service.access.conftest import bearer
 
 SCOPES = {

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from service.access import audit_writer
 from service.access.audit import AuditEntry
-from service.access.upkeep import open_access
+from service.access.lifespan import open_access
 from service.storage.database import now
 
 ENTRY = AuditEntry("boss", "POST /x", "/x", "127.0.0.1", "succeeded", status=200)
@@ -16,8 +16,8 @@ def test_upkeep_that_fails_goes_on_and_keeps_no_server_from_its_end(database, se
     def fail(*_):
         raise OverflowError("date value out of range")
 
-    monkeypatch.setattr("service.access.upkeep._USES_SECONDS", 0.01)
-    monkeypatch.setattr("service.access.upkeep._PRUNE_EVERY", 1)
+    monkeypatch.setattr("service.access.lifespan._USES_SECONDS", 0.01)
+    monkeypatch.setattr("service.access.lifespan._PRUNE_EVERY", 1)
     monkeypatch.setattr(audit_writer, "prune_events", fail)
     monkeypatch.setattr("service.access.key_ring.note_uses", fail)
 

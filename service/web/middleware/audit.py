@@ -8,20 +8,13 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.audit import DRY_RUN, SUCCEEDED, AuditEntry
+from service.access.errors import ExpiredKey, InsufficientScope, InvalidKey, KeyInAddress, MissingKey, RevokedKey
 from service.access.keys import WITH_A_KEY, without_keys
-from service.access.route_scopes import declared_scope
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.dependencies import Parts
-from service.errors import (
-    ExpiredKey,
-    InsufficientScope,
-    InvalidKey,
-    KeyInAddress,
-    MissingKey,
-    RevokedKey,
-    ServiceError,
-)
+from service.errors import ServiceError
+from service.web.route_scopes import declared_scope
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REFUSALS = frozenset(
