@@ -29,7 +29,7 @@ from PIL import Image
 from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
-from service.catalogue import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueImage, CatalogueSnapshot
 from service.engine import SearchEngine
 from service.inference import InferenceThread, run_in_own_thread
 from service.installation.installation import Installation, open_installation

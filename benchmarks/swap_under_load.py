@@ -33,7 +33,7 @@ from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.model import Architecture, create_model
 from index.structures import IndexOptions
-from service.catalogue import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueImage, CatalogueSnapshot
 from service.inference import run_in_own_thread
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import API, list_processes

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.catalogue import media_names_of
+from service.catalogue.records import media_names_of
 from service.errors import EvaluationNotFound, NotComparable
 from service.evaluations import evaluation_json, find_evaluation, measurement_path, set_path
 from service.installation.installation import Installation

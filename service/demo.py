@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 
-from service.catalogue import count_catalogue
-from service.catalogue_import import import_catalogue
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue
+from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.errors import DemoError
-from service.import_sources import ImportSource, SourceRow, read_import_source
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.release_build import build_release

@@ -19,7 +19,7 @@ from embedding.embedder import choose_device
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
-from service.catalogue import count_catalogue
+from service.catalogue.records import count_catalogue
 from service.errors import NoActiveRelease, ReleaseError, ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, living_processes

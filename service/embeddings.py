@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
 from index.indexer import embed_images
-from service.catalogue import chunks
+from service.catalogue.records import chunks
 from service.errors import InvalidRelease
 from service.storage.database import Database, insert_missing
 from service.storage.errors import MediaError

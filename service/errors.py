@@ -2,14 +2,9 @@
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
-├── CatalogueError
-│   ├── InvalidImportSource      what is to be imported cannot be read at all
-│   ├── ProductNotFound
-│   ├── ImageNotFound            no image of the catalogue has the id
-│   ├── InvalidLabels            rows of labels of which none can be used, or a file of them that cannot be read
-│   ├── InvalidArchive           an archive that is damaged, or would write where it may not
-│   ├── EmptyCatalogue           nothing to build an index from
-│   └── SampleDirectoryNotEmpty
+├── ImageNotFound            no image of the catalogue has the id
+├── InvalidLabels            rows of labels of which none can be used, or a file of them that cannot be read
+├── SampleDirectoryNotEmpty
 ├── MediaUnavailable             the same, as a client is told
 ├── ImageNotShown              no product on show has the image
 ├── ReleaseError
@@ -74,52 +69,22 @@ class InvalidSetting(ServiceError):
     code = "invalid-setting"
 
 
-class CatalogueError(ServiceError):
-    """Something is wrong with the catalogue."""
-
-    code = "catalogue-error"
-
-
-class InvalidImportSource(CatalogueError):
-    """A path to import from is missing or has no layout that Akin knows."""
-
-    code = "invalid-import-source"
-
-
-class ProductNotFound(CatalogueError):
-    """No product has this id."""
-
-    code = "product-not-found"
-
-
-class EmptyCatalogue(CatalogueError):
-    """The catalogue has no image to index."""
-
-    code = "empty-catalogue"
-
-
-class SampleDirectoryNotEmpty(CatalogueError):
+class SampleDirectoryNotEmpty(ServiceError):
     """The sample catalogue would be written over something else."""
 
     code = "sample-directory-not-empty"
 
 
-class ImageNotFound(CatalogueError):
+class ImageNotFound(ServiceError):
     """No image of the catalogue has this id."""
 
     code = "image-not-found"
 
 
-class InvalidLabels(CatalogueError):
+class InvalidLabels(ServiceError):
     """Labels of which none can be used, or a file of them that cannot be read at all."""
 
     code = "invalid-labels"
-
-
-class InvalidArchive(CatalogueError):
-    """An archive is damaged, too large when unpacked, or holds paths that lead out of it."""
-
-    code = "invalid-archive"
 
 
 class MediaUnavailable(ServiceError):

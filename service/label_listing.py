@@ -11,7 +11,7 @@ from typing import get_args
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue import LabelledImage, chunks, labelled_images
+from service.catalogue.records import LabelledImage, chunks, labelled_images
 from service.errors import ImageNotFound
 from service.releases import active_release
 from service.storage.database import current_watermark, in_utc

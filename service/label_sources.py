@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import InvalidImportSource, InvalidLabels
-from service.import_sources import RowError, is_inside, read_import_source, unwrapped, without_folder
+from service.catalogue.errors import InvalidImportSource
+from service.catalogue.sources import RowError, is_inside, read_import_source, unwrapped, without_folder
+from service.errors import InvalidLabels
 from service.storage.tables.catalogue import EXAMPLE
 from training.datasets.files import IMAGE_ENDINGS, UNREAD_IMAGE_ENDINGS, files_below, location_below, short
 from training.datasets.grocery import is_grocery

@@ -14,18 +14,10 @@ from typing import Any, Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.catalogue import chunks
-from service.catalogue_rows import (
-    ImageIntake,
-    ReceivedImage,
-    image_id_of,
-    lock_changes,
-    new_media_of,
-    number_changes,
-    relabel,
-    rows_by_id,
-)
-from service.import_sources import RowError, first_reasons, without_folder
+from service.catalogue.changes import lock_changes, number_changes, relabel
+from service.catalogue.images import ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
+from service.catalogue.records import chunks
+from service.catalogue.sources import RowError, first_reasons, without_folder
 from service.installation.installation import Installation
 from service.label_sources import LabelRow, LabelSource, NewExample, Relabel
 from service.storage.database import now

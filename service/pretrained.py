@@ -11,8 +11,8 @@ from embedding.decoding import DecodingLimits
 from embedding.embedder import Embedder
 from embedding.model import Architecture, LinearHead, create_model
 from index.indexer import embed_images
+from service.catalogue.sources import read_import_source
 from service.errors import InvalidSetting
-from service.import_sources import read_import_source
 from service.installation.settings import Settings
 
 

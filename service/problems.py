@@ -26,6 +26,7 @@ from service.access.errors import (
     MissingKey,
     RevokedKey,
 )
+from service.catalogue.errors import EmptyCatalogue, InvalidArchive, InvalidImportSource, ProductNotFound
 from service.errors import (
     ActivationConflict,
     BodyTooLarge,
@@ -33,15 +34,12 @@ from service.errors import (
     BuilderBusy,
     ClientLeft,
     EmptyBody,
-    EmptyCatalogue,
     EvaluationNotFound,
     IdempotencyKeyReused,
     ImageNotFound,
     ImageNotShown,
-    InvalidArchive,
     InvalidBase64,
     InvalidForm,
-    InvalidImportSource,
     InvalidLabels,
     InvalidOperation,
     InvalidParameter,
@@ -55,7 +53,6 @@ from service.errors import (
     OperationEnded,
     OperationNotFound,
     Overloaded,
-    ProductNotFound,
     ReleaseInUse,
     ReleaseNotFound,
     ServiceError,

@@ -17,9 +17,10 @@ from embedding.artifact import remove_abandoned_drafts
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
-from service.catalogue import CatalogueSnapshot, take_snapshot
+from service.catalogue.errors import EmptyCatalogue
+from service.catalogue.records import CatalogueSnapshot, take_snapshot
 from service.embeddings import embed_missing, read_embeddings
-from service.errors import BuilderBusy, EmptyCatalogue, InvalidRelease, InvalidSetting
+from service.errors import BuilderBusy, InvalidRelease, InvalidSetting
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.pretrained import zero_shot_checkpoint

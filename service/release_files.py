@@ -28,7 +28,7 @@ from index.errors import VectorIndexError
 from index.indexer import IndexEntry, build_index
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
-from service.catalogue import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueImage, CatalogueSnapshot
 from service.errors import InvalidRelease, ReleaseError, ReleaseNotFound
 
 KIND = "akin-release/1"

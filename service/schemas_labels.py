@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.catalogue_import import ImportReport
+from service.catalogue.reports import ImportReport
 from service.label_listing import ClassCounts, LabelFacts
 from service.labels import LabelReport
 from service.storage.database import in_utc

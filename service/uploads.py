@@ -7,18 +7,15 @@ import asyncio
 import contextlib
 import re
 import shutil
-import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Request
 
-from service.archives import unpack
 from service.body_guard import read_chunks
 from service.errors import EmptyBody
 from service.form_parts import FormParts
@@ -28,8 +25,6 @@ from service.installation.settings import Settings
 _WRITE_BYTES = 1024 * 1024
 # What a form needs around its file: boundaries, headers, text fields.
 _FORM_OVERHEAD_BYTES = 512 * 1024
-# A folder that a killed process left; no request takes so long.
-_STALE_SECONDS = 24 * 3600.0
 _ENDING = re.compile(r"\.[a-z0-9]{1,8}")
 
 
@@ -45,33 +40,11 @@ class ReceivedForm:
 @asynccontextmanager
 async def upload_folder(settings: Settings) -> AsyncIterator[Path]:
     """Give a folder for what one request sends, and remove it with all that is in it at the end."""
-    folder = await asyncio.to_thread(_new_folder, settings.home / "uploads")
+    folder = await asyncio.to_thread(new_upload_folder, settings.home / "uploads")
     try:
         yield folder
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-def max_unpacked_bytes(settings: Settings) -> int:
-    """Return how much an archive may unpack to: tables shrink well, and images do not."""
-    return 4 * settings.max_upload_bytes
-
-
-@contextmanager
-def unpacked_here(archive: Path, settings: Settings) -> Iterator[Path]:
-    """Unpack an archive that lies on this machine already; the folder is removed at the end. Raises InvalidArchive."""
-    # A dry run makes no home folder.
-    folder = _new_folder(settings.home / "uploads") if settings.home.exists() else Path(tempfile.mkdtemp())
-    try:
-        yield unpack_upload(archive, folder / "unpacked", settings)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def unpack_upload(archive: Path, into: Path, settings: Settings) -> Path:
-    """Unpack an archive within the limits of the settings; return the folder. Raises InvalidArchive."""
-    unpack(archive, into, max_bytes=max_unpacked_bytes(settings), max_image_bytes=settings.max_image_bytes)
-    return into
 
 
 async def receive_to_file(request: Request, path: Path, limit: int) -> Path:
@@ -190,14 +163,3 @@ async def _written(path: Path) -> AsyncIterator[_GrowingFile]:
     except BaseException:
         file.discard()
         raise
-
-
-def _new_folder(root: Path) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    # What processes that were killed left behind goes first.
-    for folder in root.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-    # On the disk of the images, not in /tmp, which is often small and held in memory.
-    return Path(tempfile.mkdtemp(prefix="upload-", dir=root))

@@ -12,8 +12,8 @@ from service.cli.console import notes, output, print_json, progress_bar
 from service.cli.recording import recorded
 
 if TYPE_CHECKING:
-    from service.catalogue_import import Report
-    from service.import_sources import ImportSource, RowError
+    from service.catalogue.reports import Report
+    from service.catalogue.sources import ImportSource, RowError
     from service.installation.settings import Settings
     from service.label_sources import LabelSource
 
@@ -41,7 +41,7 @@ def import_(
 
     Bad rows are reported and do not stop the others; the exit status is then 1.
     """
-    from service.catalogue_import import import_catalogue
+    from service.catalogue.importing import import_catalogue
     from service.cli.tables import import_table
     from service.demo import is_demo_home
     from service.installation.installation import open_for_dry_run, open_installation
@@ -211,7 +211,7 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
     """Count what is in the catalogue."""
     from dataclasses import asdict
 
-    from service.catalogue import count_catalogue
+    from service.catalogue.records import count_catalogue
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
@@ -228,7 +228,7 @@ def show(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fal
 @app.command()
 def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the products.")]) -> None:
     """Remove products with their images; the next release is without them."""
-    from service.catalogue import remove_products
+    from service.catalogue.records import remove_products
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
@@ -244,8 +244,8 @@ def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the pro
 @contextmanager
 def _import_source(path: Path, settings: "Settings") -> "Iterator[ImportSource]":
     """Open what is to be imported, unpacked for as long as it is read."""
-    from service.import_sources import read_import_source
-    from service.uploads import unpacked_here
+    from service.catalogue.sources import read_import_source
+    from service.catalogue.unpacking import unpacked_here
 
     if path.is_file() and path.suffix.lower() == ".zip":
         with unpacked_here(path, settings) as folder:
@@ -257,10 +257,10 @@ def _import_source(path: Path, settings: "Settings") -> "Iterator[ImportSource]"
 @contextmanager
 def _label_source(path: Path, shows: str | None, settings: "Settings") -> "Iterator[LabelSource]":
     """Open labels, unpacked for as long as they are read."""
+    from service.catalogue.sources import IMAGE_ENDINGS
+    from service.catalogue.unpacking import unpacked_here
     from service.errors import InvalidLabels
-    from service.import_sources import IMAGE_ENDINGS
     from service.label_sources import read_label_source, single_image
-    from service.uploads import unpacked_here
 
     is_image = path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
     if shows is not None and not is_image:
@@ -286,7 +286,7 @@ def _end_with_errors(
     report: "Report", errors: "list[RowError]", num_errors: int, settings: "Settings", kind: str, *, is_kept: bool
 ) -> None:
     """Show the rows that failed, keep all of them in a file, and end with status 1; without any, do nothing."""
-    from service.catalogue_import import write_import_report
+    from service.catalogue.reports import write_import_report
 
     for error in errors[:_MOST_ERRORS_SHOWN]:
         notes.print(f"[red]{escape(error.location)}:[/] {escape(error.message)}", highlight=False)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from service.catalogue_import import ImportReport
+from service.catalogue.reports import ImportReport
 from service.doctor import Finding, Status
 from service.release_build import BuiltRelease
 

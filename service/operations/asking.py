@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from embedding.artifact import sha256_of_file
-from service.archives import check
-from service.errors import InvalidArchive, OperationNotFound
+from service.catalogue.archives import check
+from service.catalogue.errors import InvalidArchive
+from service.catalogue.unpacking import max_unpacked_bytes
+from service.errors import OperationNotFound
 from service.installation.installation import Installation
 from service.installation.processes import WORKER, living_processes
 from service.operations.folder import ARCHIVE
@@ -16,7 +18,6 @@ from service.operations.records import create_operation, get_operation, new_oper
 from service.operations.requests import RETRAIN, RetrainRequest
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import Operation
-from service.uploads import max_unpacked_bytes
 
 _STRAY_SECONDS = 24 * 3600.0
 

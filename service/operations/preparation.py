@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
-from service.catalogue import LabelledImage, labelled_images
+from service.catalogue.records import LabelledImage, labelled_images
+from service.catalogue.unpacking import unpack_upload
 from service.errors import InvalidLabels, InvalidOperation
 from service.evaluations import set_path
 from service.label_sources import read_label_source
@@ -22,7 +23,6 @@ from service.labels import apply_labels
 from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
 from service.operations.requests import RetrainRequest
 from service.operations.run import Facts, Run
-from service.uploads import unpack_upload
 from training.config import TrainingConfig
 from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
 from training.data.splits import Split, held_out_images, split_snapshot

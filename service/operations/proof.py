@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
-from service.catalogue import media_names_of
+from service.catalogue.records import media_names_of
 from service.embeddings import embed_missing, read_embeddings
 from service.evaluations import evaluation_id_of, measurement_path, record_evaluation, set_path
 from service.operations.folder import RUN

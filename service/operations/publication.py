@@ -11,9 +11,10 @@ import structlog
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from index.errors import LowRecall
 from index.structures import IndexOptions
-from service.catalogue import num_changes_after, take_snapshot
+from service.catalogue.errors import EmptyCatalogue
+from service.catalogue.records import num_changes_after, take_snapshot
 from service.embeddings import embed_missing
-from service.errors import ActivationConflict, BuilderBusy, EmptyCatalogue, ServiceError
+from service.errors import ActivationConflict, BuilderBusy, ServiceError
 from service.evaluations import assign_release
 from service.installation.processes import API, living_processes
 from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED

@@ -8,17 +8,19 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Query, Request
 
-from service.catalogue import count_catalogue, remove_products
-from service.catalogue_import import ImportReport, import_catalogue, write_import_report
+from service.catalogue.errors import InvalidImportSource, ProductNotFound
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue, remove_products
+from service.catalogue.reports import ImportReport, write_import_report
+from service.catalogue.sources import read_import_source
+from service.catalogue.unpacking import unpack_upload
 from service.dependencies import Parts, PartsDep, WriterDep
-from service.errors import InvalidImportSource, ProductNotFound
-from service.import_sources import read_import_source
 from service.label_body import receive_archive
 from service.routes.labels import UPLOAD_PROBLEMS, UploadOptions, telling_of_the_store
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_labels import CatalogueCountsView, ImportReportView, RemovedProduct
-from service.uploads import unpack_upload, upload_folder
+from service.uploads import upload_folder
 from service.web.middleware.audit import note_for_audit
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.catalogue_import import write_import_report
+from service.catalogue.reports import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
 from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaUnavailable
 from service.label_body import COMMON_FIELDS, ReceivedLabels, receive_labels

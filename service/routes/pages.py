@@ -5,8 +5,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
+from service.catalogue.sources import IMAGE_ENDINGS
 from service.dependencies import PUBLIC, PartsDep
-from service.import_sources import IMAGE_ENDINGS
 
 STATIC_DIR = Path(__file__).parents[1] / "static"
 _TEMPLATES = Jinja2Templates(Path(__file__).parents[1] / "templates")

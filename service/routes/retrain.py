@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from service.archives import check
+from service.catalogue.archives import check
+from service.catalogue.unpacking import max_unpacked_bytes
 from service.dependencies import AdminDep, Parts, PartsDep
 from service.errors import UnsupportedContentType
 from service.operations.asking import queue_with_archive
@@ -18,7 +19,7 @@ from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS
 from service.schemas_operations import OPERATIONS_PATH, OperationView
 from service.storage.tables.operations import Operation
-from service.uploads import max_unpacked_bytes, receive_form, upload_folder
+from service.uploads import receive_form, upload_folder
 from service.web.middleware.audit import note_for_audit
 
 router = APIRouter(tags=["admin"])

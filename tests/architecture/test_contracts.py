@@ -12,11 +12,11 @@ ROOMS = ("embedding", "index", "training", "service")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
     "service/tables.py", "service/storage/database.py", "service/storage/engine.py", "service/storage/migration.py",
-    "service/catalogue.py", "service/catalogue_import.py",
+    "service/catalogue/records.py", "service/catalogue/importing.py",
     "service/embeddings.py", "service/releases.py", "service/installation/processes.py", "service/evaluations.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
     "service/labels.py", "service/label_listing.py",
-    "service/catalogue_rows.py",
+    "service/catalogue/images.py",
 }  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.gateway import KEY, Gateway, Replica, gateway_before, missing_programs, upstream_file
 from benchmarks.rolling_restart import Query
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.release_build import build_release

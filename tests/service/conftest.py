@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from embedding.checkpoint import save_checkpoint
 from embedding.model import Architecture, create_model
 from service.app import create_app
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.release_build import build_release

@@ -18,9 +18,9 @@ import torch
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.catalogue_import import import_catalogue
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.errors import ServiceError
-from service.import_sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.release_build import build_release

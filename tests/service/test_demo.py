@@ -9,8 +9,8 @@ from service.errors import DemoError
 from service.installation.installation import open_installation
 from service.server import listen, running
 from tests.images import encode, scene
+from tests.service.catalogue.test_sources import write_grocery
 from tests.service.conftest import write_shop
-from tests.service.test_import_sources import write_grocery
 
 pytestmark = pytest.mark.one_database
 
@@ -80,7 +80,7 @@ def test_a_folder_of_ones_own_keeps_one_image_of_each_product_to_search_with(set
     ]
     assert str(shop) in announced[0]
     with open_installation(settings) as installation, installation.database.reading() as session:
-        from service.catalogue import count_catalogue
+        from service.catalogue.records import count_catalogue
 
         assert count_catalogue(session).num_images == {"catalogue": 3, "example": 3}
 

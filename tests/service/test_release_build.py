@@ -8,10 +8,10 @@ from sqlalchemy import select
 from index.errors import LowRecall
 from index.indexer import embed_images
 from index.structures import IndexOptions
-from service.catalogue import remove_products, take_snapshot
+from service.catalogue.errors import EmptyCatalogue
+from service.catalogue.records import remove_products, take_snapshot
 from service.errors import (
     ActivationConflict,
-    EmptyCatalogue,
     InvalidRelease,
     InvalidSetting,
     ReleaseError,
@@ -137,8 +137,8 @@ def test_the_first_release_is_zero_shot_without_a_checkpoint(shop):
 
 
 def test_equal_images_of_two_products_are_embedded_once(installation, small_checkpoint, tmp_path):
-    from service.catalogue_import import import_catalogue
-    from service.import_sources import ImportSource, SourceRow
+    from service.catalogue.importing import import_catalogue
+    from service.catalogue.sources import ImportSource, SourceRow
     from tests.images import png
 
     (tmp_path / "a.png").write_bytes(png("red"))

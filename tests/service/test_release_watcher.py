@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.catalogue import remove_products
+from service.catalogue.records import remove_products
 from service.installation.processes import list_processes
 from service.release_build import build_release
 from service.release_files import load_release

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from tests.service.conftest import write_shop

@@ -7,9 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.catalogue import count_catalogue
-from service.catalogue_import import import_catalogue
-from service.import_sources import ImportSource, SourceRow
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue
+from service.catalogue.sources import ImportSource, SourceRow
 from tests.conftest import REAL_DATA
 from tests.images import png
 from tests.service.labels.conftest import KEY, packed, problem

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from service import labels as labels_module
-from service.catalogue import count_catalogue, labelled_images, remove_products
-from service.catalogue_import import import_catalogue
-from service.catalogue_rows import image_id_of
+from service.catalogue.images import image_id_of
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue, labelled_images, remove_products
+from service.catalogue.sources import ImportSource, SourceRow
 from service.errors import StorageFull
-from service.import_sources import ImportSource, SourceRow
 from service.label_listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
 from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
 from service.labels import apply_labels

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.label_listing import list_labels, take_overview

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from service import uploads
+from service.catalogue.unpacking import unpacked_here
 from service.errors import BodyTooLarge, ClientLeft, EmptyBody, InvalidForm
-from service.uploads import receive_form, receive_to_file, unpacked_here, upload_folder
-from tests.service.labels.test_archives import write_zip
+from service.uploads import receive_form, receive_to_file, upload_folder
+from tests.service.catalogue.test_archives import write_zip
 
 BOUNDARY = "limit-of-parts"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.operations.records import create_operation, get_operation

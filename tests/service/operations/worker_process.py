@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from service.catalogue import remove_products
+from service.catalogue.records import remove_products
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.operations import publication, worker

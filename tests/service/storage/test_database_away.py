@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from service.access.keys import create_key
 from service.app import create_app
-from service.catalogue_import import import_catalogue
-from service.import_sources import read_import_source
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.operations.requests import BUILD

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
 
-from service.errors import InvalidArchive
+from service.catalogue.errors import InvalidArchive
 from training.datasets.files import IMAGE_ENDINGS
 
 MAX_ENTRIES = 200_000

@@ -5,11 +5,13 @@ import pytest
 from sqlalchemy import select
 
 from embedding.decoding import DecodingLimits
-from service import catalogue_import
-from service.catalogue import count_catalogue, remove_products, take_snapshot
-from service.catalogue_import import import_catalogue, write_import_report
-from service.errors import ProductNotFound, StorageFull
-from service.import_sources import ImportSource, SourceRow, read_import_source
+from service.catalogue import importing as catalogue_import
+from service.catalogue.errors import ProductNotFound
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue, remove_products, take_snapshot
+from service.catalogue.reports import write_import_report
+from service.catalogue.sources import ImportSource, SourceRow, read_import_source
+from service.errors import StorageFull
 from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 from tests.images import png
 from tests.service.conftest import write_shop

@@ -4,67 +4,26 @@ Rows are taken in chunks; each chunk stores its images first and then commits it
 a run that was cut off leaves whole rows and at worst some images that no row names yet. Run again, it finds them.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits
-from embedding.whole_files import write_whole
 from service.access.scopes import COMMAND_LINE
-from service.catalogue import chunks
-from service.catalogue_rows import (
-    ImageIntake,
-    ReceivedImage,
-    image_id_of,
-    lock_changes,
-    new_media_of,
-    number_changes,
-    relabel,
-    rows_by_id,
-)
-from service.import_sources import ImportSource, RowError, SourceRow, first_reasons, without_folder
+from service.catalogue.changes import lock_changes, number_changes, relabel
+from service.catalogue.images import ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
+from service.catalogue.records import chunks
+from service.catalogue.reports import ImportReport
+from service.catalogue.sources import ImportSource, RowError, SourceRow, without_folder
 from service.storage.database import Database, now
 from service.storage.media import MediaStore
 from service.storage.tables.catalogue import LabelChange, Product, ProductImage
 
 _CHUNK_ROWS = 32
 OnProgress = Callable[[int, int], None]  # rows done, rows in all
-
-
-@dataclass(slots=True)
-class ImportReport:
-    """What an import did, or would do (`dry_run`). Each row is counted once: added, updated, unchanged or failed."""
-
-    layout: str
-    dry_run: bool
-    num_products_added: int = 0
-    num_products_updated: int = 0
-    num_images_added: int = 0
-    num_images_updated: int = 0
-    num_unchanged: int = 0
-    num_ignored: int = 0
-    seconds: float = 0.0
-    errors: list[RowError] = field(default_factory=list)
-
-    @property
-    def num_usable(self) -> int:
-        """How much of the source could be used, changed by it or not."""
-        changed = self.num_products_added + self.num_products_updated + self.num_images_added + self.num_images_updated
-        return changed + self.num_unchanged
-
-    def reasons(self) -> str:
-        """Say in one line why the first rows failed."""
-        return first_reasons(self.errors, len(self.errors))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as it is written to a file."""
-        return asdict(self)
 
 
 def import_catalogue(
@@ -96,21 +55,6 @@ def import_catalogue(
                 on_progress(num_done, len(source.rows))
     run.report.seconds = time.perf_counter() - start
     return run.report
-
-
-class Report(Protocol):
-    """What has been done with a source, in a form that can be written down."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
-
-
-def write_import_report(report: Report, directory: Path, kind: str = "import") -> Path:
-    """Write the report as JSON and return the file's path."""
-    path = directory / f"{kind}-{now():%Y%m%dT%H%M%S%f}.json"
-    # Escaped, since a path in a message may be no text.
-    write_whole(path, (json.dumps(report.to_json(), indent=2) + "\n").encode())
-    return path
 
 
 class _ImportRun:

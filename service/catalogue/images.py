@@ -13,11 +13,9 @@ from sqlalchemy.orm import Session
 
 from embedding.decoding import DecodingLimits, decode_with_format
 from embedding.errors import InvalidImage
-from service.storage.database import Database, next_change_seqs, now
+from service.storage.database import Database, now
 from service.storage.media import MediaName, MediaStore
-from service.storage.tables.catalogue import ChangeCounter, LabelChange, MediaObject, Product, ProductImage
-
-_TEXT_LENGTH = 200  # of the columns that say who and why
+from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 
 
 class WithImage(Protocol):
@@ -136,38 +134,3 @@ def new_media_of(session: Session, received_images: Sequence[ReceivedImage[R]]) 
 def rows_by_id(session: Session, table: type[Row], ids: set[str]) -> dict[str, Row]:
     """Return the rows of these ids, deleted ones too."""
     return {row.id: row for row in session.scalars(select(table).where(table.id.in_(ids)))}
-
-
-def lock_changes(session: Session) -> None:
-    """Wait until no other transaction changes the catalogue, and let none do so until this one ends.
-
-    What is read from here on is what will be changed: without it, two that see no such image would both add it.
-    """
-    session.execute(select(ChangeCounter.value).where(ChangeCounter.slot == 1).with_for_update())
-
-
-def number_changes(session: Session, changed: Sequence[Product | ProductImage]) -> None:
-    """Give each changed row its change number."""
-    seqs = next_change_seqs(session, len(changed)) if changed else ()
-    for row, seq in zip(changed, seqs, strict=True):
-        row.change_seq = seq
-
-
-def relabel(image: ProductImage, label: str | None, *, actor: str, source: str) -> LabelChange:
-    """Give an image a label, None for its product's own; return the record of it, to be added to the session."""
-    moment = now()
-    change = LabelChange(
-        image_id=image.id,
-        old_label=image.label,
-        new_label=label,
-        changed_by=actor[:_TEXT_LENGTH],
-        changed_at=moment,
-        source=source[:_TEXT_LENGTH],
-    )
-    image.label, image.labelled_by, image.labelled_at, image.label_source = (
-        label,
-        change.changed_by,
-        moment,
-        change.source,
-    )
-    return change

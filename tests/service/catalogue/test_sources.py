@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from service.errors import InvalidImportSource
-from service.import_sources import read_import_source
+from service.catalogue.errors import InvalidImportSource
+from service.catalogue.sources import read_import_source
 from tests.images import png
 from tests.service.conftest import write_shop
 

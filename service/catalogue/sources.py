@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from service.errors import InvalidImportSource
+from service.catalogue.errors import InvalidImportSource
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, ROLES
 from training.datasets.files import IMAGE_ENDINGS as IMAGE_ENDINGS
 from training.datasets.files import UNREAD_IMAGE_ENDINGS, files_below, first_example_folder, location_below, short

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service import archives
-from service.archives import check, unpack
-from service.errors import InvalidArchive
+from service.catalogue import archives
+from service.catalogue.archives import check, unpack
+from service.catalogue.errors import InvalidArchive
 from tests.images import png
 
 

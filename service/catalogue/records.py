@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.errors import ProductNotFound
+from service.catalogue.errors import ProductNotFound
 from service.storage.database import current_watermark, in_utc, next_change_seqs, now
 from service.storage.media import MediaName
 from service.storage.tables.catalogue import CATALOGUE, ROLES, MediaObject, Product, ProductImage
