@@ -30,11 +30,11 @@ from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.embeddings.pretrained import zero_shot_checkpoint
 from service.engine import SearchEngine
 from service.inference import InferenceThread, run_in_own_thread
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.pretrained import zero_shot_checkpoint
 from service.release_files import LoadedRelease, load_release, write_release
 from service.releases import activate_release, record_release
 from service.sample.products import sample_products

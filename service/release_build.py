@@ -19,11 +19,11 @@ from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import CatalogueSnapshot, take_snapshot
-from service.embeddings import embed_missing, read_embeddings
+from service.embeddings.pretrained import zero_shot_checkpoint
+from service.embeddings.stored import embed_missing, read_embeddings
 from service.errors import BuilderBusy, InvalidRelease, InvalidSetting
 from service.installation.installation import Installation
 from service.installation.settings import Settings
-from service.pretrained import zero_shot_checkpoint
 from service.release_files import CHECKPOINT_NAME, read_release_facts, write_release
 from service.releases import ActiveRelease, activate_release, active_release, list_releases, record_release
 from service.storage.database import now

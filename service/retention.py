@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from service.embeddings import remove_embeddings, stored_spaces
+from service.embeddings.stored import remove_embeddings, stored_spaces
 from service.errors import ReleaseError
 from service.installation.installation import Installation
 from service.installation.processes import served_releases

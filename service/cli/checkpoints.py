@@ -24,7 +24,7 @@ def create(
     embedding_dim: Annotated[int, typer.Option(min=1, help="Length of the head's embeddings.")] = 256,
 ) -> None:
     """Make a checkpoint from pretrained weights, without training."""
-    from service.pretrained import create_pretrained_checkpoint
+    from service.embeddings.pretrained import create_pretrained_checkpoint
 
     with progress_bar("Embedding") as move:
         facts = create_pretrained_checkpoint(

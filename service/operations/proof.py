@@ -11,7 +11,7 @@ from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from service.catalogue.records import media_names_of
-from service.embeddings import embed_missing, read_embeddings
+from service.embeddings.stored import embed_missing, read_embeddings
 from service.evaluations import evaluation_id_of, measurement_path, record_evaluation, set_path
 from service.operations.folder import RUN
 from service.operations.preparation import request_of

@@ -13,7 +13,7 @@ from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import num_changes_after, take_snapshot
-from service.embeddings import embed_missing
+from service.embeddings.stored import embed_missing
 from service.errors import ActivationConflict, BuilderBusy, ServiceError
 from service.evaluations import assign_release
 from service.installation.processes import API, living_processes

@@ -13,7 +13,7 @@ SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
     "service/tables.py", "service/storage/database.py", "service/storage/engine.py", "service/storage/migration.py",
     "service/catalogue/records.py", "service/catalogue/importing.py",
-    "service/embeddings.py", "service/releases.py", "service/installation/processes.py", "service/evaluations.py",
+    "service/embeddings/stored.py", "service/releases.py", "service/installation/processes.py", "service/evaluations.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
     "service/labels.py", "service/label_listing.py",
     "service/catalogue/images.py",

@@ -94,7 +94,7 @@ def test_embedding_goes_on_where_it_was_cut_off(shop, build, monkeypatch):
         if done == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.embeddings.embed_images", in_pairs)
+    monkeypatch.setattr("service.embeddings.stored.embed_images", in_pairs)
     with pytest.raises(KeyboardInterrupt):
         build(on_progress=stop)
     assert active_id(shop) is None

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from service import retention
-from service.embeddings import remove_embeddings
+from service.embeddings.stored import remove_embeddings
 from service.errors import BuilderBusy, ReleaseError, ReleaseNotFound
 from service.installation.processes import beat, register_process, stop_process
 from service.release_build import build_release, only_builder
@@ -195,7 +195,7 @@ def test_embeddings_go_in_batches(installation, publish, monkeypatch):
     with installation.database.transaction() as session:
         for number in range(7):
             session.add(StoredEmbedding(space_id="large", sha256=f"{number:064x}", embedding=b""))
-    monkeypatch.setattr("service.embeddings._KEYS_PER_QUERY", 3)
+    monkeypatch.setattr("service.embeddings.stored._KEYS_PER_QUERY", 3)
 
     assert remove_embeddings(installation.database, "large") == 7
 

@@ -11,7 +11,7 @@ from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
 from index.indexer import embed_images
 from service.catalogue.records import chunks
-from service.errors import InvalidRelease
+from service.embeddings.errors import MissingEmbeddings
 from service.storage.database import Database, insert_missing
 from service.storage.errors import MediaError
 from service.storage.media import MediaName, MediaStore
@@ -75,7 +75,7 @@ def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim
             embeddings[rows_of[digest]] = np.frombuffer(stored, _DTYPE)
             num_found += 1
     if num_found != len(rows_of):
-        raise InvalidRelease(f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build again")
+        raise MissingEmbeddings(f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build again")
     return embeddings
 
 

@@ -1,0 +1,1 @@
+"""Stored embeddings by space and content, and the models that need no training."""
