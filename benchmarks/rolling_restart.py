@@ -27,7 +27,7 @@ from benchmarks.swap_under_load import default_checkpoints, images, publish_rele
 from service.inference import run_in_own_thread
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.releases import activate_release
+from service.releases.records import activate_release
 
 PREFIX = "/akin"
 _WRITE_PAUSE_SECONDS = 0.1

@@ -35,8 +35,8 @@ from service.engine import SearchEngine
 from service.inference import InferenceThread, run_in_own_thread
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.release_files import LoadedRelease, load_release, write_release
-from service.releases import activate_release, record_release
+from service.releases.files import LoadedRelease, load_release, write_release
+from service.releases.records import activate_release, record_release
 from service.sample.products import sample_products
 from service.sample.views import photo_view
 from service.server import address_of, listen

@@ -24,8 +24,8 @@ from service.metrics import ServerMetrics
 from service.observability import RequestLog
 from service.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
 from service.readiness import DatabaseState, ProcessState
-from service.release_files import LoadedRelease, load_release
 from service.release_watcher import ReleaseWatcher
+from service.releases.files import LoadedRelease, load_release
 from service.routes import (
     audit as audit_routes,
 )

@@ -16,9 +16,9 @@ from service.catalogue.sources import ImportSource, SourceRow, read_import_sourc
 from service.errors import DemoError
 from service.installation.installation import Installation
 from service.installation.settings import Settings
-from service.release_build import build_release
-from service.release_files import read_release_facts
-from service.releases import active_release
+from service.releases.build import build_release
+from service.releases.files import read_release_facts
+from service.releases.records import active_release
 from service.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
 from service.storage.tables.catalogue import CATALOGUE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from service.demo import Announce, Demo, OnProgress, step
 from service.errors import DemoError
 from service.installation.installation import Installation
-from service.release_build import build_release
-from service.release_files import read_release_facts
+from service.releases.build import build_release
+from service.releases.files import read_release_facts
 from training.config import load_preset
 from training.errors import TrainingError
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table

@@ -20,13 +20,14 @@ from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
 from service.catalogue.records import count_catalogue
-from service.errors import NoActiveRelease, ReleaseError, ServiceError, reason_of
+from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, living_processes
 from service.installation.settings import Settings, unknown_settings
 from service.operations.records import ACTIVE_STATES, count_operations
-from service.release_files import read_release_facts
-from service.releases import require_active_release
+from service.releases.errors import NoActiveRelease, ReleaseError
+from service.releases.files import read_release_facts
+from service.releases.records import require_active_release
 from service.storage.errors import DatabaseUnavailable
 
 _LITTLE_DISK_BYTES = 2**30

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
-from service.errors import NoActiveRelease
 from service.inference import InferenceThread
-from service.release_files import LoadedRelease, ReleaseRow
+from service.releases.errors import NoActiveRelease
+from service.releases.files import LoadedRelease, ReleaseRow
 
 T = TypeVar("T")
 A = TypeVarTuple("A")

@@ -7,14 +7,6 @@ ServiceError
 ├── SampleDirectoryNotEmpty
 ├── MediaUnavailable             the same, as a client is told
 ├── ImageNotShown              no product on show has the image
-├── ReleaseError
-│   ├── NoActiveRelease
-│   ├── ReleaseNotFound
-│   ├── InvalidRelease           a release whose files are damaged or do not fit together
-│   ├── NoPreviousRelease        there is nothing to roll back to
-│   ├── ReleaseInUse             a release that is served, or is needed by an operation
-│   ├── BuilderBusy              another process writes a release
-│   └── ActivationConflict       somebody else activated a release in between
 ├── OperationError
 │   ├── OperationNotFound
 │   ├── OperationActive          one of its kind is under way already
@@ -22,8 +14,6 @@ ServiceError
 │   ├── IdempotencyKeyReused     the same key came with another request
 │   ├── InvalidOperation         a request for work that cannot be done as asked for
 │   └── TrainingFailed           the training process ended without a checkpoint
-├── EvaluationNotFound
-├── NotComparable                two evaluations on different sets of queries
 ├── Overloaded                   as many searches as the process may have are in progress
 ├── NotReady                     the server is not to be given requests, and why
 ├── StorageFull                  a disk has no space left
@@ -99,54 +89,6 @@ class ImageNotShown(ServiceError):
     code = "media-not-found"
 
 
-class ReleaseError(ServiceError):
-    """Something is wrong with a release."""
-
-    code = "release-error"
-
-
-class NoActiveRelease(ReleaseError):
-    """Nothing is served yet."""
-
-    code = "no-active-release"
-
-
-class ReleaseNotFound(ReleaseError):
-    """No release has this id."""
-
-    code = "release-not-found"
-
-
-class InvalidRelease(ReleaseError):
-    """A release's files are damaged or do not fit together."""
-
-    code = "invalid-release"
-
-
-class ActivationConflict(ReleaseError):
-    """Another release was activated in between."""
-
-    code = "activation-conflict"
-
-
-class NoPreviousRelease(ReleaseError):
-    """There is no release to roll back to."""
-
-    code = "no-previous-release"
-
-
-class ReleaseInUse(ReleaseError):
-    """A release is served, or an operation needs it."""
-
-    code = "release-in-use"
-
-
-class BuilderBusy(ReleaseError):
-    """Another process writes a release at this moment."""
-
-    code = "builder-busy"
-
-
 class OperationError(ServiceError):
     """Something is wrong with an operation."""
 
@@ -196,18 +138,6 @@ class TrainingFailed(OperationError):
     """The training process ended without a checkpoint."""
 
     code = "training-failed"
-
-
-class EvaluationNotFound(ServiceError):
-    """No evaluation has this id."""
-
-    code = "evaluation-not-found"
-
-
-class NotComparable(ServiceError):
-    """Two evaluations are of different sets of queries."""
-
-    code = "not-comparable"
 
 
 class Overloaded(ServiceError):

@@ -5,8 +5,8 @@ from pathlib import Path
 from embedding.decoding import decode_image
 from service.errors import RequestError
 from service.installation.installation import Installation
-from service.release_files import load_release
-from service.releases import require_active_release
+from service.releases.files import load_release
+from service.releases.records import require_active_release
 
 
 def search_locally(

@@ -28,13 +28,10 @@ from service.access.errors import (
 )
 from service.catalogue.errors import EmptyCatalogue, InvalidArchive, InvalidImportSource, ProductNotFound
 from service.errors import (
-    ActivationConflict,
     BodyTooLarge,
     BodyTooSlow,
-    BuilderBusy,
     ClientLeft,
     EmptyBody,
-    EvaluationNotFound,
     IdempotencyKeyReused,
     ImageNotFound,
     ImageNotShown,
@@ -43,23 +40,27 @@ from service.errors import (
     InvalidLabels,
     InvalidOperation,
     InvalidParameter,
-    InvalidRelease,
     MediaUnavailable,
-    NoActiveRelease,
-    NoPreviousRelease,
-    NotComparable,
     NotReady,
     OperationActive,
     OperationEnded,
     OperationNotFound,
     Overloaded,
-    ReleaseInUse,
-    ReleaseNotFound,
     ServiceError,
     StorageFull,
     UnsupportedContentType,
     code_of,
     is_disk_full,
+)
+from service.evaluations.errors import EvaluationNotFound, NotComparable
+from service.releases.errors import (
+    ActivationConflict,
+    BuilderBusy,
+    InvalidRelease,
+    NoActiveRelease,
+    NoPreviousRelease,
+    ReleaseInUse,
+    ReleaseNotFound,
 )
 from service.storage.errors import DatabaseUnavailable
 

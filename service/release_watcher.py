@@ -14,8 +14,8 @@ from service.errors import ServiceError
 from service.inference import run_in_own_thread
 from service.installation.processes import API, beat, prune_processes, register_process, stop_process
 from service.readiness import DatabaseState
-from service.release_files import LoadedRelease
-from service.releases import active_release
+from service.releases.files import LoadedRelease
+from service.releases.records import active_release
 from service.storage.database import Database
 
 _FIRST_RETRY_SECONDS = 5.0

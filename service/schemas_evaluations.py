@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from service.comparison import Answer, Comparison, QueryChange
+from service.evaluations.comparison import Answer, Comparison, QueryChange
 from service.storage.database import in_utc
 from service.storage.tables.releases import Evaluation
 

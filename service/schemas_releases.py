@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.activation import Activated
-from service.releases import ActiveRelease
+from service.releases.activation import Activated
+from service.releases.records import ActiveRelease
 from service.schemas_evaluations import EvaluationView
 from service.storage.database import in_utc
 from service.storage.tables.operations import Process

@@ -17,7 +17,7 @@ def list_(
 ) -> None:
     """List evaluations, the newest first."""
     from service.cli.release_tables import evaluations_table
-    from service.evaluations import evaluation_json, list_evaluations
+    from service.evaluations.records import evaluation_json, list_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
@@ -34,7 +34,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Id of an evaluation, or of a release: its newest evaluation.")],
 ) -> None:
     """Print all figures of an evaluation."""
-    from service.evaluations import evaluation_json, find_evaluation
+    from service.evaluations.records import evaluation_json, find_evaluation
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
@@ -51,7 +51,7 @@ def compare(
 ) -> None:
     """Show what changed from one evaluation to another of the same queries, and how sure that is."""
     from service.cli.release_tables import comparison_tables
-    from service.comparison import compare_evaluations
+    from service.evaluations.comparison import compare_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from service.comparison import Comparison
+from service.evaluations.comparison import Comparison
 
 _PARTS = ("mean_of_parts", "seen", "unseen")
 

@@ -40,7 +40,7 @@ def build(
     from service.errors import InvalidSetting
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.release_build import build_release
+    from service.releases.build import build_release
 
     try:
         options = IndexOptions(
@@ -73,7 +73,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     from service.cli.tables import releases_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.releases import active_release, list_releases
+    from service.releases.records import active_release, list_releases
     from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -102,8 +102,8 @@ def show(release_id: Annotated[str, typer.Argument(help="Id of a release; defaul
     """Verify every byte of a release and print its manifest."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.release_files import read_release_facts
-    from service.releases import require_active_release
+    from service.releases.files import read_release_facts
+    from service.releases.records import require_active_release
 
     settings = load_settings()
     if not release_id:
@@ -118,9 +118,9 @@ def activate(
     reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
 ) -> None:
     """Serve a release, an older one too; running servers take it up by themselves."""
-    from service.activation import activate_verified
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
+    from service.releases.activation import activate_verified
 
     with (
         open_installation(load_settings()) as installation,
@@ -136,9 +136,9 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
 ) -> None:
     """Serve the release that was active before the present one; once more, and it ends where it began."""
-    from service.activation import roll_back_verified
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
+    from service.releases.activation import roll_back_verified
 
     with (
         open_installation(load_settings()) as installation,
@@ -158,7 +158,7 @@ def history(
     from service.cli.release_tables import activations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.releases import list_activations
+    from service.releases.records import list_activations
     from service.storage.database import in_utc
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
@@ -191,7 +191,7 @@ def prune(
     """Remove old releases, and embeddings that none needs; never what is served, was served before, or is in use."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.retention import retire_old_releases
+    from service.releases.retention import retire_old_releases
 
     with (
         open_installation(load_settings()) as installation,

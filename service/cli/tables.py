@@ -8,7 +8,7 @@ from rich.table import Table
 
 from service.catalogue.reports import ImportReport
 from service.doctor import Finding, Status
-from service.release_build import BuiltRelease
+from service.releases.build import BuiltRelease
 
 _STATUS_STYLE = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
 

@@ -17,7 +17,7 @@ from embedding.whole_files import write_whole
 from service.catalogue.records import LabelledImage, labelled_images
 from service.catalogue.unpacking import unpack_upload
 from service.errors import InvalidLabels, InvalidOperation
-from service.evaluations import set_path
+from service.evaluations.records import set_path
 from service.label_sources import read_label_source
 from service.labels import apply_labels
 from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED

@@ -12,12 +12,12 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from service.catalogue.records import media_names_of
 from service.embeddings.stored import embed_missing, read_embeddings
-from service.evaluations import evaluation_id_of, measurement_path, record_evaluation, set_path
+from service.evaluations.records import evaluation_id_of, measurement_path, record_evaluation, set_path
 from service.operations.folder import RUN
 from service.operations.preparation import request_of
 from service.operations.run import Facts, Run, reject
-from service.release_files import CHECKPOINT_NAME
-from service.releases import ActiveRelease, active_release
+from service.releases.files import CHECKPOINT_NAME
+from service.releases.records import ActiveRelease, active_release
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure

@@ -20,8 +20,8 @@ from service.errors import TrainingFailed
 from service.operations.folder import BASE, RUN, SNAPSHOT, TRAINING_LOG, TRAINING_PROGRESS
 from service.operations.preparation import config_of, request_of
 from service.operations.run import Ended, Facts, Run
-from service.release_files import CHECKPOINT_NAME
-from service.releases import require_active_release
+from service.releases.files import CHECKPOINT_NAME
+from service.releases.records import require_active_release
 from training.config import TrainingConfig
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
 from training.run import CHECKPOINT, LOCK

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from service.comparison import DEFAULT_LIMIT, compare_evaluations
 from service.dependencies import AdminDep, PartsDep
-from service.evaluations import find_evaluation, list_evaluations
+from service.evaluations.comparison import DEFAULT_LIMIT, compare_evaluations
+from service.evaluations.records import find_evaluation, list_evaluations
 from service.schemas import Problem
 from service.schemas_evaluations import ADMIN_MEDIA_PATH, ComparisonView, EvaluationList, EvaluationView
 from service.schemas_keys import KEY_PROBLEMS

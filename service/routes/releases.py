@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from service.activation import activate_verified, roll_back_verified
 from service.dependencies import AdminDep, PartsDep
-from service.errors import InvalidRelease, ReleaseNotFound
-from service.evaluations import list_evaluations, newest_evaluations
+from service.evaluations.records import list_evaluations, newest_evaluations
 from service.installation.processes import API, GONE_SECONDS, list_processes, living_processes
-from service.release_files import read_manifest_facts
-from service.releases import active_release, list_activations, list_releases, require_release
+from service.releases.activation import activate_verified, roll_back_verified
+from service.releases.errors import InvalidRelease, ReleaseNotFound
+from service.releases.files import read_manifest_facts
+from service.releases.records import active_release, list_activations, list_releases, require_release
 from service.schemas import Problem
 from service.schemas_evaluations import EvaluationView
 from service.schemas_keys import KEY_PROBLEMS

@@ -13,7 +13,7 @@ SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TABLE_MODULES = {
     "service/tables.py", "service/storage/database.py", "service/storage/engine.py", "service/storage/migration.py",
     "service/catalogue/records.py", "service/catalogue/importing.py",
-    "service/embeddings/stored.py", "service/releases.py", "service/installation/processes.py", "service/evaluations.py",
+    "service/embeddings/stored.py", "service/releases/records.py", "service/installation/processes.py", "service/evaluations/records.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
     "service/labels.py", "service/label_listing.py",
     "service/catalogue/images.py",
@@ -132,7 +132,7 @@ def test_the_request_path_never_loads_what_it_does_not_need():
     program = (
         "import sys, service.app\n"
         "print([name for name in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'training.loop', "
-        "'service.release_build', 'service.operations.worker', 'dbos') if name in sys.modules])"
+        "'service.releases.build', 'service.operations.worker', 'dbos') if name in sys.modules])"
     )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

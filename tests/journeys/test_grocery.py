@@ -8,7 +8,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.release_build import build_release
+from service.releases.build import build_release
 from service.server import listen, running
 from tests.service.conftest import wait_for
 

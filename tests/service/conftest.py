@@ -20,7 +20,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.release_build import build_release
+from service.releases.build import build_release
 from tests.images import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")

@@ -19,7 +19,7 @@ from service.catalogue.sources import read_import_source
 from service.installation.errors import PortInUse
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.release_build import build_release
+from service.releases.build import build_release
 from service.server import listen
 from service.server import serve as serve_app
 from tests.images import encode

@@ -15,8 +15,8 @@ from service.app import create_app
 from service.errors import is_disk_full
 from service.installation.settings import Settings
 from service.readiness import DatabaseState
-from service.release_build import build_release
-from service.releases import activate_release
+from service.releases.build import build_release
+from service.releases.records import activate_release
 from service.storage import disk as disk_module
 from service.storage.disk import DiskWatch
 from service.storage.errors import DatabaseUnavailable, MediaError

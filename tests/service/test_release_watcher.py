@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.catalogue.records import remove_products
 from service.installation.processes import list_processes
-from service.release_build import build_release
-from service.release_files import load_release
-from service.releases import activate_release
+from service.releases.build import build_release
+from service.releases.files import load_release
+from service.releases.records import activate_release
 from service.storage.errors import DatabaseUnavailable
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for

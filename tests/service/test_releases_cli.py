@@ -5,11 +5,11 @@ import json
 import pytest
 
 from service.cli.main import main
-from service.evaluations import measurement_path, record_evaluation, set_path
+from service.evaluations.records import measurement_path, record_evaluation, set_path
 from service.installation.installation import open_installation
-from service.release_build import build_release
-from service.releases import active_release
-from tests.service.test_evaluations import evaluation_set_with, measured
+from service.releases.build import build_release
+from service.releases.records import active_release
+from tests.service.evaluations.test_evaluations import evaluation_set_with, measured
 from tests.service.tiny_model import save_tiny_checkpoint
 
 

@@ -5,10 +5,10 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.evaluations import record_evaluation
+from service.evaluations.records import record_evaluation
 from service.installation.processes import register_process, stop_process
-from service.release_build import build_release
-from service.releases import activate_release, list_releases, mark_retired
+from service.releases.build import build_release
+from service.releases.records import activate_release, list_releases, mark_retired
 from tests.service.conftest import wait_for
 from tests.service.tiny_model import save_tiny_checkpoint
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from service import label_sources
-from service.release_build import build_release
+from service.releases.build import build_release
 from tests.images import encode, png
 from tests.service.conftest import product_image
 from tests.service.labels.conftest import KEY, packed, problem

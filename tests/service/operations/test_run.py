@@ -2,10 +2,11 @@
 
 import pytest
 
-from service.errors import InvalidRelease, StorageFull
+from service.errors import StorageFull
 from service.operations import run as run_module
 from service.operations.records import claim_operation, create_operation, get_operation
 from service.operations.run import Ended, Facts, Run, WorkerStopping, reject
+from service.releases.errors import InvalidRelease
 from service.storage.errors import DatabaseFull, DatabaseUnavailable
 
 

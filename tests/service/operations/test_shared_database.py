@@ -15,7 +15,7 @@ import pytest
 
 from service.installation.processes import list_processes
 from service.operations.requests import BUILD
-from service.releases import active_release
+from service.releases.records import active_release
 from service.storage.tables.operations import Operation
 from tests.databases import new_database
 from tests.service.conftest import wait_for

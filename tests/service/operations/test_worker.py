@@ -7,8 +7,8 @@ from sqlalchemy import delete
 
 from service.operations.records import get_operation
 from service.operations.requests import BUILD
-from service.release_build import build_release
-from service.releases import activate_release, active_release, list_releases
+from service.releases.build import build_release
+from service.releases.records import activate_release, active_release, list_releases
 from service.storage.tables.operations import Process
 from tests.service.conftest import wait_for
 from tests.service.operations.conftest import Works

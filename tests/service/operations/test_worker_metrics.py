@@ -12,7 +12,7 @@ from service.cli.main import main
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD, parse_build
 from service.operations.worker_metrics import WorkerMetrics
-from service.release_build import build_release
+from service.releases.build import build_release
 from service.server import listen
 from tests.service.conftest import wait_for
 from tests.service.operations.conftest import ROOT

@@ -14,7 +14,7 @@ import pytest
 from embedding.artifact import sha256_of_file
 from service.operations.folder import RUN
 from service.operations.records import request_cancel
-from service.releases import active_release
+from service.releases.records import active_release
 from tests.service.conftest import wait_for
 from tests.service.operations.conftest import Works, copied_shop, stop_all
 

@@ -12,11 +12,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from service.embeddings.stored import remove_embeddings, stored_spaces
-from service.errors import ReleaseError
 from service.installation.installation import Installation
 from service.installation.processes import served_releases
-from service.release_build import only_builder
-from service.releases import active_release, forget_release, list_releases, mark_retired, needed_by_operations
+from service.releases.build import only_builder
+from service.releases.errors import ReleaseError
+from service.releases.records import active_release, forget_release, list_releases, mark_retired, needed_by_operations
 from service.storage.database import Database
 from service.storage.tables.releases import Release
 

@@ -6,16 +6,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.structures import IndexOptions
-from service.activation import activate_verified
 from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
-from service.errors import InvalidRelease, ReleaseNotFound
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.release_build import build_release
-from service.release_files import load_release, read_release_facts
-from service.releases import activate_release
+from service.releases.activation import activate_verified
+from service.releases.build import build_release
+from service.releases.errors import InvalidRelease, ReleaseNotFound
+from service.releases.files import load_release, read_release_facts
+from service.releases.records import activate_release
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.catalogue.records import media_names_of
-from service.errors import EvaluationNotFound, NotComparable
-from service.evaluations import evaluation_json, find_evaluation, measurement_path, set_path
+from service.evaluations.errors import EvaluationNotFound, NotComparable
+from service.evaluations.records import evaluation_json, find_evaluation, measurement_path, set_path
 from service.installation.installation import Installation
 from service.storage.media import MediaName
 from service.storage.tables.releases import Evaluation

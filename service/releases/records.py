@@ -9,7 +9,7 @@ from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from service.access.scopes import COMMAND_LINE
-from service.errors import ActivationConflict, NoActiveRelease, NoPreviousRelease, ReleaseNotFound
+from service.releases.errors import ActivationConflict, NoActiveRelease, NoPreviousRelease, ReleaseNotFound
 from service.storage.database import in_utc, now
 from service.storage.tables.operations import QUEUED, RUNNING, Operation
 from service.storage.tables.releases import Activation, ActivationEvent, Release

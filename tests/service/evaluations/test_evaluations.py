@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.comparison import compare_evaluations
-from service.errors import EvaluationNotFound, NotComparable
-from service.evaluations import (
+from service.evaluations.comparison import compare_evaluations
+from service.evaluations.errors import EvaluationNotFound, NotComparable
+from service.evaluations.records import (
     assign_release,
     evaluation_id_of,
     find_evaluation,

@@ -21,11 +21,12 @@ from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import CatalogueSnapshot, take_snapshot
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.embeddings.stored import embed_missing, read_embeddings
-from service.errors import BuilderBusy, InvalidRelease, InvalidSetting
+from service.errors import InvalidSetting
 from service.installation.installation import Installation
 from service.installation.settings import Settings
-from service.release_files import CHECKPOINT_NAME, read_release_facts, write_release
-from service.releases import ActiveRelease, activate_release, active_release, list_releases, record_release
+from service.releases.errors import BuilderBusy, InvalidRelease
+from service.releases.files import CHECKPOINT_NAME, read_release_facts, write_release
+from service.releases.records import ActiveRelease, activate_release, active_release, list_releases, record_release
 from service.storage.database import now
 
 log = logging.getLogger(__name__)

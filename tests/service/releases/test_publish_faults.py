@@ -11,9 +11,9 @@ import pytest
 from embedding import artifact
 from embedding.artifact import new_artifact, verify_artifact
 from service.errors import ServiceError
-from service.release_build import build_release
-from service.release_files import read_release_facts
-from service.releases import active_release, list_releases
+from service.releases.build import build_release
+from service.releases.files import read_release_facts
+from service.releases.records import active_release, list_releases
 from tests.service.tiny_model import save_tiny_checkpoint
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ def small_checkpoint(tmp_path_factory):
 def publish_under_faults(library, home, stride):
     environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.service.publishing_under_faults", str(home), str(stride)],
+        [sys.executable, "-m", "tests.service.releases.publishing_under_faults", str(home), str(stride)],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,13 +60,13 @@ def test_every_single_call_may_fail_or_be_the_last(disk_faults, tmp_path):
 
 
 STEPS = {
-    "record": "service.release_build.record_release",
-    "activate": "service.release_build.activate_release",
-    "write": "service.release_build.write_release",
-    "rows": "service.release_files._write_rows",
-    "index": "service.release_files.build_index",
+    "record": "service.releases.build.record_release",
+    "activate": "service.releases.build.activate_release",
+    "write": "service.releases.build.write_release",
+    "rows": "service.releases.files._write_rows",
+    "index": "service.releases.files.build_index",
     "flush": "embedding.artifact._fsync",
-    "copy": "service.release_files.shutil.copytree",
+    "copy": "service.releases.files.shutil.copytree",
 }
 
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from service.access.scopes import COMMAND_LINE
-from service.errors import ActivationConflict
 from service.installation.installation import Installation
-from service.release_files import read_release_facts
-from service.releases import ActiveRelease, activate_release, active_release, require_release, rollback_target
+from service.releases.errors import ActivationConflict
+from service.releases.files import read_release_facts
+from service.releases.records import ActiveRelease, activate_release, active_release, require_release, rollback_target
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,12 @@ from index.indexer import embed_images
 from index.structures import IndexOptions
 from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import remove_products, take_snapshot
-from service.errors import (
-    ActivationConflict,
-    InvalidRelease,
-    InvalidSetting,
-    ReleaseError,
-    ReleaseNotFound,
-    ServiceError,
-)
+from service.errors import InvalidSetting, ServiceError
 from service.installation.installation import open_installation
-from service.release_build import build_release, only_builder
-from service.release_files import load_release, read_release_facts
-from service.releases import activate_release, active_release, list_releases
+from service.releases.build import build_release, only_builder
+from service.releases.errors import ActivationConflict, InvalidRelease, ReleaseError, ReleaseNotFound
+from service.releases.files import load_release, read_release_facts
+from service.releases.records import activate_release, active_release, list_releases
 from service.storage.errors import MediaError
 from service.storage.tables.catalogue import StoredEmbedding
 
@@ -173,7 +167,7 @@ def test_a_build_below_the_recall_threshold_leaves_nothing(shop, build, monkeypa
     def worse(*_, **__):
         raise LowRecall("ann_recall 0.5 is below 0.95")
 
-    monkeypatch.setattr("service.release_files.build_index", worse)
+    monkeypatch.setattr("service.releases.files.build_index", worse)
 
     with pytest.raises(LowRecall):
         build(options=IndexOptions())
@@ -199,7 +193,7 @@ def test_a_release_that_no_process_could_record_is_recorded_by_the_next_build(sh
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("service.release_build.record_release", killed)
+        context.setattr("service.releases.build.record_release", killed)
         with pytest.raises(KeyboardInterrupt):
             build()
     (orphan,) = release_folders(shop)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.activation import activate_verified, roll_back_verified
-from service.errors import ActivationConflict, InvalidRelease, NoPreviousRelease, ReleaseNotFound
-from service.releases import (
+from service.releases.activation import activate_verified, roll_back_verified
+from service.releases.errors import ActivationConflict, InvalidRelease, NoPreviousRelease, ReleaseNotFound
+from service.releases.records import (
     activate_release,
     activation_of_operation,
     active_release,
@@ -219,7 +219,7 @@ def on_disk(installation, database, monkeypatch):
             raise InvalidRelease(f"release {release_id} is refused: file 'rows.arrow' differs from its checksum")
         return {}
 
-    monkeypatch.setattr("service.activation.read_release_facts", verify)
+    monkeypatch.setattr("service.releases.activation.read_release_facts", verify)
     return damaged
 
 
@@ -258,7 +258,7 @@ def test_a_rollback_never_leads_past_an_activation_that_came_in_between(installa
         activate(installation.database, "r3")
         return {}
 
-    monkeypatch.setattr("service.activation.read_release_facts", meanwhile)
+    monkeypatch.setattr("service.releases.activation.read_release_facts", meanwhile)
 
     with pytest.raises(ActivationConflict):
         roll_back_verified(installation)

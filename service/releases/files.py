@@ -29,7 +29,7 @@ from index.indexer import IndexEntry, build_index
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
 from service.catalogue.records import CatalogueImage, CatalogueSnapshot
-from service.errors import InvalidRelease, ReleaseError, ReleaseNotFound
+from service.releases.errors import InvalidRelease, ReleaseError, ReleaseNotFound
 
 KIND = "akin-release/1"
 CHECKPOINT_NAME = "checkpoint"

@@ -1,6 +1,6 @@
 """Publish releases while one call to the disk after the other fails; run by test_publish_faults.py, not by pytest.
 
-    LD_PRELOAD=disk_faults.so python -m tests.service.publishing_under_faults HOME STRIDE
+    LD_PRELOAD=disk_faults.so python -m tests.service.releases.publishing_under_faults HOME STRIDE
 
 For each STRIDE-th call that changes the disk while a release is published and activated: a child process publishes,
 that call fails (or ends the child), and the parent looks at what is left. Prints one JSON object.
@@ -23,10 +23,10 @@ from service.catalogue.sources import read_import_source
 from service.errors import ServiceError
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.release_build import build_release
-from service.release_files import load_release, read_release_facts
-from service.releases import active_release, list_releases
-from service.retention import retire_old_releases
+from service.releases.build import build_release
+from service.releases.files import load_release, read_release_facts
+from service.releases.records import active_release, list_releases
+from service.releases.retention import retire_old_releases
 from tests.service.conftest import write_shop
 from tests.service.tiny_model import save_tiny_checkpoint
 

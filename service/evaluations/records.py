@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.errors import EvaluationNotFound
+from service.evaluations.errors import EvaluationNotFound
 from service.installation.settings import Settings
 from service.storage.database import in_utc, now
 from service.storage.tables.releases import Evaluation

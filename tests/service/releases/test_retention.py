@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from service import retention
 from service.embeddings.stored import remove_embeddings
-from service.errors import BuilderBusy, ReleaseError, ReleaseNotFound
 from service.installation.processes import beat, register_process, stop_process
-from service.release_build import build_release, only_builder
-from service.releases import (
+from service.releases import retention
+from service.releases.build import build_release, only_builder
+from service.releases.errors import BuilderBusy, ReleaseError, ReleaseNotFound
+from service.releases.records import (
     activate_release,
     active_release,
     forget_release,
@@ -24,7 +24,7 @@ from service.releases import (
     record_release,
     roll_back,
 )
-from service.retention import retire_old_releases
+from service.releases.retention import retire_old_releases
 from service.storage.database import now
 from service.storage.tables.catalogue import StoredEmbedding
 from service.storage.tables.operations import Operation, Process
@@ -313,7 +313,7 @@ def after_commits(number):
 def test_killed_at_any_moment_the_next_run_goes_on(installation, seven, monkeypatch, point):
     name, replacement = KILL_POINTS[point]
     with monkeypatch.context() as context:
-        context.setattr(f"service.retention.{name}", replacement())
+        context.setattr(f"service.releases.retention.{name}", replacement())
         with pytest.raises(KeyboardInterrupt):
             retire_old_releases(installation, keep=2)
     with installation.database.reading() as session:
@@ -333,7 +333,7 @@ def test_files_that_cannot_be_deleted_are_told_and_tried_again(installation, sev
         raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as context:
-        context.setattr("service.retention.shutil.rmtree", refused)
+        context.setattr("service.releases.retention.shutil.rmtree", refused)
         with pytest.raises(ReleaseError, match=r"Permission denied.*akin release prune"):
             retire_old_releases(installation, keep=0)
     assert len(remaining(installation)) == 7
@@ -347,7 +347,7 @@ def test_a_build_does_not_take_up_what_is_on_its_way_out(shop, small_checkpoint,
     """A whole release under a hidden name, left by a kill, is not recorded anew."""
     first, second, third = (build_release(shop, checkpoint=small_checkpoint).release_id for _ in range(3))
     with monkeypatch.context() as context:
-        context.setattr("service.retention.shutil.rmtree", stop)
+        context.setattr("service.releases.retention.shutil.rmtree", stop)
         with pytest.raises(KeyboardInterrupt):
             retire_old_releases(shop, keep=0)
     assert f".retired-{first}" in folders(shop)

@@ -1,0 +1,1 @@
+"""Build, choose and retire releases."""
