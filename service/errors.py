@@ -2,8 +2,6 @@
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
-├── ImageNotFound            no image of the catalogue has the id
-├── InvalidLabels            rows of labels of which none can be used, or a file of them that cannot be read
 ├── SampleDirectoryNotEmpty
 ├── MediaUnavailable             the same, as a client is told
 ├── ImageNotShown              no product on show has the image
@@ -63,18 +61,6 @@ class SampleDirectoryNotEmpty(ServiceError):
     """The sample catalogue would be written over something else."""
 
     code = "sample-directory-not-empty"
-
-
-class ImageNotFound(ServiceError):
-    """No image of the catalogue has this id."""
-
-    code = "image-not-found"
-
-
-class InvalidLabels(ServiceError):
-    """Labels of which none can be used, or a file of them that cannot be read at all."""
-
-    code = "invalid-labels"
 
 
 class MediaUnavailable(ServiceError):

@@ -8,9 +8,10 @@ from pathlib import Path
 from fastapi import Request
 
 from service.catalogue.unpacking import unpack_upload
-from service.errors import EmptyBody, InvalidForm, InvalidLabels, UnsupportedContentType
+from service.errors import EmptyBody, InvalidForm, UnsupportedContentType
 from service.installation.settings import Settings
-from service.label_sources import LabelSource, read_label_rows, read_label_source, single_image
+from service.labels.errors import InvalidLabels
+from service.labels.sources import LabelSource, read_label_rows, read_label_source, single_image
 from service.request_body import content_type_of, read_small_body
 from service.uploads import receive_form, receive_to_file
 from training.datasets.records import RECORD_ENDINGS, parse_json

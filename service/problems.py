@@ -33,11 +33,9 @@ from service.errors import (
     ClientLeft,
     EmptyBody,
     IdempotencyKeyReused,
-    ImageNotFound,
     ImageNotShown,
     InvalidBase64,
     InvalidForm,
-    InvalidLabels,
     InvalidOperation,
     InvalidParameter,
     MediaUnavailable,
@@ -53,6 +51,7 @@ from service.errors import (
     is_disk_full,
 )
 from service.evaluations.errors import EvaluationNotFound, NotComparable
+from service.labels.errors import ImageNotFound, InvalidLabels
 from service.releases.errors import (
     ActivationConflict,
     BuilderBusy,

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue.reports import ImportReport
-from service.label_listing import ClassCounts, LabelFacts
-from service.labels import LabelReport
+from service.labels.applying import LabelReport
+from service.labels.listing import ClassCounts, LabelFacts
 from service.storage.database import in_utc
 from service.storage.tables.catalogue import LabelChange
 

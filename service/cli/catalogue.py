@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from service.catalogue.reports import Report
     from service.catalogue.sources import ImportSource, RowError
     from service.installation.settings import Settings
-    from service.label_sources import LabelSource
+    from service.labels.sources import LabelSource
 
 app = typer.Typer(help="Fill the catalogue, say what its images show, and look at it.", no_args_is_help=True)
 
@@ -94,7 +94,7 @@ def label(
     from service.cli.label_tables import label_report_table
     from service.installation.installation import open_for_dry_run, open_installation
     from service.installation.settings import load_settings
-    from service.labels import apply_labels
+    from service.labels.applying import apply_labels
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -126,11 +126,11 @@ def relabel(
     source: Source = "command line",
 ) -> None:
     """Say what one image of the catalogue shows."""
-    from service.errors import InvalidLabels
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.label_sources import single_label
-    from service.labels import apply_labels
+    from service.labels.applying import apply_labels
+    from service.labels.errors import InvalidLabels
+    from service.labels.sources import single_label
 
     if (label is None) != own:
         raise InvalidLabels("say what the image shows: give a label, or --own for its product's")
@@ -159,7 +159,7 @@ def labels(
     from service.errors import InvalidParameter
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.label_listing import STATES, count_labels, list_labels, take_overview
+    from service.labels.listing import STATES, count_labels, list_labels, take_overview
     from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
     from service.storage.tables.catalogue import ROLES
 
@@ -259,8 +259,8 @@ def _label_source(path: Path, shows: str | None, settings: "Settings") -> "Itera
     """Open labels, unpacked for as long as they are read."""
     from service.catalogue.sources import IMAGE_ENDINGS
     from service.catalogue.unpacking import unpacked_here
-    from service.errors import InvalidLabels
-    from service.label_sources import read_label_source, single_image
+    from service.labels.errors import InvalidLabels
+    from service.labels.sources import read_label_source, single_image
 
     is_image = path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
     if shows is not None and not is_image:

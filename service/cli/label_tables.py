@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from service.labels import LabelReport
+from service.labels.applying import LabelReport
 from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
 
 

@@ -16,10 +16,11 @@ from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
 from service.catalogue.records import LabelledImage, labelled_images
 from service.catalogue.unpacking import unpack_upload
-from service.errors import InvalidLabels, InvalidOperation
+from service.errors import InvalidOperation
 from service.evaluations.records import set_path
-from service.label_sources import read_label_source
-from service.labels import apply_labels
+from service.labels.applying import apply_labels
+from service.labels.errors import InvalidLabels
+from service.labels.sources import read_label_source
 from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
 from service.operations.requests import RetrainRequest
 from service.operations.run import Facts, Run

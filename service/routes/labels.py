@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue.reports import write_import_report
 from service.dependencies import Parts, PartsDep, WriterDep
-from service.errors import ImageNotShown, InvalidLabels, InvalidParameter, MediaUnavailable
+from service.errors import ImageNotShown, InvalidParameter, MediaUnavailable
 from service.label_body import COMMON_FIELDS, ReceivedLabels, receive_labels
-from service.label_listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
-from service.labels import LabelReport, apply_labels
+from service.labels.applying import LabelReport, apply_labels
+from service.labels.errors import InvalidLabels
+from service.labels.listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
 from service.routes.media import SAFE_HEADERS, image_response
 from service.schemas import Problem
 from service.schemas_keys import KEY_PROBLEMS

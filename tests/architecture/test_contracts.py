@@ -15,7 +15,7 @@ TABLE_MODULES = {
     "service/catalogue/records.py", "service/catalogue/importing.py",
     "service/embeddings/stored.py", "service/releases/records.py", "service/installation/processes.py", "service/evaluations/records.py",
     "service/access/keys.py", "service/access/audit.py", "service/operations/records.py",
-    "service/labels.py", "service/label_listing.py",
+    "service/labels/applying.py", "service/labels/listing.py",
     "service/catalogue/images.py",
 }  # fmt: skip
 

@@ -12,8 +12,8 @@ from service.catalogue.records import count_catalogue
 from service.catalogue.sources import ImportSource, SourceRow
 from tests.conftest import REAL_DATA
 from tests.images import png
-from tests.service.labels.conftest import KEY, packed, problem
-from tests.service.labels.test_labels import digest_of, images_of
+from tests.service.labels.applying.conftest import KEY, packed, problem
+from tests.service.labels.applying.test_labels import digest_of, images_of
 
 PATH = "/v1/admin/catalogue"
 

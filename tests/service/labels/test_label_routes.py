@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from service import label_sources
+from service.labels import sources as label_sources
 from service.releases.build import build_release
 from tests.images import encode, png
 from tests.service.conftest import product_image
-from tests.service.labels.conftest import KEY, packed, problem
-from tests.service.labels.test_labels import digest_of, history_of, id_of, images_of
+from tests.service.labels.applying.conftest import KEY, packed, problem
+from tests.service.labels.applying.test_labels import digest_of, history_of, id_of, images_of
 
 PATH = "/v1/admin/labels"
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from service import labels as labels_module
 from service.catalogue.images import image_id_of
 from service.catalogue.importing import import_catalogue
 from service.catalogue.records import count_catalogue, labelled_images, remove_products
 from service.catalogue.sources import ImportSource, SourceRow
 from service.errors import StorageFull
-from service.label_listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
-from service.label_sources import LabelSource, NewExample, Relabel, read_label_source
-from service.labels import apply_labels
+from service.labels import applying as labels_module
+from service.labels.applying import apply_labels
+from service.labels.listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
+from service.labels.sources import LabelSource, NewExample, Relabel, read_label_source
 from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage
 from tests.images import encode, png
 from tests.service.conftest import product_image, write_shop

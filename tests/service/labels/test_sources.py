@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from service import label_sources
 from service.catalogue.sources import RowError, read_import_source, unwrapped
-from service.errors import InvalidLabels
-from service.label_sources import NewExample, Relabel, read_label_rows, read_label_source, single_image, single_label
+from service.labels import sources as label_sources
+from service.labels.errors import InvalidLabels
+from service.labels.sources import NewExample, Relabel, read_label_rows, read_label_source, single_image, single_label
 from tests.images import png
 from tests.service.catalogue.test_sources import write_grocery
 from tests.service.conftest import write_shop

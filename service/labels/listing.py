@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.catalogue.records import LabelledImage, chunks, labelled_images
-from service.errors import ImageNotFound
+from service.labels.errors import ImageNotFound
 from service.releases.records import active_release
 from service.storage.database import current_watermark, in_utc
 from service.storage.media import MediaName

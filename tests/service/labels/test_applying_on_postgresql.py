@@ -10,14 +10,14 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.label_listing import list_labels, take_overview
-from service.label_sources import LabelSource
-from service.labels import apply_labels
+from service.labels.applying import apply_labels
+from service.labels.listing import list_labels, take_overview
+from service.labels.sources import LabelSource
 from service.storage.tables.catalogue import LabelChange, ProductImage
 from tests.databases import new_database
 from tests.images import png
 from tests.service.conftest import write_shop
-from tests.service.labels.test_labels import change, id_of, new
+from tests.service.labels.applying.test_labels import change, id_of, new
 
 
 @pytest.fixture(scope="module")

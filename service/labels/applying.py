@@ -19,7 +19,7 @@ from service.catalogue.images import ImageIntake, ReceivedImage, image_id_of, ne
 from service.catalogue.records import chunks
 from service.catalogue.sources import RowError, first_reasons, without_folder
 from service.installation.installation import Installation
-from service.label_sources import LabelRow, LabelSource, NewExample, Relabel
+from service.labels.sources import LabelRow, LabelSource, NewExample, Relabel
 from service.storage.database import now
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage
 

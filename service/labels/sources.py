@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.catalogue.errors import InvalidImportSource
 from service.catalogue.sources import RowError, is_inside, read_import_source, unwrapped, without_folder
-from service.errors import InvalidLabels
+from service.labels.errors import InvalidLabels
 from service.storage.tables.catalogue import EXAMPLE
 from training.datasets.files import IMAGE_ENDINGS, UNREAD_IMAGE_ENDINGS, files_below, location_below, short
 from training.datasets.grocery import is_grocery

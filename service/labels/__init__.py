@@ -1,0 +1,1 @@
+"""What images show, and who said so."""
