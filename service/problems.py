@@ -32,17 +32,12 @@ from service.errors import (
     BodyTooSlow,
     ClientLeft,
     EmptyBody,
-    IdempotencyKeyReused,
     ImageNotShown,
     InvalidBase64,
     InvalidForm,
-    InvalidOperation,
     InvalidParameter,
     MediaUnavailable,
     NotReady,
-    OperationActive,
-    OperationEnded,
-    OperationNotFound,
     Overloaded,
     ServiceError,
     StorageFull,
@@ -52,6 +47,13 @@ from service.errors import (
 )
 from service.evaluations.errors import EvaluationNotFound, NotComparable
 from service.labels.errors import ImageNotFound, InvalidLabels
+from service.operations.errors import (
+    IdempotencyKeyReused,
+    InvalidOperation,
+    OperationActive,
+    OperationEnded,
+    OperationNotFound,
+)
 from service.releases.errors import (
     ActivationConflict,
     BuilderBusy,

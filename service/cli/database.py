@@ -31,7 +31,7 @@ def migrate(
         return
     before, after = migrate_database(settings.database_address, to, may_lose_data=yes)
     if to is None:
-        from service.operations.job_engine import migrate_jobs
+        from service.worker.job_engine import migrate_jobs
 
         migrate_jobs(settings)
     if json:

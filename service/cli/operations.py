@@ -52,7 +52,7 @@ def retrain(
     """
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.asking import ask_for_retrain
+    from service.operations.queueing import ask_for_retrain
     from service.operations.requests import parse_retrain
 
     policy = _policy(gate or [])
@@ -92,7 +92,7 @@ def worker(
     from service.installation.logs import configure_logging
     from service.installation.metrics import metrics_port as serving_metrics
     from service.installation.settings import load_settings
-    from service.operations.worker import WorkerHooks, run_worker
+    from service.worker.process import WorkerHooks, run_worker
     from training.parent_process import end_with_parent
 
     settings = load_settings()
@@ -118,9 +118,9 @@ def list_(
 ) -> None:
     """List operations, the newest first."""
     from service.cli.operation_tables import operations_table
-    from service.errors import InvalidOperation
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
+    from service.operations.errors import InvalidOperation
     from service.operations.records import list_operations
     from service.schemas_operations import OperationView
     from service.storage.tables.operations import OPERATION_STATES
@@ -217,7 +217,7 @@ def _follow_or_tell(installation: "Installation", operation_id: str, wait: bool,
 
 
 def _note_missing_worker(installation: "Installation") -> None:
-    from service.operations.asking import has_worker
+    from service.operations.queueing import has_worker
 
     if not has_worker(installation):
         notes.print("[yellow]note:[/] no worker runs on this installation; start one: akin worker", highlight=False)
@@ -259,7 +259,7 @@ def _follow(installation: "Installation", operation_id: str) -> "OperationView":
 
 
 def _view(installation: "Installation", operation_id: str) -> "OperationView":
-    from service.errors import OperationNotFound
+    from service.operations.errors import OperationNotFound
     from service.operations.records import get_operation, list_operations
     from service.schemas_operations import OperationView
 
@@ -282,7 +282,7 @@ def _print(view: "OperationView") -> None:
 def _policy(changes: list[str]) -> dict[str, Any]:
     from json import JSONDecodeError, loads
 
-    from service.errors import InvalidOperation
+    from service.operations.errors import InvalidOperation
 
     policy: dict[str, Any] = {}
     for change in changes:
@@ -299,7 +299,7 @@ def _policy(changes: list[str]) -> dict[str, Any]:
 def _time(text: str) -> str:
     from datetime import datetime
 
-    from service.errors import InvalidOperation
+    from service.operations.errors import InvalidOperation
 
     try:
         return datetime.fromisoformat(text).isoformat()

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
+from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
 from service.storage.database import Database, now
 from service.storage.tables.operations import CANCELLED, QUEUED, RUNNING, Operation, Process
 

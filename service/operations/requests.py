@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from service.errors import InvalidOperation
+from service.operations.errors import InvalidOperation
 from training.config import TrainingConfig, load_preset, preset_names
 from training.errors import InvalidConfig
 from training.gate import GatePolicy

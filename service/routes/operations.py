@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.dependencies import AdminDep, PartsDep
-from service.errors import OperationNotFound
+from service.operations.errors import OperationNotFound
 from service.operations.folder import RUN
 from service.operations.records import get_operation, list_operations, request_cancel
 from service.schemas import Problem

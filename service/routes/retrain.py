@@ -11,7 +11,7 @@ from service.catalogue.archives import check
 from service.catalogue.unpacking import max_unpacked_bytes
 from service.dependencies import AdminDep, Parts, PartsDep
 from service.errors import UnsupportedContentType
-from service.operations.asking import queue_with_archive
+from service.operations.queueing import queue_with_archive
 from service.operations.records import create_operation, require_idle
 from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainRequest, parse_build, parse_retrain
 from service.request_body import content_type_of, read_small_body

@@ -132,7 +132,7 @@ def test_the_request_path_never_loads_what_it_does_not_need():
     program = (
         "import sys, service.app\n"
         "print([name for name in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'training.loop', "
-        "'service.releases.build', 'service.operations.worker', 'dbos') if name in sys.modules])"
+        "'service.releases.build', 'service.worker.process', 'dbos') if name in sys.modules])"
     )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -9,7 +9,7 @@ import pytest
 
 from service import server
 from service.installation.settings import Settings, load_settings, unknown_settings
-from service.operations import worker
+from service.worker import process as worker
 from tests.deploy.conftest import ENVIRONMENT, ROOT, TOOLS, compose, seconds
 
 OURS = {"api", "worker", "migrate", "sample"}  # run Akin's image

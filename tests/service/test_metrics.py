@@ -22,11 +22,11 @@ from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.operations.metrics import InstallationMetrics
 from service.operations.records import create_operation
-from service.operations.worker_metrics import WorkerMetrics
 from service.readiness import ProcessState
 from service.server import listen
 from service.storage.database import Database
 from service.storage.errors import DatabaseUnavailable
+from service.worker.metrics import WorkerMetrics
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 

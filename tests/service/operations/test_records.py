@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
+from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
 from service.operations.records import (
     OperationLost,
     begin_step,

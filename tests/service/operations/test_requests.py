@@ -1,6 +1,6 @@
 import pytest
 
-from service.errors import InvalidOperation
+from service.operations.errors import InvalidOperation
 from service.operations.requests import parse_build, parse_retrain
 
 

@@ -162,7 +162,7 @@ def test_a_job_that_finds_no_room_fails_with_the_reason(served_home, disk_faults
     environment |= {"DISK_FAULTS_FULL": str(full), "OMP_NUM_THREADS": "1"}
     full.touch()
 
-    command = [sys.executable, "-m", "tests.service.operations.worker_process", str(home)]
+    command = [sys.executable, "-m", "tests.service.worker.worker_process", str(home)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=120)
     full.unlink()
 

@@ -25,10 +25,7 @@ from dbos import DBOS, SetWorkflowID
 from service.errors import StorageFull, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
-from service.operations.asking import remove_stray_folders
-from service.operations.job_engine import job_engine
-from service.operations.living import Heart, alive, living_workers
-from service.operations.publication import clean_up
+from service.operations.queueing import remove_stray_folders
 from service.operations.records import (
     ACTIVE_STATES,
     OperationLost,
@@ -37,11 +34,14 @@ from service.operations.records import (
     list_operations,
     release_claim,
 )
-from service.operations.run import Ended, Facts, Run, WorkerStopping
-from service.operations.worker_metrics import WorkerMetrics
-from service.operations.workflows import WORKFLOW_VERSION, WORKFLOWS
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import FAILED, SUCCEEDED, Operation
+from service.worker.job_engine import job_engine
+from service.worker.liveness import Heart, alive, living_workers
+from service.worker.metrics import WorkerMetrics
+from service.worker.run import Ended, Facts, Run, WorkerStopping
+from service.worker.steps.publishing import clean_up
+from service.worker.workflows import WORKFLOW_VERSION, WORKFLOWS
 
 QUEUE = "operations"
 _WORKFLOW = "operation"

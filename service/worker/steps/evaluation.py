@@ -14,12 +14,12 @@ from service.catalogue.records import media_names_of
 from service.embeddings.stored import embed_missing, read_embeddings
 from service.evaluations.records import evaluation_id_of, measurement_path, record_evaluation, set_path
 from service.operations.folder import RUN
-from service.operations.preparation import request_of
-from service.operations.run import Facts, Run, reject
 from service.releases.files import CHECKPOINT_NAME
 from service.releases.records import ActiveRelease, active_release
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
+from service.worker.run import Facts, Run, reject
+from service.worker.steps.preparation import request_of
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
 from training.gate import Measured, Verdict, decide

@@ -11,13 +11,13 @@ import pytest
 from service.cli.main import main
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD, parse_build
-from service.operations.worker_metrics import WorkerMetrics
 from service.releases.build import build_release
 from service.server import listen
+from service.worker.metrics import WorkerMetrics
 from tests.service.conftest import wait_for
-from tests.service.operations.conftest import ROOT
 from tests.service.test_metrics import samples, value
 from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.worker.conftest import ROOT
 
 
 def free_port():
@@ -85,7 +85,7 @@ def test_a_worker_that_makes_no_rounds_is_not_up(monkeypatch):
     metrics.note_round()
     assert metrics.registry.get_sample_value("akin_worker_up") == 1
 
-    monkeypatch.setattr("service.operations.worker_metrics._SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("service.worker.metrics._SILENT_SECONDS", 0.0)
     assert metrics.registry.get_sample_value("akin_worker_up") == 0
 
 

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from service.installation.processes import beat, list_processes
-from service.operations import living
-from service.operations.living import alive, living_workers
 from service.storage.errors import DatabaseUnavailable
+from service.worker import liveness as living
+from service.worker.liveness import alive, living_workers
 from tests.service.conftest import wait_for
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import structlog
 import torch
 
-from service.errors import TrainingFailed
 from service.operations.folder import BASE, RUN, SNAPSHOT, TRAINING_LOG, TRAINING_PROGRESS
-from service.operations.preparation import config_of, request_of
-from service.operations.run import Ended, Facts, Run
 from service.releases.files import CHECKPOINT_NAME
 from service.releases.records import require_active_release
+from service.worker.errors import TrainingFailed
+from service.worker.run import Ended, Facts, Run
+from service.worker.steps.preparation import config_of, request_of
 from training.config import TrainingConfig
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
 from training.run import CHECKPOINT, LOCK

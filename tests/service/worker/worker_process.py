@@ -14,8 +14,9 @@ from pathlib import Path
 from service.catalogue.records import remove_products
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.operations import publication, worker
-from service.operations.workflows import WORKFLOW_VERSION
+from service.worker import process as worker
+from service.worker.steps import publishing as publication
+from service.worker.workflows import WORKFLOW_VERSION
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ began: raise WORKFLOW_VERSION with it.
 
 from functools import partial
 
-from service.operations.preparation import import_labels, request_of, split, take_snapshot
-from service.operations.proof import decide_promotion, evaluate
-from service.operations.publication import (
+from service.operations.requests import BUILD, RETRAIN, BuildRequest
+from service.worker.run import Run
+from service.worker.steps.evaluation import decide_promotion, evaluate
+from service.worker.steps.preparation import import_labels, request_of, split, take_snapshot
+from service.worker.steps.publishing import (
     activate,
     build,
     count_changes,
@@ -17,9 +19,7 @@ from service.operations.publication import (
     tidy,
     watch_convergence,
 )
-from service.operations.requests import BUILD, RETRAIN, BuildRequest
-from service.operations.run import Run
-from service.operations.training_process import train
+from service.worker.steps.training import train
 
 WORKFLOW_VERSION = "1"
 # How often a release is built anew because the catalogue changed while it was built; a shop never stands still.

@@ -3,11 +3,11 @@
 import pytest
 
 from service.errors import StorageFull
-from service.operations import run as run_module
 from service.operations.records import claim_operation, create_operation, get_operation
-from service.operations.run import Ended, Facts, Run, WorkerStopping, reject
 from service.releases.errors import InvalidRelease
 from service.storage.errors import DatabaseFull, DatabaseUnavailable
+from service.worker import run as run_module
+from service.worker.run import Ended, Facts, Run, WorkerStopping, reject
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
 from service.catalogue.records import LabelledImage, labelled_images
 from service.catalogue.unpacking import unpack_upload
-from service.errors import InvalidOperation
 from service.evaluations.records import set_path
 from service.labels.applying import apply_labels
 from service.labels.errors import InvalidLabels
 from service.labels.sources import read_label_source
+from service.operations.errors import InvalidOperation
 from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
 from service.operations.requests import RetrainRequest
-from service.operations.run import Facts, Run
+from service.worker.run import Facts, Run
 from training.config import TrainingConfig
 from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
 from training.data.splits import Split, held_out_images, split_snapshot

@@ -10,9 +10,9 @@ from embedding.artifact import sha256_of_file
 from service.catalogue.archives import check
 from service.catalogue.errors import InvalidArchive
 from service.catalogue.unpacking import max_unpacked_bytes
-from service.errors import OperationNotFound
 from service.installation.installation import Installation
 from service.installation.processes import WORKER, living_processes
+from service.operations.errors import OperationNotFound
 from service.operations.folder import ARCHIVE
 from service.operations.records import create_operation, get_operation, new_operation_id
 from service.operations.requests import RETRAIN, RetrainRequest

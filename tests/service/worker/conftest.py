@@ -61,7 +61,7 @@ class Works:
 
     def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a worker; it ends by itself when there is nothing left to do."""
-        command = [sys.executable, "-m", "tests.service.operations.worker_process", str(self.home), *arguments]
+        command = [sys.executable, "-m", "tests.service.worker.worker_process", str(self.home), *arguments]
         if self.database_url:
             command += ["--database-url", self.database_url]
         path = self.home.parent / f"worker-{len(self.processes)}.log"

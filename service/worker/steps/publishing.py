@@ -18,16 +18,16 @@ from service.errors import ServiceError
 from service.evaluations.records import assign_release
 from service.installation.processes import API, living_processes
 from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
-from service.operations.preparation import request_of
-from service.operations.proof import judge
 from service.operations.records import own_operation
-from service.operations.run import Ended, Facts, Run, reject
 from service.releases.build import ReleaseOrigin, build_release, default_checkpoint
 from service.releases.errors import ActivationConflict, BuilderBusy
 from service.releases.records import ActiveRelease, activate_release, activation_of_operation, active_release
 from service.releases.retention import retire_old_releases
 from service.storage.database import in_utc, now
 from service.storage.tables.operations import CANCELLED
+from service.worker.run import Ended, Facts, Run, reject
+from service.worker.steps.evaluation import judge
+from service.worker.steps.preparation import request_of
 from training.run import CHECKPOINT, STATE
 
 _SHARD_IMAGES = 2048
