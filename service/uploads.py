@@ -17,6 +17,7 @@ from typing import BinaryIO
 from fastapi import Request
 
 from service.body_guard import read_chunks
+from service.catalogue.unpacking import new_upload_folder
 from service.errors import EmptyBody
 from service.form_parts import FormParts
 from service.installation.settings import Settings
