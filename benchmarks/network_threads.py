@@ -1,4 +1,4 @@
-"""What a second living thread that has run a network does to the first: why service/inference.py has one.
+"""What a second living thread that has run a network does to the first: why service/serving/inference.py has one.
 
     python benchmarks/network_threads.py
 

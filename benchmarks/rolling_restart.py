@@ -24,10 +24,10 @@ import httpx
 
 from benchmarks.gateway import KEY, Gateway, Replica, gateway_before, missing_programs, upstream_file
 from benchmarks.swap_under_load import default_checkpoints, images, publish_releases
-from service.inference import run_in_own_thread
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.releases.records import activate_release
+from service.serving.inference import run_in_own_thread
 
 PREFIX = "/akin"
 _WRITE_PAUSE_SECONDS = 0.1

@@ -31,8 +31,6 @@ from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueImage, CatalogueSnapshot
 from service.embeddings.pretrained import zero_shot_checkpoint
-from service.engine import SearchEngine
-from service.inference import InferenceThread, run_in_own_thread
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.releases.files import LoadedRelease, load_release, write_release
@@ -40,6 +38,8 @@ from service.releases.records import activate_release, record_release
 from service.sample.products import sample_products
 from service.sample.views import photo_view
 from service.server import address_of, listen
+from service.serving.engine import SearchEngine
+from service.serving.inference import InferenceThread, run_in_own_thread
 from service.storage.database import now
 from service.storage.media import MediaName
 
@@ -126,7 +126,7 @@ def measure(
     release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
     """Time every stage; a figure is {p50, p95 in ms, per_second}."""
-    # Each part in a thread that ends: see service/inference.py for what two threads with a network do to each other.
+    # Each part in a thread that ends: see service/serving/inference.py for what two threads with a network do to each other.
     figures = run_in_own_thread(lambda: measure_parts(release, address, queries, num_requests))
     figures |= measure_pipeline(release, settings, queries, num_requests)
     figures |= run_in_own_thread(lambda: measure_throughput(release.embedder, address, queries, num_requests))

@@ -34,13 +34,13 @@ from embedding.decoding import decode_image
 from embedding.model import Architecture, create_model
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueImage, CatalogueSnapshot
-from service.inference import run_in_own_thread
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import API, list_processes
 from service.installation.settings import Settings
 from service.releases.files import write_release
 from service.releases.records import activate_release, record_release
 from service.server import address_of, listen
+from service.serving.inference import run_in_own_thread
 from service.storage.database import now
 from service.storage.media import MediaName
 

@@ -16,15 +16,12 @@ from service.access.lifespan import open_access
 from service.admission import Admission
 from service.body_guard import BodyGuard
 from service.dependencies import Parts, refuse_key_in_address
-from service.engine import LiveEngine, SearchEngine
-from service.inference import InferenceThread
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.observability import RequestLog
 from service.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
-from service.readiness import DatabaseState, ProcessState
-from service.release_watcher import ReleaseWatcher
+from service.readiness import ProcessState
 from service.releases.files import LoadedRelease, load_release
 from service.routes import (
     audit as audit_routes,
@@ -45,6 +42,10 @@ from service.routes import (
 from service.routes import (
     metrics as metrics_route,
 )
+from service.serving.database_state import DatabaseState
+from service.serving.engine import LiveEngine, SearchEngine
+from service.serving.inference import InferenceThread
+from service.serving.watcher import ReleaseWatcher
 from service.storage.disk import DiskWatch
 from service.web.middleware.audit import AuditRecorder
 from service.web.route_scopes import require_declared_scopes

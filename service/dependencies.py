@@ -13,11 +13,11 @@ from service.access.key_ring import KeyRing
 from service.access.keys import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
 from service.admission import Admission
-from service.engine import LiveEngine, SearchEngine
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.metrics import ServerMetrics
 from service.readiness import ProcessState
+from service.serving.engine import LiveEngine, SearchEngine
 from service.storage.database import Database
 from service.storage.disk import DiskWatch
 from service.storage.media import MediaStore

@@ -16,11 +16,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.admission import Admission
-from service.engine import LiveEngine, Timing
 from service.installation.installation import Installation
 from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
 from service.readiness import ProcessState
+from service.serving.engine import LiveEngine, Timing
 
 _STAGES = ("decode", "wait", "embed", "search", "group")
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

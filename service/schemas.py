@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.engine import SearchResult
+from service.serving.engine import SearchResult
 
 MAX_K = 1000
 DEFAULT_K = 10

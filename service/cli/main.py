@@ -126,7 +126,7 @@ def search(
     from service.cli.tables import hits_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.local_search import search_locally
+    from service.serving.local import search_locally
 
     with open_installation(load_settings()) as installation:
         release_id, hits = search_locally(installation, file, k, min_score)
@@ -165,12 +165,12 @@ def demo(
     """
     from service.app import create_app
     from service.demo import check_demo, prepare_demo
-    from service.inference import run_in_own_thread
     from service.installation.installation import open_installation
     from service.installation.logs import configure_logging
     from service.installation.settings import load_settings
     from service.server import address_of, is_loopback, listen, running
     from service.server import serve as serve_app
+    from service.serving.inference import run_in_own_thread
 
     settings = load_settings()
     configure_logging("warning")

@@ -12,13 +12,13 @@ import pytest
 from fastapi import Request
 from pydantic import SecretStr
 
-from service import engine, inference
 from service.admission import Admission, unless_client_leaves
 from service.app import create_app
-from service.engine import SearchEngine
 from service.errors import ClientLeft, Overloaded
 from service.installation.settings import Settings
 from service.server import listen, running
+from service.serving import engine, inference
+from service.serving.engine import SearchEngine
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 from tests.service.server_process import KEY, Line

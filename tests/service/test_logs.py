@@ -121,7 +121,7 @@ def test_an_unexpected_error_has_its_traceback_in_the_log_and_no_values(served, 
         secret_image = b"its-bytes"
         raise RuntimeError(f"broken by {len(secret_image)} bytes")
 
-    monkeypatch.setattr("service.engine.SearchEngine.search", break_down)
+    monkeypatch.setattr("service.serving.engine.SearchEngine.search", break_down)
     response = served.post("/search", files={"image": IMAGE})
 
     assert (response.status_code, response.json()["code"]) == (500, "internal-error")

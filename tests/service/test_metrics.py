@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.admission import Admission
 from service.app import create_app
-from service.engine import LiveEngine
 from service.installation.errors import PortInUse
 from service.installation.metrics import metrics_port, new_registry
 from service.installation.processes import register_process
@@ -24,6 +23,7 @@ from service.operations.metrics import InstallationMetrics
 from service.operations.records import create_operation
 from service.readiness import ProcessState
 from service.server import listen
+from service.serving.engine import LiveEngine
 from service.storage.database import Database
 from service.storage.errors import DatabaseUnavailable
 from service.worker.metrics import WorkerMetrics

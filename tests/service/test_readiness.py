@@ -14,9 +14,9 @@ from service import readiness
 from service.app import create_app
 from service.errors import is_disk_full
 from service.installation.settings import Settings
-from service.readiness import DatabaseState
 from service.releases.build import build_release
 from service.releases.records import activate_release
+from service.serving.database_state import DatabaseState
 from service.storage import disk as disk_module
 from service.storage.disk import DiskWatch
 from service.storage.errors import DatabaseUnavailable, MediaError
@@ -108,7 +108,7 @@ def test_a_database_that_is_away_is_told_without_its_address(client, monkeypatch
         raise DatabaseUnavailable("connection to server at 10.1.2.3, port 5432 failed for user akin")
 
     with monkeypatch.context() as context:
-        context.setattr("service.release_watcher.active_release", away)
+        context.setattr("service.serving.watcher.active_release", away)
         wait_for(lambda: checks_of(client)[1] == "degraded")
         status, _, wrong = checks_of(client)
         assert (status, wrong.keys()) == (200, {"database"})
@@ -120,7 +120,7 @@ def test_a_database_that_hangs_is_told_and_holds_up_no_answer(client, monkeypatc
     monkeypatch.setattr(readiness, "_SILENT_SECONDS", 0.2)
     hanging = threading.Event()
     with monkeypatch.context() as context:
-        context.setattr("service.release_watcher.active_release", lambda _: hanging.wait(20) and 1 / 0)
+        context.setattr("service.serving.watcher.active_release", lambda _: hanging.wait(20) and 1 / 0)
         wait_for(lambda: checks_of(client)[1] == "degraded")
         seconds = min(_seconds_of(lambda: client.get("/readyz")) for _ in range(5))
         reason = checks_of(client)[2]["database"]

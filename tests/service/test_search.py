@@ -301,7 +301,7 @@ def test_an_unexpected_error_says_nothing_of_itself(client, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("service.engine.decode_image", fail)
+    monkeypatch.setattr("service.serving.engine.decode_image", fail)
 
     response = client.post("/search", files={"image": IMAGE})
 

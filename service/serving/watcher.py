@@ -9,13 +9,13 @@ import structlog
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
-from service.engine import LiveEngine, SearchEngine
 from service.errors import ServiceError
-from service.inference import run_in_own_thread
 from service.installation.processes import API, beat, prune_processes, register_process, stop_process
-from service.readiness import DatabaseState
 from service.releases.files import LoadedRelease
 from service.releases.records import active_release
+from service.serving.database_state import DatabaseState
+from service.serving.engine import LiveEngine, SearchEngine
+from service.serving.inference import run_in_own_thread
 from service.storage.database import Database
 
 _FIRST_RETRY_SECONDS = 5.0

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
-from service.inference import InferenceThread
 from service.releases.errors import NoActiveRelease
 from service.releases.files import LoadedRelease, ReleaseRow
+from service.serving.inference import InferenceThread
 
 T = TypeVar("T")
 A = TypeVarTuple("A")

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from service.inference import InferenceThread, run_in_own_thread
+from service.serving.inference import InferenceThread, run_in_own_thread
 from tests.fakes import MeanColourEmbedder
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedding.decoding import decode_image
-from service.errors import RequestError
+from service.errors import InvalidParameter
 from service.installation.installation import Installation
 from service.releases.files import load_release
 from service.releases.records import require_active_release
@@ -16,7 +16,7 @@ def search_locally(
     try:
         image_bytes = file.read_bytes()
     except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror}") from error
+        raise InvalidParameter(f"{file} cannot be read: {error.strerror}") from error
     image = decode_image(image_bytes, installation.limits)
     with installation.database.reading() as session:
         release_id = require_active_release(session)

@@ -149,7 +149,7 @@ def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build
 def test_goes_on_serving_while_the_database_is_away(client, shop, build, monkeypatch):
     release_id = build()
     wait_for(lambda: serving(client) == release_id)
-    monkeypatch.setattr("service.release_watcher.active_release", lambda _: 1 / 0)
+    monkeypatch.setattr("service.serving.watcher.active_release", lambda _: 1 / 0)
 
     assert client.post("/search", files={"image": IMAGE}).status_code == 200
     assert serving(client) == release_id
@@ -200,7 +200,7 @@ def test_a_server_that_ends_says_so(settings, shop):
 
 
 def test_a_server_beats_while_it_reads_a_large_release(settings, shop, build, monkeypatch):
-    monkeypatch.setattr("service.release_watcher._BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("service.serving.watcher._BEAT_SECONDS", 0.05)
     first, second = build(), build(activate=False)
     may_go_on = threading.Event()
 
@@ -225,7 +225,7 @@ def test_a_heartbeat_that_nobody_hears_stops_nothing(settings, shop, build, monk
     def away(*_, **__):
         raise DatabaseUnavailable("the database is away")
 
-    monkeypatch.setattr("service.release_watcher.register_process", away)
+    monkeypatch.setattr("service.serving.watcher.register_process", away)
     with TestClient(create_app(settings)) as client:
         first = build()
         wait_for(lambda: serving(client) == first)
