@@ -30,13 +30,13 @@ from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.demo.sample.products import sample_products
+from service.demo.sample.views import photo_view
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.releases.files import LoadedRelease, load_release, write_release
 from service.releases.records import activate_release, record_release
-from service.sample.products import sample_products
-from service.sample.views import photo_view
 from service.server import address_of, listen
 from service.serving.engine import SearchEngine
 from service.serving.inference import InferenceThread, run_in_own_thread

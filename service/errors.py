@@ -2,7 +2,6 @@
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
-├── SampleDirectoryNotEmpty
 ├── MediaUnavailable             the same, as a client is told
 ├── ImageNotShown              no product on show has the image
 ├── Overloaded                   as many searches as the process may have are in progress
@@ -17,7 +16,6 @@ ServiceError
 │   ├── InvalidForm
 │   ├── InvalidBase64
 │   └── InvalidParameter
-└── DemoError                    the demo cannot run, or found too little
 """
 
 import errno
@@ -48,12 +46,6 @@ class InvalidSetting(ServiceError):
     """A setting has a value that cannot be used."""
 
     code = "invalid-setting"
-
-
-class SampleDirectoryNotEmpty(ServiceError):
-    """The sample catalogue would be written over something else."""
-
-    code = "sample-directory-not-empty"
 
 
 class MediaUnavailable(ServiceError):
@@ -147,12 +139,6 @@ class InvalidParameter(RequestError):
     """A parameter has a value outside its range."""
 
     code = "invalid-request"
-
-
-class DemoError(ServiceError):
-    """The demo cannot run, or its search found too little."""
-
-    code = "demo-error"
 
 
 # The bases of all errors that Akin raises on purpose.

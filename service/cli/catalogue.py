@@ -43,7 +43,7 @@ def import_(
     """
     from service.catalogue.importing import import_catalogue
     from service.cli.tables import import_table
-    from service.demo import is_demo_home
+    from service.demo.preparation import is_demo_home
     from service.installation.installation import open_for_dry_run, open_installation
     from service.installation.settings import load_settings
 
@@ -197,7 +197,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other products.")] = 0,
 ) -> None:
     """Draw a catalogue of packaged products to try Akin with: images, catalogue.csv and queries.csv."""
-    from service.sample.catalogue import write_sample_catalogue
+    from service.demo.sample.catalogue import write_sample_catalogue
 
     with progress_bar("Drawing") as move:
         written = write_sample_catalogue(out, num_products=products, seed=seed, on_progress=move)

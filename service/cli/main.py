@@ -164,7 +164,7 @@ def demo(
     that Akin draws itself.
     """
     from service.app import create_app
-    from service.demo import check_demo, prepare_demo
+    from service.demo.preparation import check_demo, prepare_demo
     from service.installation.installation import open_installation
     from service.installation.logs import configure_logging
     from service.installation.settings import load_settings
@@ -184,7 +184,7 @@ def demo(
             # Not in this thread, which goes on to serve.
             prepared = run_in_own_thread(lambda: prepare_demo(installation, announce=announce, on_progress=move))
             if train:
-                from service.demo_training import train_demo
+                from service.demo.training import train_demo
 
                 untrained = prepared
                 prepared = run_in_own_thread(

@@ -79,7 +79,7 @@ def test_only_one_module_decodes_images():
     openers = {name_of(path) for path in SOURCES if "Image.open(" in path.read_text()}
 
     # The sample's renderer reads back the JPEG that it has just written, for its noise.
-    assert openers == {"embedding/decoding.py", "service/sample/views.py"}
+    assert openers == {"embedding/decoding.py", "service/demo/sample/views.py"}
 
 
 def test_sql_stands_only_in_the_modules_of_its_tables():

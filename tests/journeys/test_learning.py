@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from service.sample.catalogue import write_sample_catalogue
+from service.demo.sample.catalogue import write_sample_catalogue
 from tests.conftest import REAL_DATA
 from training.config import load_preset
 from training.run import RunOptions, train

@@ -12,12 +12,12 @@ import pytest
 
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
+from service.demo.sample.catalogue import write_sample_catalogue
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import RETRAIN, parse_retrain
 from service.releases.build import build_release
-from service.sample.catalogue import write_sample_catalogue
 from service.storage.tables.operations import Operation
 from tests.databases import new_database
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from service.sample.products import COLOURS, Colour, luminance, mix
+from service.demo.sample.products import COLOURS, Colour, luminance, mix
 
 Point = tuple[float, float]
 

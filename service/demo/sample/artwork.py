@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from service.sample.emblems import draw_emblem
-from service.sample.products import COLOURS, Colour, Lettering, PackageDesign, luminance, mix
+from service.demo.sample.emblems import draw_emblem
+from service.demo.sample.products import COLOURS, Colour, Lettering, PackageDesign, luminance, mix
 
 Pixels = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the panel

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from service.app import create_app
-from service.demo import check_demo, prepare_demo
-from service.errors import DemoError
+from service.demo.errors import DemoError
+from service.demo.preparation import check_demo, prepare_demo
 from service.installation.installation import open_installation
 from service.server import listen, running
 from tests.images import encode, scene
@@ -31,7 +31,7 @@ def prepare(settings, announced):
 
 @pytest.fixture
 def small_sample(monkeypatch):
-    monkeypatch.setattr("service.demo._NUM_PRODUCTS", 6)
+    monkeypatch.setattr("service.demo.preparation._NUM_PRODUCTS", 6)
 
 
 def check(settings, prepared, announced):
@@ -128,7 +128,7 @@ def test_goes_on_where_it_was_cut_off(prepare, small_sample, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("service.demo.build_release", stop)
+        context.setattr("service.demo.preparation.build_release", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare()
 

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from service.sample.products import SampleProduct, sample_products
+from service.demo.sample.products import SampleProduct, sample_products
 
 
 def test_the_same_seed_gives_the_same_products():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.errors import SampleDirectoryNotEmpty
-from service.sample.catalogue import write_sample_catalogue
+from service.demo.errors import SampleDirectoryNotEmpty
+from service.demo.sample.catalogue import write_sample_catalogue
 
 # Twelve images: three products with a studio view, two examples and a query each.
 write_small = partial(write_sample_catalogue, num_products=3, num_examples=2, num_queries=1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from service.errors import SampleDirectoryNotEmpty
-from service.sample.products import SampleProduct, sample_products
-from service.sample.views import photo_view, studio_view
+from service.demo.errors import SampleDirectoryNotEmpty
+from service.demo.sample.products import SampleProduct, sample_products
+from service.demo.sample.views import photo_view, studio_view
 
 CATALOGUE_NAME = "catalogue.csv"
 QUERIES_NAME = "queries.csv"

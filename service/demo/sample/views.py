@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from service.sample.backgrounds import draw_background, soft_noise
-from service.sample.drawing import Pose, draw_package
-from service.sample.products import COLOURS, Colour, SampleProduct, mix
-from service.sample.projection import Quad, stretch_over_quad
+from service.demo.sample.backgrounds import draw_background, soft_noise
+from service.demo.sample.drawing import Pose, draw_package
+from service.demo.sample.products import COLOURS, Colour, SampleProduct, mix
+from service.demo.sample.projection import Quad, stretch_over_quad
 
 Pixels = NDArray[np.float32]
 

@@ -13,13 +13,13 @@ import httpx
 from service.catalogue.importing import import_catalogue
 from service.catalogue.records import count_catalogue
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
-from service.errors import DemoError
+from service.demo.errors import DemoError
+from service.demo.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.releases.build import build_release
 from service.releases.files import read_release_facts
 from service.releases.records import active_release
-from service.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
 from service.storage.tables.catalogue import CATALOGUE
 
 Announce = Callable[[str], None]

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from service.demo import Announce, Demo, OnProgress, step
-from service.errors import DemoError
+from service.demo.errors import DemoError
+from service.demo.preparation import Announce, Demo, OnProgress, step
 from service.installation.installation import Installation
 from service.releases.build import build_release
 from service.releases.files import read_release_facts

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from service.sample.artwork import front_panel, side_panel, wrapped_label
-from service.sample.products import COLOURS, Colour, PackageDesign, mix
-from service.sample.projection import project, stretch_over_quad
+from service.demo.sample.artwork import front_panel, side_panel, wrapped_label
+from service.demo.sample.products import COLOURS, Colour, PackageDesign, mix
+from service.demo.sample.projection import project, stretch_over_quad
 
 Pixels = NDArray[np.float32]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.sample.products import sample_products
-from service.sample.views import LONGER_SIDE_PIXELS, photo_view, studio_view
+from service.demo.sample.products import sample_products
+from service.demo.sample.views import LONGER_SIDE_PIXELS, photo_view, studio_view
 
 PRODUCTS = sample_products(8, 0)
 

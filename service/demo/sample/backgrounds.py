@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from service.sample.products import COLOURS, Colour, mix
+from service.demo.sample.products import COLOURS, Colour, mix
 
 Size = tuple[int, int]
 

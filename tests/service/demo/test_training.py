@@ -1,9 +1,9 @@
 import pytest
 
 from service.app import create_app
-from service.demo import check_demo, prepare_demo
-from service.demo_training import train_demo
-from service.errors import DemoError
+from service.demo.errors import DemoError
+from service.demo.preparation import check_demo, prepare_demo
+from service.demo.training import train_demo
 from service.installation.installation import open_installation
 from service.server import listen, running
 from tests.service.conftest import write_shop
@@ -19,8 +19,8 @@ def announced():
 @pytest.fixture
 def trained(settings, announced, monkeypatch):
     """Prepare and train a demo of few products, with few steps and views."""
-    monkeypatch.setattr("service.demo._NUM_PRODUCTS", 10)
-    monkeypatch.setattr("service.demo_training._OVERRIDES", ("steps=100", "augmentation.catalogue_scenes=2"))
+    monkeypatch.setattr("service.demo.preparation._NUM_PRODUCTS", 10)
+    monkeypatch.setattr("service.demo.training._OVERRIDES", ("steps=100", "augmentation.catalogue_scenes=2"))
 
     def trained(**changes):
         with open_installation(settings.model_copy(update=changes)) as installation:

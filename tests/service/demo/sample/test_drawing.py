@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from service.sample.drawing import PACKAGE_PIXELS, Pose, draw_package
-from service.sample.emblems import draw_emblem
-from service.sample.products import LAYOUTS, PATTERNS, PackageDesign, sample_products
+from service.demo.sample.drawing import PACKAGE_PIXELS, Pose, draw_package
+from service.demo.sample.emblems import draw_emblem
+from service.demo.sample.products import LAYOUTS, PATTERNS, PackageDesign, sample_products
 
 # The first product of each package shape.
 BY_SHAPE = {product.design.shape: product.design for product in reversed(sample_products(120, 0))}

@@ -1,0 +1,1 @@
+"""Try Akin without data."""
