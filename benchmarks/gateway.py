@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import httpx
 
-from service.server import listen
+from service.web.server import listen
 
 KEY = "behind-a-gateway-0123456789"
 DEPLOY = Path(__file__).parents[1] / "deploy" / "nginx"

@@ -37,11 +37,11 @@ from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.releases.files import LoadedRelease, load_release, write_release
 from service.releases.records import activate_release, record_release
-from service.server import address_of, listen
 from service.serving.engine import SearchEngine
 from service.serving.inference import InferenceThread, run_in_own_thread
 from service.storage.database import now
 from service.storage.media import MediaName
+from service.web.server import address_of, listen
 
 ROUNDS = 4
 CLIENTS = (4, 16)

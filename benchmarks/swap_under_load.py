@@ -39,10 +39,10 @@ from service.installation.processes import API, list_processes
 from service.installation.settings import Settings
 from service.releases.files import write_release
 from service.releases.records import activate_release, record_release
-from service.server import address_of, listen
 from service.serving.inference import run_in_own_thread
 from service.storage.database import now
 from service.storage.media import MediaName
+from service.web.server import address_of, listen
 
 KEY = "swap-under-load-0123456789"
 K = 5

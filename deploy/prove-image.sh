@@ -162,7 +162,7 @@ healthy() { # PORT: run the image's HEALTHCHECK for the server on that port
   while read -r word; do set -- "$@" "$word"; done < "$work/healthcheck"
   in_image "$@"
 }
-worker_healthy() { in_image python -m service.probe "http://127.0.0.1:$((port + 2))/metrics" "akin_worker_up 1.0"; }
+worker_healthy() { in_image python -m service.web.probe "http://127.0.0.1:$((port + 2))/metrics" "akin_worker_up 1.0"; }
 started="$(date +%s)"
 for replica in 0 1; do
   start "api$replica" AKIN_PORT=$((port + replica)) AKIN_HOST=127.0.0.1 AKIN_DRAIN_SECONDS=1 AKIN_PUBLIC_SEARCH=false akin serve

@@ -2,25 +2,12 @@
 
 ServiceError
 ├── InvalidSetting               a setting that cannot be used
-├── MediaUnavailable             the same, as a client is told
-├── ImageNotShown              no product on show has the image
-├── Overloaded                   as many searches as the process may have are in progress
-├── NotReady                     the server is not to be given requests, and why
 ├── StorageFull                  a disk has no space left
-├── RequestError                 a request that cannot be understood
-│   ├── BodyTooLarge
-│   ├── BodyTooSlow
-│   ├── ClientLeft               the client went away before it had its answer
-│   ├── EmptyBody
-│   ├── UnsupportedContentType
-│   ├── InvalidForm
-│   ├── InvalidBase64
 │   └── InvalidParameter
 """
 
 import errno
 import os
-from collections.abc import Mapping
 from typing import ClassVar
 
 from embedding.errors import EmbeddingError
@@ -48,94 +35,13 @@ class InvalidSetting(ServiceError):
     code = "invalid-setting"
 
 
-class MediaUnavailable(ServiceError):
-    """An image on show cannot be read; where it should be is nothing for clients."""
-
-    code = "media-unavailable"
-
-
-class ImageNotShown(ServiceError):
-    """No product on show has the image."""
-
-    code = "media-not-found"
-
-
-class Overloaded(ServiceError):
-    """As many searches as a process may have are in progress."""
-
-    code = "overloaded"
-
-
-class NotReady(ServiceError):
-    """The server is not to be given requests; `members` says what is not ready."""
-
-    code = "not-ready"
-
-    def __init__(self, message: str, checks: Mapping[str, object]) -> None:
-        super().__init__(message)
-        self.checks = checks
-
-    @property
-    def members(self) -> dict[str, object]:
-        """What the problem document says besides."""
-        return {"checks": self.checks}
-
-
 class StorageFull(ServiceError):
     """A disk has no space left for what is to be written."""
 
     code = "storage-full"
 
 
-class RequestError(ServiceError):
-    """A request cannot be understood."""
-
-    code = "request-error"
-
-
-class BodyTooLarge(RequestError):
-    """The body of a request exceeds the limit."""
-
-    code = "body-too-large"
-
-
-class BodyTooSlow(RequestError):
-    """The body of a request does not arrive."""
-
-    code = "body-too-slow"
-
-
-class ClientLeft(RequestError):
-    """The client went away before it had its answer."""
-
-    code = "client-left"
-
-
-class EmptyBody(RequestError):
-    """A request that needs an image has no body."""
-
-    code = "empty-body"
-
-
-class UnsupportedContentType(RequestError):
-    """A body has a content type that the route does not read."""
-
-    code = "unsupported-content-type"
-
-
-class InvalidForm(RequestError):
-    """A multipart form cannot be read or lacks its image."""
-
-    code = "invalid-form"
-
-
-class InvalidBase64(RequestError):
-    """A JSON body whose image is not base64."""
-
-    code = "invalid-base64"
-
-
-class InvalidParameter(RequestError):
+class InvalidParameter(ServiceError):
     """A parameter has a value outside its range."""
 
     code = "invalid-request"

@@ -21,7 +21,7 @@ def audit(
     from service.cli.key_tables import audit_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.schemas_keys import AuditEventView
+    from service.web.schemas.audit import AuditEventView
 
     wanted = AuditFilter(actor, action, outcome, parse_moment(since, "--since", sign=-1) if since else None)
     with open_installation(load_settings()) as installation, installation.database.reading() as session:

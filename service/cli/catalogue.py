@@ -160,8 +160,8 @@ def labels(
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.labels.listing import STATES, count_labels, list_labels, take_overview
-    from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
     from service.storage.tables.catalogue import ROLES
+    from service.web.schemas.labels import ClassCountsView, LabelCounts, LabelView
 
     for name, value, allowed in (("role", role, ROLES), ("state", state, STATES)):
         if value is not None and value not in allowed:

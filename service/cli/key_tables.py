@@ -6,7 +6,8 @@ from datetime import datetime
 from rich.markup import escape
 from rich.table import Table
 
-from service.schemas_keys import AuditEventView, KeyView
+from service.web.schemas.audit import AuditEventView
+from service.web.schemas.keys import KeyView
 
 _STATE_STYLE = {"active": "green", "expired": "yellow", "revoked": "red"}
 

@@ -49,7 +49,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     from service.cli.key_tables import keys_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.schemas_keys import KeyView
+    from service.web.schemas.keys import KeyView
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         views = [KeyView.of(row) for row in list_keys(session)]
@@ -65,7 +65,7 @@ def show(name: Name) -> None:
     from service.access.keys import get_key
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.schemas_keys import KeyView
+    from service.web.schemas.keys import KeyView
 
     with open_installation(load_settings()) as installation, installation.database.reading() as session:
         print_json(KeyView.of(get_key(session, name)).model_dump(mode="json"))

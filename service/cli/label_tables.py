@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.labels.applying import LabelReport
-from service.schemas_labels import ClassCountsView, LabelCounts, LabelView
+from service.web.schemas.labels import ClassCountsView, LabelCounts, LabelView
 
 
 def label_report_table(report: LabelReport) -> Table:

@@ -82,12 +82,12 @@ def _root(
 def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
     from embedding.embedder import choose_device
-    from service.app import create_app
     from service.installation.installation import open_installation
     from service.installation.logs import configure_logging
     from service.installation.settings import load_settings
-    from service.server import address_of, is_loopback, listen
-    from service.server import serve as serve_app
+    from service.web.app import create_app
+    from service.web.server import address_of, is_loopback, listen
+    from service.web.server import serve as serve_app
 
     settings = load_settings()
     configure_logging(settings.log_level)
@@ -163,14 +163,14 @@ def demo(
     Images: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
     that Akin draws itself.
     """
-    from service.app import create_app
     from service.demo.preparation import check_demo, prepare_demo
     from service.installation.installation import open_installation
     from service.installation.logs import configure_logging
     from service.installation.settings import load_settings
-    from service.server import address_of, is_loopback, listen, running
-    from service.server import serve as serve_app
     from service.serving.inference import run_in_own_thread
+    from service.web.app import create_app
+    from service.web.server import address_of, is_loopback, listen, running
+    from service.web.server import serve as serve_app
 
     settings = load_settings()
     configure_logging("warning")
@@ -207,8 +207,8 @@ def demo(
 @app.command()
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
-    from service.app import create_app
     from service.installation.settings import load_settings
+    from service.web.app import create_app
 
     print_json(create_app(load_settings()).openapi())
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from service.schemas_operations import OperationView
+from service.web.schemas.operations import OperationView
 
 _STYLE = {"succeeded": "green", "rejected": "yellow", "failed": "red", "cancelled": "dim", "running": "cyan"}
 _PARTS = {

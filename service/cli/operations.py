@@ -14,7 +14,7 @@ from service.cli.recording import command_line_user, recorded
 if TYPE_CHECKING:
     from service.installation.installation import Installation
     from service.installation.settings import Settings
-    from service.schemas_operations import OperationView
+    from service.web.schemas.operations import OperationView
 
 app = typer.Typer(help="Work that outlasts a request: list, show, follow, cancel.", no_args_is_help=True)
 
@@ -122,8 +122,8 @@ def list_(
     from service.installation.settings import load_settings
     from service.operations.errors import InvalidOperation
     from service.operations.records import list_operations
-    from service.schemas_operations import OperationView
     from service.storage.tables.operations import OPERATION_STATES
+    from service.web.schemas.operations import OperationView
 
     if state and state not in OPERATION_STATES:
         raise InvalidOperation(f"there is no state {state!r}; states are {', '.join(OPERATION_STATES)}")
@@ -261,7 +261,7 @@ def _follow(installation: "Installation", operation_id: str) -> "OperationView":
 def _view(installation: "Installation", operation_id: str) -> "OperationView":
     from service.operations.errors import OperationNotFound
     from service.operations.records import get_operation, list_operations
-    from service.schemas_operations import OperationView
+    from service.web.schemas.operations import OperationView
 
     with installation.database.reading() as session:
         if operation_id:

@@ -8,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Mount, Route
 
-from service.dependencies import Public, Requires, refuse_key_in_address
+from service.web.authorization import Public, Requires, refuse_key_in_address
 
 PUBLIC = "public"
 # Made by the framework and the mount of static files, with nothing in them that is anybody's.

@@ -66,7 +66,7 @@ def test_only_problems_answer_for_errors():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("HTTPException", "JSONResponse")
     }
 
-    assert raising == {"service/problems.py"}
+    assert raising == {"service/web/problems.py"}
 
 
 def test_only_the_index_imports_faiss():
@@ -130,7 +130,7 @@ def test_the_command_line_starts_without_the_network():
 
 def test_the_request_path_never_loads_what_it_does_not_need():
     program = (
-        "import sys, service.app\n"
+        "import sys, service.web.app\n"
         "print([name for name in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'training.loop', "
         "'service.releases.build', 'service.worker.process', 'dbos') if name in sys.modules])"
     )

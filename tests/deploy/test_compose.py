@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from service import server
 from service.installation.settings import Settings, load_settings, unknown_settings
+from service.web import server
 from service.worker import process as worker
 from tests.deploy.conftest import ENVIRONMENT, ROOT, TOOLS, compose, seconds
 

@@ -65,7 +65,7 @@ def test_a_change_of_code_installs_no_packages_again():
 def test_its_health_is_asked_by_the_probe():
     (check,) = arguments("HEALTHCHECK")
 
-    assert "python -m service.probe" in check
+    assert "python -m service.web.probe" in check
     assert "$AKIN_PORT/livez" in check
 
 

@@ -38,7 +38,11 @@ def test_every_file_of_the_product_is_installed(wheel):
     }
 
     assert product - wheel == set()
-    needed = {"service/storage/migrations/env.py", "service/templates/index.html", "training/presets/head.toml"}
+    needed = {
+        "service/storage/migrations/env.py",
+        "service/web/pages/templates/index.html",
+        "training/presets/head.toml",
+    }
     assert needed <= product
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from service.server import listen
+from service.web.server import listen
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from benchmarks.gateway import Gateway, ask, gateway_before, upstream_file
-from service.app import create_app
 from service.installation.settings import Settings
-from service.server import listen, running
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.gateway.conftest import ADMIN, PREFIX
 from tests.service.conftest import wait_for
 

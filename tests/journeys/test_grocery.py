@@ -3,13 +3,13 @@
 import httpx
 import pytest
 
-from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.releases.build import build_release
-from service.server import listen, running
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.service.conftest import wait_for
 
 NUM_QUERIES = 250

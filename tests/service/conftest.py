@@ -15,12 +15,12 @@ from fastapi.testclient import TestClient
 
 from embedding.checkpoint import save_checkpoint
 from embedding.model import Architecture, create_model
-from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.releases.build import build_release
+from service.web.app import create_app
 from tests.images import encode, scene
 
 PRODUCTS = ("amber", "birch", "cedar")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.cli.main import main
-from service.server import listen
+from service.web.server import listen
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 

@@ -12,8 +12,8 @@ from service.access.errors import ExpiredKey, InsufficientScope, InvalidKey, Key
 from service.access.keys import WITH_A_KEY, without_keys
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
-from service.dependencies import Parts
 from service.errors import ServiceError
+from service.web.parts import Parts
 from service.web.route_scopes import declared_scope
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -6,11 +6,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.access.keys import create_key, get_key, revoke_key
-from service.app import create_app
 from service.cli.main import main
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.storage.database import now
+from service.web.app import create_app
 
 
 def bearer(key):

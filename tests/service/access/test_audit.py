@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 from service.access import audit_writer
 from service.access.audit import AuditEntry, AuditFilter, list_events, prune_events, record_event
 from service.access.audit_writer import LIMITED_PER_MINUTE, AuditWriter
-from service.app import create_app
-from service.routes import keys as key_routes
 from service.storage.database import in_utc, now
 from service.storage.errors import DatabaseUnavailable
+from service.web.app import create_app
 from service.web.middleware.audit import AuditRecorder
+from service.web.routes import keys as key_routes
 from tests.service.access.conftest import bearer, make_keys
 
 KEYS, AUDIT = "/v1/admin/keys", "/v1/admin/audit"

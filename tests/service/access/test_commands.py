@@ -13,14 +13,14 @@ from service.access import audit
 from service.access.audit import list_events
 from service.access.key_ring import FRESH_SECONDS
 from service.access.keys import FIRST_KEY, create_key, ensure_admin_key, has_key, key_digest, load_keys, revoke_key
-from service.app import create_app
 from service.cli.keys import show_new_key
 from service.cli.main import search_warning
 from service.cli.recording import recorded
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.server import listen, running
 from service.storage.errors import DatabaseUnavailable
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.images import encode
 from tests.service.access.conftest import bearer
 from tests.service.conftest import product_image, wait_for, write_shop

@@ -15,9 +15,9 @@ from service.access import key_ring
 from service.access.errors import ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
 from service.access.key_ring import BETWEEN_READS_SECONDS, FRESH_SECONDS, KeyRing
 from service.access.keys import create_key, get_key, load_keys, revoke_key, rotate_key
-from service.app import create_app
 from service.storage.database import in_utc, now, open_database
 from service.storage.errors import DatabaseUnavailable
+from service.web.app import create_app
 from tests.fakes import Clock
 from tests.service.access.conftest import bearer, let_expire, make_keys
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from service.app import create_app
 from service.demo.errors import DemoError
 from service.demo.preparation import check_demo, prepare_demo
 from service.installation.installation import open_installation
-from service.server import listen, running
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.images import encode, scene
 from tests.service.catalogue.test_sources import write_grocery
 from tests.service.conftest import write_shop

@@ -1,11 +1,11 @@
 import pytest
 
-from service.app import create_app
 from service.demo.errors import DemoError
 from service.demo.preparation import check_demo, prepare_demo
 from service.demo.training import train_demo
 from service.installation.installation import open_installation
-from service.server import listen, running
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.service.conftest import write_shop
 
 pytestmark = pytest.mark.one_database

@@ -7,7 +7,6 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from service.app import create_app
 from service.evaluations.comparison import compare_evaluations
 from service.evaluations.errors import EvaluationNotFound, NotComparable
 from service.evaluations.records import (
@@ -22,6 +21,7 @@ from service.evaluations.records import (
 )
 from service.storage.database import now
 from service.storage.tables.catalogue import MediaObject
+from service.web.app import create_app
 from training.evaluation.evaluation_set import EvaluationSet, SetImage, measure
 
 KEY = "test-key-0123456789abcdef"

@@ -10,11 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
+from service.web.app import create_app
 from tests.service.conftest import write_shop
 
 KEY = "test-key-0123456789abcdef"

@@ -6,7 +6,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from index.structures import IndexOptions
-from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
@@ -16,6 +15,7 @@ from service.releases.build import build_release
 from service.releases.errors import InvalidRelease, ReleaseNotFound
 from service.releases.files import load_release, read_release_facts
 from service.releases.records import activate_release
+from service.web.app import create_app
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.tiny_model import save_tiny_checkpoint

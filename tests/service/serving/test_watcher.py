@@ -5,13 +5,13 @@ import threading
 import pytest
 from fastapi.testclient import TestClient
 
-from service.app import create_app
 from service.catalogue.records import remove_products
 from service.installation.processes import list_processes
 from service.releases.build import build_release
 from service.releases.files import load_release
 from service.releases.records import activate_release
 from service.storage.errors import DatabaseUnavailable
+from service.web.app import create_app
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
@@ -209,7 +209,7 @@ def test_a_server_beats_while_it_reads_a_large_release(settings, shop, build, mo
             may_go_on.wait(20)
         return load_release(releases_dir, release_id, **options)
 
-    monkeypatch.setattr("service.app.load_release", slowly)
+    monkeypatch.setattr("service.web.app.load_release", slowly)
     with TestClient(create_app(settings)):
         wait_for(lambda: told(shop) == (first, None))
         activate(shop, second)

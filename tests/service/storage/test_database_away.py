@@ -9,16 +9,16 @@ import pytest
 from pydantic import SecretStr
 
 from service.access.keys import create_key
-from service.app import create_app
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.operations.requests import BUILD
 from service.releases.build import build_release
-from service.server import listen, running
 from service.storage.database import next_change_seqs, open_database
 from service.storage.errors import DatabaseUnavailable
+from service.web.app import create_app
+from service.web.server import listen, running
 from tests.databases import PostgreSQL, new_database
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop

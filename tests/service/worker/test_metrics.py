@@ -12,11 +12,11 @@ from service.cli.main import main
 from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD, parse_build
 from service.releases.build import build_release
-from service.server import listen
+from service.web.server import listen
 from service.worker.metrics import WorkerMetrics
 from tests.service.conftest import wait_for
-from tests.service.test_metrics import samples, value
 from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.web.test_metrics import samples, value
 from tests.service.worker.conftest import ROOT
 
 

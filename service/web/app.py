@@ -1,0 +1,155 @@
+"""The HTTP application: where its parts are put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from service.access.lifespan import open_access
+from service.installation.installation import Installation, open_installation
+from service.installation.settings import Settings
+from service.releases.files import LoadedRelease, load_release
+from service.serving.database_state import DatabaseState
+from service.serving.engine import LiveEngine, SearchEngine
+from service.serving.inference import InferenceThread
+from service.serving.watcher import ReleaseWatcher
+from service.storage.disk import DiskWatch
+from service.web.admission import Admission
+from service.web.authorization import refuse_key_in_address
+from service.web.metrics import ServerMetrics
+from service.web.middleware.audit import AuditRecorder
+from service.web.middleware.body_guard import BodyGuard
+from service.web.middleware.request_log import RequestLog
+from service.web.parts import Parts
+from service.web.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
+from service.web.readiness import ProcessState
+from service.web.route_scopes import require_declared_scopes
+from service.web.routes import audit as audit_routes
+from service.web.routes import (
+    catalogue,
+    evaluations,
+    health,
+    keys,
+    labels,
+    media,
+    operations,
+    pages,
+    releases,
+    retrain,
+    search,
+)
+from service.web.routes import metrics as metrics_route
+
+_DESCRIPTION = """Find the products of a catalogue that look like a photo.
+
+Every error is an `application/problem+json` document (RFC 9457) with a stable `code`.
+Every answer carries `X-Request-ID`, the id under which the log has the request."""
+
+
+def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
+    """Build the application; nothing is opened before it starts.
+
+    `is_loopback` says that only this machine can reach it: then searching needs no key, unless the settings say so.
+    """
+
+    metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with (
+            open_installation(settings) as installation,
+            contextlib.closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk,
+        ):
+            live = LiveEngine()
+            async with open_access(installation.database, settings) as (key_ring, audit):
+                app.state.parts = Parts(
+                    installation,
+                    live,
+                    key_ring,
+                    audit,
+                    metrics,
+                    admission,
+                    process_state,
+                    disk,
+                    is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
+                )
+                with metrics.telling_of(installation, live, admission, process_state):
+                    async with _following_releases(installation, live, process_state.database):
+                        yield
+
+    app = FastAPI(
+        title="Akin",
+        version=version("akin"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # The contract is the same whatever gateway stands before it.
+        root_path_in_servers=False,
+        # It would send clients to whatever host they name, and repeat the path.
+        redirect_slashes=False,
+        dependencies=[Depends(refuse_key_in_address)],
+    )
+    app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
+    for router in (
+        search.router, media.router, health.router, pages.router, releases.router, evaluations.router, labels.router,
+        catalogue.router, operations.router, retrain.router, keys.router, audit_routes.router, metrics_route.router,
+    ):  # fmt: skip
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
+    app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
+    app.add_middleware(AuditRecorder)
+    # The last is the outermost: it sees each answer as the client gets it.
+    app.add_middleware(RequestLog, metrics=metrics, process_state=process_state, admin_key=settings.admin_key)
+    for error_class in STATUSES:
+        app.add_exception_handler(error_class, as_handler(known_problem))
+    app.add_exception_handler(OSError, as_handler(disk_problem))
+    app.add_exception_handler(HTTPException, as_handler(http_problem))
+    app.add_exception_handler(RequestValidationError, as_handler(validation_problem))
+    require_declared_scopes(app.routes)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _following_releases(
+    installation: Installation, live: LiveEngine, database_state: DatabaseState
+) -> AsyncIterator[None]:
+    """Serve the active release, and each later one, for as long as the block runs."""
+    settings = installation.settings
+    inference = InferenceThread()
+    decoders = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+    searchers = ThreadPoolExecutor(settings.search_workers, thread_name_prefix="search")
+
+    def make_engine(release: LoadedRelease) -> SearchEngine:
+        return SearchEngine(release, inference, decoders=decoders, searchers=searchers, limits=installation.limits)
+
+    load = partial(
+        load_release,
+        settings.releases_dir,
+        device=settings.device,
+        precision=settings.precision,
+        index_device=settings.index_device,
+    )
+    watcher = ReleaseWatcher(
+        installation.database,
+        live,
+        database_state,
+        load=load,
+        make_engine=make_engine,
+        poll_seconds=settings.release_poll_seconds,
+    )
+    following = asyncio.create_task(watcher.run())
+    try:
+        yield
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        inference.close()
+        decoders.shutdown()
+        searchers.shutdown()

@@ -1,0 +1,1 @@
+"""Read request bodies, bounded in bytes and time."""

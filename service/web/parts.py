@@ -1,0 +1,68 @@
+"""The parts of a running application, and how routes get them."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.access.audit_writer import AuditWriter
+from service.access.key_ring import KeyRing
+from service.installation.installation import Installation
+from service.installation.settings import Settings
+from service.serving.engine import LiveEngine, SearchEngine
+from service.storage.database import Database
+from service.storage.disk import DiskWatch
+from service.storage.media import MediaStore
+from service.web.admission import Admission
+from service.web.metrics import ServerMetrics
+from service.web.readiness import ProcessState
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one application that live as long as it runs."""
+
+    installation: Installation
+    live: LiveEngine
+    key_ring: KeyRing
+    audit: AuditWriter
+    metrics: ServerMetrics
+    admission: Admission
+    process_state: ProcessState
+    disk: DiskWatch
+    is_search_public: bool
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the installation."""
+        return self.installation.settings
+
+    @property
+    def media_store(self) -> MediaStore:
+        """Where images lie."""
+        return self.installation.media_store
+
+    @property
+    def database(self) -> Database:
+        """The tables."""
+        return self.installation.database
+
+
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
+
+
+def parts_of(request: Request) -> Parts:
+    """Return the parts of the application that a request belongs to."""
+    return cast(Parts, request.app.state.parts)
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+async def _engine(parts: PartsDep) -> SearchEngine:
+    return parts.live.get()
+
+
+# Taken once a request: the whole answer comes from this release.
+EngineDep = Annotated[SearchEngine, Depends(_engine)]

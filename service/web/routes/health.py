@@ -1,0 +1,48 @@
+"""GET /livez, /readyz, /version: what an operator and a gateway ask."""
+
+import platform
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from service.web.authorization import PUBLIC
+from service.web.parts import PartsDep
+from service.web.readiness import check_readiness
+from service.web.schemas.health import Liveness, Readiness, Version
+from service.web.schemas.problems import Problem
+
+router = APIRouter(tags=["health"], dependencies=[PUBLIC])
+
+
+@router.head("/livez", include_in_schema=False)
+@router.get("/livez")
+async def livez() -> Liveness:
+    """Say that the process runs."""
+    return Liveness()
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
+async def readyz(parts: PartsDep) -> Readiness:
+    """Say whether searches are to be sent here: 503 while there is no release, and while the process ends.
+
+    `checks` says of release, database and disk which is not ready; without the latter two, searches are answered.
+    """
+    return check_readiness(parts.live, parts.process_state, parts.disk)
+
+
+@router.head("/version", include_in_schema=False)
+@router.get("/version")
+async def version_of_all(parts: PartsDep) -> Version:
+    """Say which versions of Akin, its model and its catalogue run here."""
+    release = parts.live.current_release()
+    facts = release.facts if release else {}
+    return Version(
+        akin=version("akin"),
+        python=platform.python_version(),
+        torch=version("torch"),
+        release_id=release.release_id if release else None,
+        space_id=facts.get("space_id"),
+        num_products=facts.get("num_products"),
+        num_images=facts.get("num_images"),
+    )

@@ -1,0 +1,66 @@
+"""POST /search: the products that look like an image."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from service.web.admission import unless_client_leaves
+from service.web.authorization import SearchDep
+from service.web.bodies.search import read_search_query
+from service.web.parts import EngineDep, PartsDep
+from service.web.routes.media import MEDIA_PATH
+from service.web.schemas.problems import KEY_PROBLEMS, Problem
+from service.web.schemas.search import MAX_K, JSONQuery, SearchResponse
+
+router = APIRouter(tags=["search"])
+
+K = Annotated[int | None, Query(ge=1, le=MAX_K, description="How many products (default 10).")]
+MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Leave out what scores less.")]
+
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
+# The handler reads the body itself, so the document is told what it takes.
+_REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "k": {"type": "integer", "minimum": 1, "maximum": MAX_K},
+                        "min_score": {"type": "number", "minimum": -1, "maximum": 1},
+                    },
+                }
+            },
+            "image/*": _IMAGE,
+            "application/json": {"schema": JSONQuery.model_json_schema()},
+        },
+    }
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
+    status: {"model": Problem, "description": description}
+    for status, description in {
+        408: "The body did not arrive in time.",
+        413: "The body or the image is too large.",
+        415: "Neither an image in a supported format nor a supported content type.",
+        422: "The request or the image cannot be used.",
+        503: "No release is loaded yet, or as many searches are in progress as the server takes: `Retry-After`.",
+    }.items()
+}
+
+
+@router.post("/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
+@router.post("/v1/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
+async def search(
+    request: Request, parts: PartsDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
+) -> SearchResponse:
+    """Rank catalogue products by visual similarity to the uploaded image."""
+    limit = parts.settings.max_image_bytes
+    # Before the body is read: what is not admitted costs neither memory nor time.
+    with parts.admission.place():
+        query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
+        result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))
+    parts.metrics.record_search(result.timing)
+    return SearchResponse.of(result, f"{request.scope.get('root_path', '')}{MEDIA_PATH}")

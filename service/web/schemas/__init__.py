@@ -1,0 +1,1 @@
+"""What goes over HTTP, beside the routes of the same name."""

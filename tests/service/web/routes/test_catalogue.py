@@ -1,0 +1,180 @@
+"""The catalogue over HTTP: import, count, remove."""
+
+import json
+import zipfile
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.catalogue.importing import import_catalogue
+from service.catalogue.records import count_catalogue
+from service.catalogue.sources import ImportSource, SourceRow
+from service.web.app import create_app
+from tests.conftest import REAL_DATA
+from tests.images import png
+from tests.service.labels.applying.conftest import KEY, packed, problem
+from tests.service.labels.applying.test_labels import digest_of, images_of
+
+PATH = "/v1/admin/catalogue"
+
+SHOP = {
+    "new/dahlia/front.png": png("red"),
+    "new/dahlia/example/photo.png": png("blue"),
+    "new/elm/front.png": png("green"),
+    "new/readme.txt": b"x",
+}
+
+
+def post(client, content, content_type="application/zip", **params):
+    return client.post(PATH, content=content, headers={"Content-Type": content_type}, params=params)
+
+
+def test_a_zip_is_imported_and_repeated(admin):
+    response = post(admin, packed(SHOP))
+    again = post(admin, packed(SHOP)).json()
+
+    assert response.status_code == 200
+    body = response.json()
+    assert (body["num_products_added"], body["num_images_added"], body["num_ignored"]) == (2, 3, 1)
+    assert (again["num_unchanged"], again["num_images_added"]) == (3, 0)
+    assert admin.get(PATH).json() == {
+        "num_products": 5,
+        "num_images": {"catalogue": 8, "example": 4},
+        "watermark": 17,
+    }
+
+
+@pytest.mark.parametrize("field", ["archive", "file"])
+def test_a_form_with_a_zip_is_imported(admin, field):
+    assert admin.post(PATH, files={field: ("a.zip", packed(SHOP))}).json()["num_images_added"] == 3
+
+
+def test_a_table_in_a_zip_is_imported_with_its_bad_rows_reported(admin, admin_settings):
+    table = "product_id,title,image,attributes\nd,Dahlia,a.png,\ne,Elm,none.png,\nf,,../x.png,\n"
+
+    body = post(admin, packed({"catalogue.csv": table, "a.png": png("red")})).json()
+
+    assert (body["num_images_added"], body["num_failed"]) == (1, 2)
+    messages = {error["location"]: error["message"] for error in body["errors"]}
+    assert messages == {
+        "catalogue.csv:3": "the file none.png does not exist",
+        "catalogue.csv:4": "the image '../x.png' is not in the archive; name one that is",
+    }
+    (report,) = (admin_settings.home / "reports").iterdir()
+    assert len(json.loads(report.read_text())["errors"]) == 2
+
+
+def test_the_grocery_dataset_is_imported_with_its_top_folder(admin):
+    header = "Class Name (str),Class ID (int),Coarse Class Name (str),Iconic Image Path (str)"
+    files = {
+        "GroceryStoreDataset/dataset/classes.csv": f"{header}\nOat-Milk,0,Milk,/iconic/Oat-Milk.png\n",
+        "GroceryStoreDataset/dataset/train.txt": "train/1.png, 0, 4\n",
+        "GroceryStoreDataset/dataset/iconic/Oat-Milk.png": png("red"),
+        "GroceryStoreDataset/dataset/train/1.png": png("blue"),
+        "GroceryStoreDataset/dataset/test/2.png": png("green"),
+    }
+
+    body = post(admin, packed(files)).json()
+
+    assert (body["layout"], body["num_products_added"], body["num_images_added"]) == ("GroceryStoreDataset", 1, 2)
+
+
+def test_the_characters_of_omniglot_are_read(kept):
+    path = REAL_DATA / "omniglot-small1.zip"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not beside the project (../shared/data)")
+    settings = kept.settings.model_copy(update={"max_upload_bytes": 10_000_000})
+
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {KEY}"}) as client:
+        body = post(client, path.read_bytes(), dry_run=True).json()
+
+    assert (body["num_images_added"], body["num_failed"]) == (2720, 0)
+
+
+def test_a_dry_run_writes_nothing(asking, kept):
+    before = images_of(kept)
+
+    body = post(asking, packed(SHOP), dry_run=True).json()
+
+    assert (body["dry_run"], body["num_images_added"]) == (True, 3)
+    assert images_of(kept) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "code", "detail"),
+    [
+        (b"", "application/zip", 422, "empty-body", "0 bytes"),
+        (b"no zip", "application/zip", 422, "invalid-archive", "only zip is read"),
+        (packed({"../a/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
+        (packed({}), "application/zip", 422, "invalid-import-source", "the archive has no images in folders"),
+        (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "nothing of the folder per"),
+        (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "1.png: the bytes are no image"),
+        (packed({"catalogue.csv": "a,b\n"}), "application/zip", 422, "invalid-import-source", "no column"),
+        (
+            packed({"catalogue.csv": "product_id,image\nx,/etc/hostname\n"}),
+            "application/zip", 422, "invalid-import-source", "'/etc/hostname' is not in the archive",
+        ),
+        (b"a,b\n", "text/csv", 415, "unsupported-content-type", "send application/zip"),
+        (b"x", "", 415, "unsupported-content-type", "no Content-Type"),
+        (b"x" * 200_001, "application/zip", 413, "body-too-large", "200,000"),
+        (b"x", "multipart/form-data", 422, "invalid-form", "no boundary"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_cannot_be_used_is_refused_whole(asking, kept, content, content_type, status, code, detail):
+    before = images_of(kept)
+
+    found = problem(post(asking, content, content_type))
+
+    assert found[:2] == (status, code)
+    assert detail in found[2]
+    assert str(kept.settings.home) not in found[2]
+    assert images_of(kept) == before
+
+
+def test_an_archive_that_unpacks_to_more_than_allowed_is_refused(asking):
+    content = packed({"a/big.bmp": b"\0" * 800_001}, zipfile.ZIP_DEFLATED)
+
+    found = problem(post(asking, content))
+
+    assert len(content) < 200_000
+    assert found[:2] == (422, "invalid-archive")
+    assert "more than 800,000 bytes" in found[2]
+
+
+def test_a_misspelt_dry_run_is_refused(asking, kept):
+    before = images_of(kept)
+
+    assert problem(post(asking, packed(SHOP), dryrun=True))[:2] == (422, "invalid-request")
+    assert images_of(kept) == before
+
+
+def test_a_product_is_removed_with_its_images(admin, stocked):
+    response = admin.delete(f"{PATH}/birch")
+
+    assert response.json() == {"product_id": "birch", "num_images": 3}
+    with stocked.database.reading() as session:
+        assert count_catalogue(session).num_products == 2
+    assert problem(admin.delete(f"{PATH}/birch"))[:2] == (404, "product-not-found")
+
+
+def test_a_product_whose_id_has_a_slash_is_removed(admin, stocked, tmp_path):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    source = ImportSource("one", [SourceRow("1", "a/b c", tmp_path / "a.png")])
+    import_catalogue(source, stocked.database, stocked.media_store)
+
+    assert admin.delete(f"{PATH}/a%2Fb%20c").json()["product_id"] == "a/b c"
+
+
+@pytest.mark.parametrize("product_id", ["zebra", "%00", "x" * 3000])
+def test_a_product_that_is_not_there_cannot_be_removed(asking, product_id):
+    assert problem(asking.delete(f"{PATH}/{product_id}"))[:2] == (404, "product-not-found")
+
+
+def test_without_the_key_nothing_is_read_or_done(asking, kept):
+    before = images_of(kept)
+    for method, path in (("POST", PATH), ("GET", PATH), ("DELETE", f"{PATH}/birch")):
+        for headers, code in (({"Authorization": ""}, "missing-key"), ({"Authorization": "Bearer x"}, "invalid-key")):
+            assert problem(asking.request(method, path, headers=headers))[:2] == (401, code)
+
+    assert images_of(kept) == before
+    assert asking.get(f"/media/{digest_of('birch')}.png").status_code == 404
