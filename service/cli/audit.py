@@ -18,7 +18,7 @@ def audit(
 ) -> None:
     """List what was changed in this installation or refused: who, what, when, from where, and how it ended."""
     from service.access.audit import AuditFilter, list_events
-    from service.cli.key_tables import audit_table
+    from service.cli.tables.keys import audit_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.web.schemas.audit import AuditEventView

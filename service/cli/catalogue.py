@@ -42,7 +42,7 @@ def import_(
     Bad rows are reported and do not stop the others; the exit status is then 1.
     """
     from service.catalogue.importing import import_catalogue
-    from service.cli.tables import import_table
+    from service.cli.tables.catalogue import import_table
     from service.demo.preparation import is_demo_home
     from service.installation.installation import open_for_dry_run, open_installation
     from service.installation.settings import load_settings
@@ -91,7 +91,7 @@ def label(
 
     Safe to repeat. Bad rows are reported and do not stop the others; the exit status is then 1.
     """
-    from service.cli.label_tables import label_report_table
+    from service.cli.tables.labels import label_report_table
     from service.installation.installation import open_for_dry_run, open_installation
     from service.installation.settings import load_settings
     from service.labels.applying import apply_labels
@@ -155,7 +155,7 @@ def labels(
     json: AsJSON = False,
 ) -> None:
     """List images with their labels, and what training does with each."""
-    from service.cli.label_tables import class_counts_table, labels_table
+    from service.cli.tables.labels import class_counts_table, labels_table
     from service.errors import InvalidParameter
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings

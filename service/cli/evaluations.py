@@ -16,7 +16,7 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List evaluations, the newest first."""
-    from service.cli.release_tables import evaluations_table
+    from service.cli.tables.releases import evaluations_table
     from service.evaluations.records import evaluation_json, list_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
@@ -50,7 +50,7 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what changed from one evaluation to another of the same queries, and how sure that is."""
-    from service.cli.release_tables import comparison_tables
+    from service.cli.tables.releases import comparison_tables
     from service.evaluations.comparison import compare_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings

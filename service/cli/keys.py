@@ -46,7 +46,7 @@ def create(
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all keys, revoked ones included, the oldest first."""
     from service.access.keys import list_keys
-    from service.cli.key_tables import keys_table
+    from service.cli.tables.keys import keys_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.web.schemas.keys import KeyView

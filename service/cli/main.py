@@ -123,7 +123,7 @@ def search(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the products that look like an image, with the active release; no server is needed."""
-    from service.cli.tables import hits_table
+    from service.cli.tables.search import hits_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.serving.local import search_locally
@@ -139,8 +139,8 @@ def search(
 @app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Look at versions, devices, weights, database and folders, each with a remedy."""
-    from service.cli.tables import doctor_table
-    from service.doctor import Status, examine
+    from service.cli.doctor import Status, examine
+    from service.cli.tables.doctor import doctor_table
     from service.installation.settings import load_settings
 
     findings = examine(load_settings())

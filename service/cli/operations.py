@@ -117,7 +117,7 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List operations, the newest first."""
-    from service.cli.operation_tables import operations_table
+    from service.cli.tables.operations import operations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.operations.errors import InvalidOperation
@@ -273,7 +273,7 @@ def _view(installation: "Installation", operation_id: str) -> "OperationView":
 
 
 def _print(view: "OperationView") -> None:
-    from service.cli.operation_tables import operation_lines
+    from service.cli.tables.operations import operation_lines
 
     for line in operation_lines(view):
         output.print(escape(line), highlight=False)

@@ -36,7 +36,7 @@ def build(
     from dataclasses import asdict
 
     from index.structures import IndexOptions
-    from service.cli.tables import built_table
+    from service.cli.tables.releases import built_table
     from service.errors import InvalidSetting
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
@@ -70,7 +70,7 @@ def build(
 @release_app.command("list")
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all releases, the newest first."""
-    from service.cli.tables import releases_table
+    from service.cli.tables.releases import releases_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.releases.records import active_release, list_releases
@@ -155,7 +155,7 @@ def history(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List activations and rollbacks, the newest first: what, when, who and why."""
-    from service.cli.release_tables import activations_table
+    from service.cli.tables.releases import activations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.releases.records import list_activations

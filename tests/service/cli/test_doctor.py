@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.doctor import Status, examine
+from service.cli.doctor import Status, examine
 from service.installation.processes import register_process
 from service.operations.records import create_operation
 from service.storage.migration import migrate

@@ -6,7 +6,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from service.cli.tables.facts import facts_table
 from service.evaluations.comparison import Comparison
+from service.releases.build import BuiltRelease
 
 _PARTS = ("mean_of_parts", "seen", "unseen")
 
@@ -78,3 +80,40 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             ranks = (str(query.rank_before), str(query.rank_after))
             queries.add_row(what, escape(query.label), *ranks, query.media_name or "not kept")
     return [figures, classes, queries]
+
+
+def built_table(built: BuiltRelease) -> Table:
+    """Show a release that was built."""
+    table = facts_table(f"release {built.release_id}{' (active)' if built.is_active else ' (not active)'}")
+    recall = built.index["ann_recall"]
+    structure = built.index["structure"]
+    assert isinstance(recall, dict)
+    assert isinstance(structure, dict)
+    rows = {
+        "products": built.num_products,
+        "images": built.num_images,
+        "images embedded now": f"{built.num_embedded} in {built.embed_seconds:.1f} s",
+        "index": f"{structure['name']}, built in {built.build_seconds:.1f} s",
+        "ann_recall": f"{recall['value']:.4f} at {recall['k']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def releases_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Show all releases."""
+    table = Table()
+    # Ids are copied from here: never shortened, however narrow the terminal.
+    table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"]) for row in rows), default=0))
+    for name in ("active", "created", "products", "images"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(
+            row["release_id"],
+            "[green]yes[/]" if row["is_active"] else "",
+            row["created_at"][:16].replace("T", " "),
+            str(row["num_products"]),
+            str(row["num_images"]),
+        )
+    return table

@@ -1,0 +1,25 @@
+"""Imports as a table."""
+
+from rich.table import Table
+
+from service.catalogue.reports import ImportReport
+from service.cli.tables.facts import facts_table
+
+
+def import_table(report: ImportReport) -> Table:
+    """Show what an import did."""
+    title = f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}"
+    table = facts_table(title)
+    rows = {
+        "products added": report.num_products_added,
+        "products updated": report.num_products_updated,
+        "images added": report.num_images_added,
+        "images updated": report.num_images_updated,
+        "rows unchanged": report.num_unchanged,
+        "rows failed": len(report.errors),
+        "files ignored (no images)": report.num_ignored,
+    }
+    for name, number in rows.items():
+        table.add_row(name, str(number))
+    table.add_row("seconds", f"{report.seconds:.1f}")
+    return table
