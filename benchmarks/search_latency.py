@@ -126,7 +126,7 @@ def measure(
     release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
     """Time every stage; a figure is {p50, p95 in ms, per_second}."""
-    # Each part in a thread that ends: see service/serving/inference.py for what two threads with a network do to each other.
+    # Each part runs in a thread that ends: service/serving/inference.py explains why a second one slows the network.
     figures = run_in_own_thread(lambda: measure_parts(release, address, queries, num_requests))
     figures |= measure_pipeline(release, settings, queries, num_requests)
     figures |= run_in_own_thread(lambda: measure_throughput(release.embedder, address, queries, num_requests))

@@ -29,6 +29,12 @@ sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+pytest_plugins = [
+    "tests.service.fixtures.access",
+    "tests.service.fixtures.labels",
+    "tests.service.fixtures.learning",
+]
+
 _LEFT_OUT = pytest.StashKey[int]()
 
 

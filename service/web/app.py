@@ -22,12 +22,12 @@ from service.serving.inference import InferenceThread
 from service.serving.watcher import ReleaseWatcher
 from service.storage.disk import DiskWatch
 from service.web.admission import Admission
+from service.web.app_state import AppState
 from service.web.authorization import refuse_key_in_address
 from service.web.metrics import ServerMetrics
 from service.web.middleware.audit import AuditRecorder
 from service.web.middleware.body_guard import BodyGuard
 from service.web.middleware.request_log import RequestLog
-from service.web.parts import Parts
 from service.web.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
 from service.web.readiness import ProcessState
 from service.web.route_scopes import require_declared_scopes
@@ -69,7 +69,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
         ):
             live = LiveEngine()
             async with open_access(installation.database, settings) as (key_ring, audit):
-                app.state.parts = Parts(
+                app.state.akin = AppState(
                     installation,
                     live,
                     key_ring,

@@ -10,7 +10,7 @@ from service.access.errors import InsufficientScope, InvalidKey, KeyInAddress, M
 from service.access.keys import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
 from service.installation.settings import Settings
-from service.web.parts import parts_of
+from service.web.app_state import app_state_of
 
 API_KEY_HEADER = "X-API-Key"
 # For the OpenAPI document; what is wrong with a header is said by `Requires`.
@@ -41,16 +41,16 @@ class Requires:
 
     async def check(self, request: Request) -> Actor:
         """Return who asks, for whoever has only the request."""
-        parts = parts_of(request)
+        app_state = app_state_of(request)
         key = _key_of(request)
         if key is None:
-            if self.scope is Scope.SEARCH and parts.is_search_public:
+            if self.scope is Scope.SEARCH and app_state.is_search_public:
                 return ANYBODY
             raise MissingKey(
                 f"this route needs a key with the scope {self.scope}; send it as the header "
                 f"Authorization: Bearer KEY, or {API_KEY_HEADER}: KEY"
             )
-        found = await parts.key_ring.find(key)
+        found = await app_state.key_ring.find(key)
         actor = found.actor
         # For the audit log, which has those too who may not.
         request.state.actor = actor

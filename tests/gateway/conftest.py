@@ -18,7 +18,7 @@ from service.installation.settings import Settings
 from service.releases.build import build_release
 from tests.images import encode, scene
 from tests.service.conftest import PRODUCTS, product_image, write_shop
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 PREFIX = "/akin"
 MAX_IMAGE_BYTES = 200_000

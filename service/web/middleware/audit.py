@@ -13,7 +13,7 @@ from service.access.keys import WITH_A_KEY, without_keys
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.errors import ServiceError
-from service.web.parts import Parts
+from service.web.app_state import AppState
 from service.web.route_scopes import declared_scope
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -83,8 +83,8 @@ async def _record(scope: Scope, status: int | None, outcome: str) -> None:
         return
     state = scope.get("state", {})
     actor: Actor | None = state.get("actor")
-    parts: Parts = scope["app"].state.parts
-    admin_key = parts.settings.admin_key
+    app_state: AppState = scope["app"].state.akin
+    admin_key = app_state.settings.admin_key
     path = (scope.get("raw_path") or scope["path"].encode()).decode("ascii", "backslashreplace")
     entry = AuditEntry(
         actor=actor.name if actor else None,
@@ -101,4 +101,4 @@ async def _record(scope: Scope, status: int | None, outcome: str) -> None:
         status=status,
         outcome=outcome,
     )
-    await parts.audit.write(entry, is_limited=is_refusal or actor is None)
+    await app_state.audit.write(entry, is_limited=is_refusal or actor is None)

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.access.audit import list_events
+from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
-from service.web.parts import PartsDep
 from service.web.schemas.audit import AuditPage, AuditQuery
 from service.web.schemas.problems import KEY_PROBLEMS
 
@@ -14,8 +14,8 @@ router = APIRouter(prefix="/v1/admin/audit", tags=["admin"])
 
 
 @router.get("", responses=KEY_PROBLEMS)
-def audit(parts: PartsDep, _: AdminDep, query: Annotated[AuditQuery, Query()]) -> AuditPage:
+def audit(app_state: AppStateDep, _: AdminDep, query: Annotated[AuditQuery, Query()]) -> AuditPage:
     """List what was changed or refused, the newest first."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         rows = list_events(session, query.filter(), limit=query.limit + 1, before=query.before)
     return AuditPage.of(rows, query.limit)

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query, Request
 
 from service.evaluations.comparison import DEFAULT_LIMIT, compare_evaluations
 from service.evaluations.records import find_evaluation, list_evaluations
+from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
-from service.web.parts import PartsDep
 from service.web.schemas.evaluations import ADMIN_MEDIA_PATH, ComparisonView, EvaluationList, EvaluationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 
@@ -27,14 +27,14 @@ _NOT_COMPARABLE: dict[int | str, dict[str, Any]] = {
 
 @router.get("", responses=KEY_PROBLEMS)
 def evaluations(
-    parts: PartsDep,
+    app_state: AppStateDep,
     _: AdminDep,
     release_id: Annotated[str | None, Query(description="Only those of this release.")] = None,
     evaluation_set_id: Annotated[str | None, Query(description="Only those on this set.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many, the newest first.")] = 100,
 ) -> EvaluationList:
     """List evaluations."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         rows = list_evaluations(session, release_id=release_id, evaluation_set_id=evaluation_set_id, limit=limit)
     return EvaluationList(evaluations=[EvaluationView.of(row) for row in rows])
 
@@ -43,19 +43,19 @@ def evaluations(
 @router.get("/compare", responses=_NOT_COMPARABLE)
 def compare(
     request: Request,
-    parts: PartsDep,
+    app_state: AppStateDep,
     _: AdminDep,
     a: Name,
     b: Name,
     limit: Annotated[int, Query(ge=0, le=1000, description="Classes and queries shown each way.")] = DEFAULT_LIMIT,
 ) -> ComparisonView:
     """Say what changed from `a` to `b`: figures with intervals, classes, and queries with their first answers."""
-    comparison = compare_evaluations(parts.installation, a, b, limit=limit)
+    comparison = compare_evaluations(app_state.installation, a, b, limit=limit)
     return ComparisonView.of(comparison, f"{request.scope.get('root_path', '')}{ADMIN_MEDIA_PATH}")
 
 
 @router.get("/{name}", responses=_NOT_FOUND)
-def evaluation(parts: PartsDep, _: AdminDep, name: str) -> EvaluationView:
+def evaluation(app_state: AppStateDep, _: AdminDep, name: str) -> EvaluationView:
     """Show an evaluation, named by its id or by its release."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         return EvaluationView.of(find_evaluation(session, name))

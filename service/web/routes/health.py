@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
+from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
-from service.web.parts import PartsDep
 from service.web.readiness import check_readiness
 from service.web.schemas.health import Liveness, Readiness, Version
 from service.web.schemas.problems import Problem
@@ -23,19 +23,19 @@ async def livez() -> Liveness:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
-async def readyz(parts: PartsDep) -> Readiness:
+async def readyz(app_state: AppStateDep) -> Readiness:
     """Say whether searches are to be sent here: 503 while there is no release, and while the process ends.
 
     `checks` says of release, database and disk which is not ready; without the latter two, searches are answered.
     """
-    return check_readiness(parts.live, parts.process_state, parts.disk)
+    return check_readiness(app_state.live, app_state.process_state, app_state.disk)
 
 
 @router.head("/version", include_in_schema=False)
 @router.get("/version")
-async def version_of_all(parts: PartsDep) -> Version:
+async def version_of_all(app_state: AppStateDep) -> Version:
     """Say which versions of Akin, its model and its catalogue run here."""
-    release = parts.live.current_release()
+    release = app_state.live.current_release()
     facts = release.facts if release else {}
     return Version(
         akin=version("akin"),

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from service.access.errors import InvalidKeyRequest
 from service.access.keys import create_key, get_key, list_keys, revoke_key, rotate_key
 from service.storage.database import now
+from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
 from service.web.middleware.audit import note_for_audit
-from service.web.parts import PartsDep
 from service.web.route_scopes import KeyFirstRoute
 from service.web.schemas.keys import KEYS_PATH, KeyList, KeyRequest, KeyView, NewKey, RotateRequest
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
@@ -41,21 +41,23 @@ _NOT_REVOKED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=KEY_PROBLEMS)
-def keys(parts: PartsDep, _: AdminDep) -> KeyList:
+def keys(app_state: AppStateDep, _: AdminDep) -> KeyList:
     """List all keys, revoked ones included, the oldest first."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         return KeyList(keys=[KeyView.of(row) for row in list_keys(session)])
 
 
 @router.get("/{name}", responses=_NOT_FOUND)
-def key(parts: PartsDep, _: AdminDep, name: str) -> KeyView:
+def key(app_state: AppStateDep, _: AdminDep, name: str) -> KeyView:
     """Show a key, named by its name or its id."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         return KeyView.of(get_key(session, name))
 
 
 @router.post("", status_code=201, responses=_NOT_MADE)
-async def create(request: Request, response: Response, parts: PartsDep, actor: AdminDep, asked: KeyRequest) -> NewKey:
+async def create(
+    request: Request, response: Response, app_state: AppStateDep, actor: AdminDep, asked: KeyRequest
+) -> NewKey:
     """Make a key; the answer shows it, this once."""
     expires_at = asked.expires_at
     if asked.expires_in_days is not None:
@@ -63,9 +65,9 @@ async def create(request: Request, response: Response, parts: PartsDep, actor: A
             raise InvalidKeyRequest("expires_at and expires_in_days both say when the key ends; give one")
         expires_at = now() + timedelta(days=asked.expires_in_days)
     row, made = await asyncio.to_thread(
-        create_key, parts.database, asked.name, asked.scopes, actor=actor.name, expires_at=expires_at
+        create_key, app_state.database, asked.name, asked.scopes, actor=actor.name, expires_at=expires_at
     )
-    parts.key_ring.replace(row)
+    app_state.key_ring.replace(row)
     note_for_audit(request, target=f"{row.name} ({', '.join(row.scopes)})")
     log.info("key_created", actor=actor.name, name=row.name, scopes=row.scopes)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}{KEYS_PATH}/{row.name}"
@@ -75,28 +77,28 @@ async def create(request: Request, response: Response, parts: PartsDep, actor: A
 
 @router.post("/{name}:rotate", responses=_NOT_ROTATED)
 async def rotate(
-    response: Response, parts: PartsDep, actor: AdminDep, name: str, asked: RotateRequest | None = None
+    response: Response, app_state: AppStateDep, actor: AdminDep, name: str, asked: RotateRequest | None = None
 ) -> NewKey:
     """Give a key a new secret, and show it, this once; the old one is good for a while yet."""
     asked = asked or RotateRequest()
     row, made = await asyncio.to_thread(
         rotate_key,
-        parts.database,
+        app_state.database,
         name,
         grace=timedelta(seconds=asked.grace_seconds),
         expires_at=asked.expires_at,
     )
-    parts.key_ring.replace(row)
+    app_state.key_ring.replace(row)
     log.info("key_rotated", actor=actor.name, name=row.name, grace_seconds=asked.grace_seconds)
     _keep_from_caches(response)
     return NewKey.with_key(row, made)
 
 
 @router.post("/{name}:revoke", responses=_NOT_REVOKED)
-async def revoke(parts: PartsDep, actor: AdminDep, name: str) -> KeyView:
+async def revoke(app_state: AppStateDep, actor: AdminDep, name: str) -> KeyView:
     """Take a key back for good; other servers refuse it within seconds. Doing so twice is doing it once."""
-    row = await asyncio.to_thread(revoke_key, parts.database, name, settings=parts.settings)
-    parts.key_ring.replace(row)
+    row = await asyncio.to_thread(revoke_key, app_state.database, name, settings=app_state.settings)
+    app_state.key_ring.replace(row)
     log.info("key_revoked", actor=actor.name, name=row.name)
     return KeyView.of(row)
 

@@ -16,12 +16,12 @@ from service.labels.errors import InvalidLabels
 from service.labels.listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
+from service.web.app_state import AppState, AppStateDep
 from service.web.authorization import WriterDep
 from service.web.bodies.labels import COMMON_FIELDS, ReceivedLabels, receive_labels
 from service.web.bodies.uploads import upload_folder
 from service.web.errors import ImageNotShown, MediaUnavailable
 from service.web.middleware.audit import note_for_audit
-from service.web.parts import Parts, PartsDep
 from service.web.routes.media import SAFE_HEADERS, image_response
 from service.web.schemas.labels import (
     MAX_PAGE,
@@ -116,17 +116,17 @@ class _LabelQuery(_Page):
 
 @router.post("/labels", openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
 async def post_labels(
-    request: Request, parts: PartsDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
+    request: Request, app_state: AppStateDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
 ) -> LabelReportView:
     """Say what images show, and add labelled ones as examples; a bad row is reported and does not stop the others."""
-    async with upload_folder(parts.settings) as folder:
-        received = await receive_labels(request, folder, parts.settings)
+    async with upload_folder(app_state.settings) as folder:
+        received = await receive_labels(request, folder, app_state.settings)
         said = {name: _said_once(name, getattr(options, name), received.fields.get(name)) for name in COMMON_FIELDS}
         who = said["labelled_by"] or actor.name
         why = said["source"] or "http"
         # Whose key it was stays known, whoever the client says has labelled.
         source = why if who == actor.name else f"{why} (key {actor.name})"
-        report = await asyncio.to_thread(_apply, parts, received, who, source, options.dry_run)
+        report = await asyncio.to_thread(_apply, app_state, received, who, source, options.dry_run)
     note_for_audit(request, is_dry_run=options.dry_run)
     log.info(
         "labels_taken",
@@ -140,9 +140,11 @@ async def post_labels(
 
 
 @router.get("/labels", responses=KEY_PROBLEMS)
-def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]) -> LabelPage:
+def get_labels(
+    request: Request, app_state: AppStateDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]
+) -> LabelPage:
     """List images with their labels and what training does with them, in the order of their ids."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         overview = _overviews(request).of(session)
         found, following = list_labels(session, overview, **query.model_dump())
     return LabelPage(labels=[LabelView.of(facts, _media_root(request)) for facts in found], next=following)
@@ -150,10 +152,10 @@ def get_labels(request: Request, parts: PartsDep, _: WriterDep, query: Annotated
 
 @router.get("/labels/counts", responses=KEY_PROBLEMS)
 def get_label_counts(
-    request: Request, parts: PartsDep, _: WriterDep, query: Annotated[_Page, Query()]
+    request: Request, app_state: AppStateDep, _: WriterDep, query: Annotated[_Page, Query()]
 ) -> LabelCountsPage:
     """Count images by label, role and what training does with them, classes in the order of their labels."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         overview = _overviews(request).of(session)
         total, classes = count_labels(session, overview)
         shown = release_watermark(session)
@@ -170,9 +172,9 @@ def get_label_counts(
 
 
 @router.get("/labels/{image_id}", responses=_NOT_FOUND)
-def get_label(request: Request, parts: PartsDep, _: WriterDep, image_id: str) -> LabelHistory:
+def get_label(request: Request, app_state: AppStateDep, _: WriterDep, image_id: str) -> LabelHistory:
     """Return what one image shows, and every change of its label."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         facts, changes = show_label(session, _overviews(request).of(session), image_id)
     return LabelHistory.with_changes(facts, changes, _media_root(request))
 
@@ -183,14 +185,14 @@ def get_label(request: Request, parts: PartsDep, _: WriterDep, image_id: str) ->
     response_class=Response,
     responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The image store does not answer."}},
 )
-async def get_any_image(request: Request, parts: PartsDep, _: WriterDep, name: str) -> Response:
+async def get_any_image(request: Request, app_state: AppStateDep, _: WriterDep, name: str) -> Response:
     """Return any stored image, examples too."""
     media_name = MediaName.parse(name)
-    if media_name is None or not await asyncio.to_thread(_is_stored, parts, media_name):
+    if media_name is None or not await asyncio.to_thread(_is_stored, app_state, media_name):
         raise ImageNotShown(f"no image is stored under the name {name[:80]!r}")
     # Of examples the shop may have no right to show; no cache between here and the browser keeps them.
     headers = {**SAFE_HEADERS, "Cache-Control": "private, max-age=31536000, immutable"}
-    return await image_response(request, parts, media_name, headers)
+    return await image_response(request, app_state, media_name, headers)
 
 
 @contextmanager
@@ -203,16 +205,16 @@ def telling_of_the_store() -> Iterator[None]:
         raise MediaUnavailable("images cannot be stored at present; the log has the reason") from error
 
 
-def _apply(parts: Parts, received: ReceivedLabels, actor: str, source_name: str, dry_run: bool) -> LabelReport:
+def _apply(app_state: AppState, received: ReceivedLabels, actor: str, source_name: str, dry_run: bool) -> LabelReport:
     source = received.open()
     with telling_of_the_store():
-        report = apply_labels(parts.installation, source, actor=actor, source_name=source_name, dry_run=dry_run)
+        report = apply_labels(app_state.installation, source, actor=actor, source_name=source_name, dry_run=dry_run)
     if report.num_usable == 0:
         reasons = report.reasons() or "it has no rows"
         raise InvalidLabels(f"nothing of the {source.layout} could be used: {reasons}")
     if report.errors and not dry_run:
         # The answer holds the first of them only.
-        write_import_report(report, parts.settings.reports_dir, "labels")
+        write_import_report(report, app_state.settings.reports_dir, "labels")
     return report
 
 
@@ -240,6 +242,6 @@ def _media_root(request: Request) -> str:
     return f"{request.scope.get('root_path', '')}{ADMIN_MEDIA_PATH}"
 
 
-def _is_stored(parts: Parts, name: MediaName) -> bool:
-    with parts.database.reading() as session:
+def _is_stored(app_state: AppState, name: MediaName) -> bool:
+    with app_state.database.reading() as session:
         return is_stored(session, name)

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
+from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
 from service.web.errors import ImageNotShown, MediaUnavailable
-from service.web.parts import PartsDep
 from service.web.schemas.problems import Problem
 
 log = structlog.get_logger(__name__)
@@ -40,16 +40,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 @router.head(f"{MEDIA_PATH}/{{name}}", include_in_schema=False)
 @router.get(f"{MEDIA_PATH}/{{name}}", response_class=Response, responses=_PROBLEMS)
-async def media(request: Request, parts: PartsDep, name: str) -> Response:
+async def media(request: Request, app_state: AppStateDep, name: str) -> Response:
     """Return an image that results show; images of role `example` are never served."""
     media_name = MediaName.parse(name)
-    if media_name is None or not parts.live.shows(name):
+    if media_name is None or not app_state.live.shows(name):
         raise ImageNotShown(f"no product on show has the image {name[:80]!r}")
-    return await image_response(request, parts, media_name, _HEADERS)
+    return await image_response(request, app_state, media_name, _HEADERS)
 
 
 async def image_response(
-    request: Request, parts: PartsDep, media_name: MediaName, headers: Mapping[str, str]
+    request: Request, app_state: AppStateDep, media_name: MediaName, headers: Mapping[str, str]
 ) -> Response:
     """Answer with a stored image, or 304 where the client has it; raises MediaUnavailable."""
     etag = f'"{media_name.sha256}"'
@@ -57,7 +57,7 @@ async def image_response(
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     try:
-        content = await asyncio.to_thread(parts.media_store.get, media_name)
+        content = await asyncio.to_thread(app_state.media_store.get, media_name)
     except MediaError as error:
         log.error("media_unavailable", name=str(media_name), reason=str(error))
         raise MediaUnavailable(f"the image {media_name} cannot be read at present; the log has the reason") from error

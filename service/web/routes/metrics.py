@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
+from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
-from service.web.parts import PartsDep
 
 router = APIRouter(tags=["admin"])
 
@@ -13,7 +13,7 @@ router = APIRouter(tags=["admin"])
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' format."}},
 )
-async def metrics(request: Request, parts: PartsDep, _: AdminDep) -> Response:
+async def metrics(request: Request, app_state: AppStateDep, _: AdminDep) -> Response:
     """Give all metrics of this process, as text of the format that Prometheus asks for."""
-    text, content_type = await parts.metrics.scrape(request.headers.get("accept", ""))
+    text, content_type = await app_state.metrics.scrape(request.headers.get("accept", ""))
     return Response(text, media_type=content_type)

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.operations.errors import OperationNotFound
 from service.operations.folder import RUN
 from service.operations.records import get_operation, list_operations, request_cancel
+from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
-from service.web.parts import PartsDep
 from service.web.schemas.operations import OPERATIONS_PATH, OperationList, OperationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 from training.report.run_folder import REPORT
@@ -37,9 +37,11 @@ class _ListQuery(BaseModel):
 
 
 @router.get("", responses=KEY_PROBLEMS)
-def operations(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[_ListQuery, Query()]) -> OperationList:
+def operations(
+    request: Request, app_state: AppStateDep, _: AdminDep, query: Annotated[_ListQuery, Query()]
+) -> OperationList:
     """List operations, the newest first."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         found = list_operations(
             session, kind=query.kind, states=query.state, limit=query.limit + 1, before=query.before
         )
@@ -53,16 +55,16 @@ def operations(request: Request, parts: PartsDep, _: AdminDep, query: Annotated[
 
 
 @router.get("/{operation_id}", responses=_NOT_FOUND)
-def operation(request: Request, parts: PartsDep, _: AdminDep, operation_id: str) -> OperationView:
+def operation(request: Request, app_state: AppStateDep, _: AdminDep, operation_id: str) -> OperationView:
     """Say how far an operation is, or how it ended."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         return OperationView.of(get_operation(session, operation_id), request.scope.get("root_path", ""))
 
 
 @router.post("/{operation_id}:cancel", status_code=202, responses={**_NOT_FOUND, **_ENDED})
-def cancel(request: Request, parts: PartsDep, _: AdminDep, operation_id: str) -> OperationView:
+def cancel(request: Request, app_state: AppStateDep, _: AdminDep, operation_id: str) -> OperationView:
     """Ask for an end: at once while it waits, within seconds where a worker has it. Asking twice is asking once."""
-    cancelled = request_cancel(parts.database, operation_id)
+    cancelled = request_cancel(app_state.database, operation_id)
     return OperationView.of(cancelled, request.scope.get("root_path", ""))
 
 
@@ -71,11 +73,11 @@ def cancel(request: Request, parts: PartsDep, _: AdminDep, operation_id: str) ->
     response_class=FileResponse,
     responses={**_NOT_FOUND, 200: {"content": {"text/html": {}}, "description": "The report, one file."}},
 )
-def report(parts: PartsDep, _: AdminDep, operation_id: str) -> Response:
+def report(app_state: AppStateDep, _: AdminDep, operation_id: str) -> Response:
     """Return the report of a retrain's training run: curves, figures, neighbours, in one page that needs nothing."""
-    with parts.database.reading() as session:
+    with app_state.database.reading() as session:
         get_operation(session, operation_id)
-    path = parts.settings.operations_dir / operation_id / RUN / REPORT
+    path = app_state.settings.operations_dir / operation_id / RUN / REPORT
     if not path.is_file():
         raise OperationNotFound(f"{operation_id} has no report: it trains still, did not get so far, or trains nothing")
     headers = {"Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"}

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
 from service.catalogue.sources import IMAGE_ENDINGS
+from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
-from service.web.parts import PartsDep
 
 STATIC_DIR = Path(__file__).parents[1] / "pages" / "static"
 _TEMPLATES = Jinja2Templates(Path(__file__).parents[1] / "pages" / "templates")
@@ -18,16 +18,16 @@ router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 
 @router.head("/")
 @router.get("/")
-async def start_page(request: Request, parts: PartsDep) -> Response:
+async def start_page(request: Request, app_state: AppStateDep) -> Response:
     """Show the page: drop or choose an image, see the products."""
-    release = parts.live.current_release()
+    release = app_state.live.current_release()
     context = {
         "root_path": request.scope.get("root_path", ""),
         "release": release.facts if release else None,
-        "refusal": parts.live.refusal,
+        "refusal": app_state.live.refusal,
         "image_endings": ",".join(sorted(IMAGE_ENDINGS)),
-        "max_image_bytes": parts.settings.max_image_bytes,
-        "needs_key": not parts.is_search_public,
+        "max_image_bytes": app_state.settings.max_image_bytes,
+        "needs_key": not app_state.is_search_public,
     }
     headers = {"Content-Security-Policy": _CONTENT_SECURITY_POLICY, "Referrer-Policy": "same-origin"}
     return _TEMPLATES.TemplateResponse(request, "index.html", context, headers=headers)

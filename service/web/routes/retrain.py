@@ -13,12 +13,12 @@ from service.operations.queueing import queue_with_archive
 from service.operations.records import create_operation, require_idle
 from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainRequest, parse_build, parse_retrain
 from service.storage.tables.operations import Operation
+from service.web.app_state import AppState, AppStateDep
 from service.web.authorization import AdminDep
 from service.web.bodies.search import content_type_of, read_small_body
 from service.web.bodies.uploads import receive_form, upload_folder
 from service.web.errors import UnsupportedContentType
 from service.web.middleware.audit import note_for_audit
-from service.web.parts import Parts, PartsDep
 from service.web.schemas.operations import OPERATIONS_PATH, OperationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 
@@ -69,19 +69,23 @@ def _body(model: type[RetrainRequest] | type[BuildRequest], *, has_archive: bool
     "/admin/retrain", status_code=202, responses=_RESPONSES, openapi_extra=_body(RetrainRequest, has_archive=True)
 )
 async def retrain(
-    request: Request, response: Response, parts: PartsDep, actor: AdminDep, idempotency_key: IdempotencyKey = None
+    request: Request,
+    response: Response,
+    app_state: AppStateDep,
+    actor: AdminDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Train on the labels, prove the result against the active release, and serve it if it is better."""
     content_type = content_type_of(request)
     if content_type == "multipart/form-data":
-        queued = await _retrain_with_archive(request, parts, actor.name, idempotency_key)
+        queued = await _retrain_with_archive(request, app_state, actor.name, idempotency_key)
     else:
         if content_type not in ("", "application/json"):
             read = "application/json or multipart/form-data"
             raise UnsupportedContentType(f"{content_type!r} is not read here; send {read}")
         asked = parse_retrain(await read_small_body(request, _MAX_BODY_BYTES))
         queued = await asyncio.to_thread(
-            _queue, parts, RETRAIN, asked.model_dump(mode="json"), actor.name, idempotency_key
+            _queue, app_state, RETRAIN, asked.model_dump(mode="json"), actor.name, idempotency_key
         )
     return _accepted(request, response, queued)
 
@@ -90,43 +94,49 @@ async def retrain(
     "/v1/admin/releases", status_code=202, responses=_RESPONSES, openapi_extra=_body(BuildRequest, has_archive=False)
 )
 async def build(
-    request: Request, response: Response, parts: PartsDep, actor: AdminDep, idempotency_key: IdempotencyKey = None
+    request: Request,
+    response: Response,
+    app_state: AppStateDep,
+    actor: AdminDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Build a release of the catalogue as it is, with the model there is, and serve it."""
     asked = parse_build(await read_small_body(request, _MAX_BODY_BYTES))
-    queued = await asyncio.to_thread(_queue, parts, BUILD, asked.model_dump(mode="json"), actor.name, idempotency_key)
+    queued = await asyncio.to_thread(
+        _queue, app_state, BUILD, asked.model_dump(mode="json"), actor.name, idempotency_key
+    )
     return _accepted(request, response, queued)
 
 
-async def _retrain_with_archive(request: Request, parts: Parts, actor: str, key: str | None) -> Operation:
+async def _retrain_with_archive(request: Request, app_state: AppState, actor: str, key: str | None) -> Operation:
     """Keep the archive for the operation, whose first step takes it in."""
     if key is None:
         # Gigabytes need not arrive to be told that there is work already.
-        await asyncio.to_thread(_require_idle, parts)
-    async with upload_folder(parts.settings) as folder:
+        await asyncio.to_thread(_require_idle, app_state)
+    async with upload_folder(app_state.settings) as folder:
         form = await receive_form(
             request,
             folder,
-            limit=parts.settings.max_upload_bytes,
+            limit=app_state.settings.max_upload_bytes,
             file_fields=(_ARCHIVE_FIELD,),
             text_fields=(_REQUEST_FIELD,),
         )
         asked = parse_retrain(form.fields.get(_REQUEST_FIELD, "{}").encode())
         archive = form.files[_ARCHIVE_FIELD]
-        await asyncio.to_thread(check, archive, max_bytes=max_unpacked_bytes(parts.settings))
+        await asyncio.to_thread(check, archive, max_bytes=max_unpacked_bytes(app_state.settings))
         values = asked.model_dump(mode="json")
         return await asyncio.to_thread(
-            partial(queue_with_archive, parts.installation, archive, values, actor=actor, idempotency_key=key)
+            partial(queue_with_archive, app_state.installation, archive, values, actor=actor, idempotency_key=key)
         )
 
 
-def _require_idle(parts: Parts) -> None:
-    with parts.database.reading() as session:
+def _require_idle(app_state: AppState) -> None:
+    with app_state.database.reading() as session:
         require_idle(session, RETRAIN)
 
 
-def _queue(parts: Parts, kind: str, asked: Mapping[str, Any], actor: str, key: str | None) -> Operation:
-    return create_operation(parts.database, kind, asked, actor=actor, idempotency_key=key)[0]
+def _queue(app_state: AppState, kind: str, asked: Mapping[str, Any], actor: str, key: str | None) -> Operation:
+    return create_operation(app_state.database, kind, asked, actor=actor, idempotency_key=key)[0]
 
 
 def _accepted(request: Request, response: Response, queued: Operation) -> OperationView:

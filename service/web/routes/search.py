@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from service.web.admission import unless_client_leaves
+from service.web.app_state import AppStateDep, EngineDep
 from service.web.authorization import SearchDep
 from service.web.bodies.search import read_search_query
-from service.web.parts import EngineDep, PartsDep
 from service.web.routes.media import MEDIA_PATH
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 from service.web.schemas.search import MAX_K, JSONQuery, SearchResponse
@@ -54,13 +54,13 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
 @router.post("/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
 @router.post("/v1/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
 async def search(
-    request: Request, parts: PartsDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
+    request: Request, app_state: AppStateDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
 ) -> SearchResponse:
     """Rank catalogue products by visual similarity to the uploaded image."""
-    limit = parts.settings.max_image_bytes
+    limit = app_state.settings.max_image_bytes
     # Before the body is read: what is not admitted costs neither memory nor time.
-    with parts.admission.place():
+    with app_state.admission.place():
         query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
         result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))
-    parts.metrics.record_search(result.timing)
+    app_state.metrics.record_search(result.timing)
     return SearchResponse.of(result, f"{request.scope.get('root_path', '')}{MEDIA_PATH}")

@@ -21,7 +21,7 @@ from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
 from service.web.middleware.audit import AuditRecorder
 from service.web.routes import keys as key_routes
-from tests.service.access.conftest import bearer, make_keys
+from tests.service.fixtures.access import bearer, make_keys
 
 KEYS, AUDIT = "/v1/admin/keys", "/v1/admin/audit"
 ENTRY = AuditEntry("boss", "POST /x", "/x", "127.0.0.1", "succeeded", status=200)

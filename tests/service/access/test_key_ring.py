@@ -19,7 +19,7 @@ from service.storage.database import in_utc, now, open_database
 from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
 from tests.fakes import Clock
-from tests.service.access.conftest import bearer, let_expire, make_keys
+from tests.service.fixtures.access import bearer, let_expire, make_keys
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from service.access.keys import (
     without_keys,
 )
 from service.storage.database import in_utc, now, open_database
-from tests.service.access.conftest import let_expire
+from tests.service.fixtures.access import let_expire
 
 HOUR = timedelta(hours=1)
 

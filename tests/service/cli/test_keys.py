@@ -22,9 +22,9 @@ from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
 from service.web.server import listen, running
 from tests.images import encode
-from tests.service.access.conftest import bearer
 from tests.service.conftest import product_image, wait_for, write_shop
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.access import bearer
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 DAY = timedelta(days=1)
 

@@ -7,8 +7,8 @@ import pytest
 from service.cli.main import main
 from tests.images import png
 from tests.service.conftest import write_shop
-from tests.service.labels.applying.conftest import packed
-from tests.service.labels.applying.test_labels import id_of
+from tests.service.fixtures.labels import packed
+from tests.service.labels.test_applying import id_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from service.installation.installation import open_installation
 from service.releases.build import build_release
 from service.releases.records import active_release
 from tests.service.evaluations.test_evaluations import evaluation_set_with, measured
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from service.storage.tables.catalogue import LabelChange, ProductImage
 from tests.databases import new_database
 from tests.images import png
 from tests.service.conftest import write_shop
-from tests.service.labels.applying.test_labels import change, id_of, new
+from tests.service.labels.test_applying import change, id_of, new
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from service.releases.files import load_release, read_release_facts
 from service.releases.records import active_release, list_releases
 from service.releases.retention import retire_old_releases
 from tests.service.conftest import write_shop
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 # How the n-th call ends: (error, do all later ones fail as well).
 MODES = {"input-output-error": (errno.EIO, 0), "disk-full": (errno.ENOSPC, 1), "killed": (0, 0)}

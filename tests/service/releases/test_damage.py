@@ -18,7 +18,7 @@ from service.releases.records import activate_release
 from service.web.app import create_app
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 IMAGE = encode(product_image("birch"))
 # Where a byte is changed: relative to the size; 1.0 is the last one.

@@ -14,10 +14,10 @@ from service.errors import ServiceError
 from service.releases.build import build_release
 from service.releases.files import read_release_facts
 from service.releases.records import active_release, list_releases
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 
 @pytest.fixture(scope="module")

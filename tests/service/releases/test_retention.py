@@ -29,7 +29,7 @@ from service.storage.database import now
 from service.storage.tables.catalogue import StoredEmbedding
 from service.storage.tables.operations import Operation, Process
 from service.storage.tables.releases import Release
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

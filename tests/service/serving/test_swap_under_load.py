@@ -7,7 +7,7 @@ import pytest
 from benchmarks.swap_under_load import default_checkpoints, report, run
 from service.installation.processes import list_processes
 from service.releases.records import list_activations
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 # A poll that is under way, the write of the heartbeat, and a machine that does other things as well.
 _SLACK_SECONDS = 5.0

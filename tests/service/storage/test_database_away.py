@@ -22,8 +22,8 @@ from service.web.server import listen, running
 from tests.databases import PostgreSQL, new_database
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
-from tests.service.tiny_model import save_tiny_checkpoint
-from tests.service.worker.conftest import Works, stop_all
+from tests.service.fixtures.learning import Works, stop_all
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 ADMIN_KEY = "test-key-0123456789abcdef"
 IMAGE = encode(product_image("birch"))

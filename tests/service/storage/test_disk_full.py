@@ -19,7 +19,7 @@ from service.operations.records import create_operation, get_operation
 from service.operations.requests import BUILD
 from tests.images import encode, scene
 from tests.service.conftest import product_image, wait_for
-from tests.service.server_process import KEY, ROOT, serving
+from tests.service.fixtures.server_process import KEY, ROOT, serving
 
 IMAGE = encode(product_image("birch"))
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -162,7 +162,7 @@ def test_a_job_that_finds_no_room_fails_with_the_reason(served_home, disk_faults
     environment |= {"DISK_FAULTS_FULL": str(full), "OMP_NUM_THREADS": "1"}
     full.touch()
 
-    command = [sys.executable, "-m", "tests.service.worker.worker_process", str(home)]
+    command = [sys.executable, "-m", "tests.service.fixtures.worker_process", str(home)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=120)
     full.unlink()
 

@@ -21,7 +21,7 @@ from service.web.errors import ClientLeft, Overloaded
 from service.web.server import listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
-from tests.service.server_process import KEY, Line
+from tests.service.fixtures.server_process import KEY, Line
 
 IMAGE = encode(product_image("birch"))
 
@@ -35,7 +35,7 @@ class Server:
 
     @property
     def admission(self):
-        return self.app.state.parts.admission
+        return self.app.state.akin.admission
 
     @contextlib.contextmanager
     def line(self):

@@ -13,7 +13,7 @@ from service.web.app import create_app
 from service.web.authorization import AdminDep, SearchDep
 from service.web.route_scopes import PUBLIC, KeyFirstRoute, declared_scopes
 from service.web.routes import search
-from tests.service.access.conftest import bearer
+from tests.service.fixtures.access import bearer
 
 SCOPES = {
     "POST /search": "search",

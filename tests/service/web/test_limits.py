@@ -13,7 +13,7 @@ import pytest
 from tests.embedding.test_decoding import png_header
 from tests.images import encode
 from tests.service.conftest import product_image
-from tests.service.server_process import KEY, serving
+from tests.service.fixtures.server_process import KEY, serving
 
 MIB = 2**20
 IMAGE = encode(product_image("birch"))

@@ -30,7 +30,7 @@ from service.worker.metrics import WorkerMetrics
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
-PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
+PAGE = Path(__file__).parents[3] / "docs" / "monitoring.md"
 KEY = "k7Qz-wrench-4815-plum"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -164,7 +164,7 @@ def test_a_release_that_is_refused_and_a_process_that_drains_are_told(installati
 
 
 def test_places_taken_and_searches_refused_are_told(scraped):
-    admission = scraped.app.state.parts.admission
+    admission = scraped.app.state.akin.admission
     before = scrape(scraped)
 
     with admission.place(), admission.place():

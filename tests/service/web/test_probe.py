@@ -12,7 +12,7 @@ import pytest
 
 from service.web.probe import complaint, main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

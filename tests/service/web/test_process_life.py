@@ -24,8 +24,8 @@ from service.web.server import listen
 from service.web.server import serve as serve_app
 from tests.images import encode
 from tests.service.conftest import product_image, write_shop
-from tests.service.server_process import ROOT, Line, started
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.server_process import ROOT, Line, started
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 from tests.service.web.test_metrics import samples
 
 IMAGE = encode(product_image("birch"))

@@ -11,7 +11,7 @@ from service.web.protocol import MAX_HEAD_BYTES, BoundedProtocol
 from service.web.server import listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
-from tests.service.server_process import Line
+from tests.service.fixtures.server_process import Line
 
 IMAGE = encode(product_image("birch"))
 
@@ -21,7 +21,7 @@ def port(served_home):
     with listen("127.0.0.1", 0) as listener:
         app = create_app(Settings(home=served_home))
         with running(app, listener):
-            wait_for(lambda: app.state.parts.live.release_id)
+            wait_for(lambda: app.state.akin.live.release_id)
             yield listener.getsockname()[1]
 
 

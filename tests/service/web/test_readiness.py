@@ -21,7 +21,7 @@ from service.storage.errors import DatabaseUnavailable, MediaError
 from service.web import readiness
 from service.web.app import create_app
 from tests.service.conftest import wait_for
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 WELL = {"ok": True, "reason": None}
 

@@ -8,7 +8,7 @@ from service.web.app import create_app
 from tests.images import encode
 from tests.service.conftest import product_image
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 
 def image_url(client, product_id="birch"):

@@ -15,9 +15,9 @@ from service.releases.build import build_release
 from service.web.server import listen
 from service.worker.metrics import WorkerMetrics
 from tests.service.conftest import wait_for
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.learning import ROOT
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 from tests.service.web.test_metrics import samples, value
-from tests.service.worker.conftest import ROOT
 
 
 def free_port():

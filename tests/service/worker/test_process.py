@@ -11,7 +11,7 @@ from service.releases.build import build_release
 from service.releases.records import activate_release, active_release, list_releases
 from service.storage.tables.operations import Process
 from tests.service.conftest import wait_for
-from tests.service.worker.conftest import Works
+from tests.service.fixtures.learning import Works
 
 
 @pytest.fixture

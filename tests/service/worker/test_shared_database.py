@@ -19,7 +19,7 @@ from service.releases.records import active_release
 from service.storage.tables.operations import Operation
 from tests.databases import new_database
 from tests.service.conftest import wait_for
-from tests.service.worker.conftest import FAST, ROOT, Works, copied_shop, fill, stop_all
+from tests.service.fixtures.learning import FAST, ROOT, Works, copied_shop, fill, stop_all
 
 ADMIN = {"X-API-Key": "test-key-0123456789abcdef"}
 BUILD_STEPS = ["plan", "embed-1", "build", "catch-up", "activate", "converge", "tidy"]

@@ -16,7 +16,7 @@ from service.operations.folder import RUN
 from service.operations.records import request_cancel
 from service.releases.records import active_release
 from tests.service.conftest import wait_for
-from tests.service.worker.conftest import Works, copied_shop, stop_all
+from tests.service.fixtures.learning import Works, copied_shop, stop_all
 
 STEPS = (
     "labels", "snapshot", "split", "train", "evaluate", "decide", "plan", "embed-1", "build", "catch-up", "activate",

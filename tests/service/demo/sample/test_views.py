@@ -27,7 +27,7 @@ print(digest.hexdigest())
 
 def test_images_are_the_same_in_every_process():
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     other = subprocess.run(
         [sys.executable, "-c", DIGEST_SCRIPT],
         env=environment,

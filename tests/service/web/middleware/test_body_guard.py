@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from service.installation.settings import Settings
 from service.web.app import create_app
 from service.web.middleware.body_guard import DEFAULT_BODY_BYTES
-from tests.service.server_process import KEY
+from tests.service.fixtures.server_process import KEY
 
 MIB = 2**20
 _CHUNK = bytes(65_536)

@@ -12,8 +12,8 @@ from service.catalogue.sources import ImportSource, SourceRow
 from service.web.app import create_app
 from tests.conftest import REAL_DATA
 from tests.images import png
-from tests.service.labels.applying.conftest import KEY, packed, problem
-from tests.service.labels.applying.test_labels import digest_of, images_of
+from tests.service.fixtures.labels import KEY, packed, problem
+from tests.service.labels.test_applying import digest_of, images_of
 
 PATH = "/v1/admin/catalogue"
 

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from service.access.keys import FIRST_KEY, create_key, ensure_admin_key, get_key
 from service.storage.database import in_utc, now
 from service.web.app import create_app
-from tests.service.access.conftest import bearer, let_expire
+from tests.service.fixtures.access import bearer, let_expire
 
 KEYS = "/v1/admin/keys"
 DAY = timedelta(days=1)

@@ -11,8 +11,8 @@ from service.labels import sources as label_sources
 from service.releases.build import build_release
 from tests.images import encode, png
 from tests.service.conftest import product_image
-from tests.service.labels.applying.conftest import KEY, packed, problem
-from tests.service.labels.applying.test_labels import digest_of, history_of, id_of, images_of
+from tests.service.fixtures.labels import KEY, packed, problem
+from tests.service.labels.test_applying import digest_of, history_of, id_of, images_of
 
 PATH = "/v1/admin/labels"
 

@@ -10,7 +10,7 @@ from service.releases.build import build_release
 from service.releases.records import activate_release, list_releases, mark_retired
 from service.web.app import create_app
 from tests.service.conftest import wait_for
-from tests.service.tiny_model import save_tiny_checkpoint
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 KEY = "test-key-0123456789abcdef"
 HEADERS = {"Authorization": f"Bearer {KEY}"}

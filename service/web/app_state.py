@@ -19,7 +19,7 @@ from service.web.readiness import ProcessState
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppState:
     """The parts of one application that live as long as it runs."""
 
     installation: Installation
@@ -48,20 +48,20 @@ class Parts:
         return self.installation.database
 
 
-async def _parts(request: Request) -> Parts:
-    return parts_of(request)
+async def _app_state(request: Request) -> AppState:
+    return app_state_of(request)
 
 
-def parts_of(request: Request) -> Parts:
+def app_state_of(request: Request) -> AppState:
     """Return the parts of the application that a request belongs to."""
-    return cast(Parts, request.app.state.parts)
+    return cast(AppState, request.app.state.akin)
 
 
-PartsDep = Annotated[Parts, Depends(_parts)]
+AppStateDep = Annotated[AppState, Depends(_app_state)]
 
 
-async def _engine(parts: PartsDep) -> SearchEngine:
-    return parts.live.get()
+async def _engine(app_state: AppStateDep) -> SearchEngine:
+    return app_state.live.get()
 
 
 # Taken once a request: the whole answer comes from this release.
