@@ -27,9 +27,9 @@ from service.installation.errors import PortInUse
 from service.installation.metrics import metrics_port
 from service.installation.settings import Settings
 from service.web.metrics import ServerMetrics
-from service.web.protocol import BoundedProtocol
 from service.web.readiness import ProcessState
 
+MAX_HEAD_BYTES = 64 * 1024
 _START_SECONDS = 60
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -227,7 +227,10 @@ def _config(app: FastAPI) -> uvicorn.Config:
         server_header=False,
         lifespan="on",
         backlog=_BACKLOG,
-        http=BoundedProtocol,
+        # Slower than httptools by 0.15 ms a request, and bounded: a head, a chunk size or trailers that grow beyond this
+        # end with an error. The gateway bounds how long they take.
+        http="h11",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         # Said in both cases: uvicorn by itself believes 127.0.0.1, and an environment variable.
         proxy_headers=bool(trusted_proxies),
