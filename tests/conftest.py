@@ -30,6 +30,7 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 pytest_plugins = [
+    "tests.leaks",
     "tests.service.fixtures.access",
     "tests.service.fixtures.labels",
     "tests.service.fixtures.learning",
