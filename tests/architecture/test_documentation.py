@@ -32,6 +32,15 @@ def test_links_of_a_page_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(file), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_source_paths_named_by_a_page_exist(page: Path) -> None:
+    named = re.findall(
+        r"`((?:embedding|index|training|service|tests|benchmarks|deploy)/[\w/.-]+(?:\.py|/))`", page.read_text()
+    )
+
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_the_index_names_every_page() -> None:
     linked = {(INDEX.parent / target.partition("#")[0]).resolve() for target in links(INDEX)}
 
