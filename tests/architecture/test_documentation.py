@@ -55,3 +55,10 @@ def test_decisions_are_short() -> None:
     lengths = {page.name: len(page.read_text().splitlines()) for page in (ROOT / "docs" / "decisions").iterdir()}
 
     assert {name: length for name, length in lengths.items() if length > 40} == {}
+
+
+def test_the_architecture_page_describes_every_room() -> None:
+    described = re.findall(r"^\| `(\w+)` \| ", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)
+    rooms = {path.parent.name for path in (ROOT / "service").glob("*/__init__.py")}
+
+    assert rooms <= set(described)
