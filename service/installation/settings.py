@@ -46,66 +46,75 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX, env_file=_DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    home: Path = Field(Path("akin-data"), description="Folder of all state.")
+    home: Path = Field(Path("akin-data"), description="Folder for all state.")
     database_url: str = Field(
         "", repr=False, description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
     )
     media_url: str = Field("", description="Folder or fsspec URL of the images; empty: `media` under the home folder.")
     host: str = Field("127.0.0.1", description="Address that `akin serve` listens on.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port; 0 takes a free one.")
-    max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest image file that is read.")
-    max_image_pixels: PositiveInt = Field(50_000_000, description="Largest width × height that is decoded.")
-    release_poll_seconds: Seconds = Field(2.0, description="How often a server looks for a new active release.")
-    device: str = Field("auto", description="Where the network runs: auto, cpu, cuda or cuda:N.")
-    precision: Literal["float32", "bf16"] = Field("float32", description="bf16 needs a CUDA device.")
-    index_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the index is searched.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of `akin serve`; 0 selects a free one.")
+    max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest accepted image file, in bytes.")
+    max_image_pixels: PositiveInt = Field(50_000_000, description="Largest accepted width × height of an image.")
+    release_poll_seconds: Seconds = Field(2.0, description="How often a server checks for a new active release.")
+    device: str = Field("auto", description="Device of the network: auto, cpu, cuda or cuda:N.")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="Precision of the network: float32, or bf16 on a CUDA device."
+    )
+    index_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device of the index search: auto, cpu or cuda."
+    )
     decode_workers: PositiveInt = Field(2, description="Threads that decode images.")
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged: debug, info, warning or error."
+    )
     admin_key: SecretStr | None = Field(
-        None, description="A key with every scope; unset: one is made at the first start and shown once."
+        None, description="A key with every scope; unset: the first start creates a key and prints it once."
     )
     public_search: bool | Literal["auto"] = Field(
         "auto", description="Whether searching needs no key; auto: only while the server listens on loopback."
     )
     trusted_proxies: str = Field(
-        "", description="Addresses and networks of gateways, by commas, whose X-Forwarded-For and -Proto are believed."
+        "",
+        description="Addresses and networks of trusted proxies, comma-separated; their X-Forwarded-* headers are used.",
     )
-    root_path: str = Field("", description="Path prefix under which a gateway shows this server, such as /akin.")
+    root_path: str = Field("", description="Path prefix under which a gateway exposes this server, such as /akin.")
     max_searches: PositiveInt = Field(
-        32, description="Searches in progress in one process; past them the answer is 503 with Retry-After."
+        32, description="Maximum of searches in progress per process; further ones get 503 with Retry-After."
     )
     body_timeout_seconds: Seconds = Field(
-        30.0, description="How long a request's body may pause, and a search's may take in all."
+        30.0, description="Longest pause in a request's body, and longest total time for a search's body."
     )
     drain_seconds: Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False)] = Field(
-        0.0, description="How long a server goes on taking requests after SIGTERM, with /readyz saying 503."
+        0.0, description="How long a server still accepts requests after SIGTERM, while /readyz returns 503."
     )
-    shutdown_seconds: Seconds = Field(30.0, description="How long a stopping server waits for its requests.")
+    shutdown_seconds: Seconds = Field(30.0, description="How long a stopping server waits for requests in progress.")
     min_free_bytes: NonNegativeInt = Field(
-        256 * 2**20, description="Less free space than this under the home folder, and /readyz says so."
+        256 * 2**20, description="Less free space under the home folder makes /readyz report the disk."
     )
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None, description="Port of /metrics without a key; empty: /metrics of the server itself, with an admin key."
+        None, description="Port for /metrics without a key; empty: only /metrics of the server, with an admin key."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that the port of the metrics listens on.")
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics port listens on.")
     audit_retention_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
-        365, description="How long the audit log is kept; 0: for ever."
+        365, description="Days for which the audit log is kept; 0: for ever."
     )
     auto_migrate: bool = Field(
-        True, description="Bring the tables to this version at every start; off: `akin migrate` does."
+        True, description="Migrate the tables at every start; off: only `akin migrate` changes them."
     )
-    max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest archive or file of labels that is taken.")
+    max_upload_bytes: PositiveInt = Field(
+        2 * 2**30, description="Largest accepted upload (an archive or a label file), in bytes."
+    )
     release_retention: NonNegativeInt = Field(
-        5, description="Releases kept besides the active one and the one before it."
+        5, description="Releases kept in addition to the active and the previous one."
     )
     worker_takeover_seconds: Seconds = Field(
-        60.0, description="A worker not heard of for so long has lost its work to another."
+        60.0, description="Age of a worker's heartbeat at which other workers take over its work."
     )
     training_processes: NonNegativeInt = Field(
-        0, description="Processes that train together (torchrun); 0: one for each GPU, at least one."
+        0, description="Processes that train together (torchrun); 0: one per GPU, at least one."
     )
-    demo_data: Path | None = Field(None, description="Images for `akin demo`; empty: a rendered sample.")
+    demo_data: Path | None = Field(None, description="Images for `akin demo`; empty: a drawn sample.")
 
     @field_validator("max_image_pixels")
     @classmethod
