@@ -15,8 +15,11 @@ BIN := $(VENV)/bin
 PRODUCT := $(VENV)/.product-$(FAISS)
 STAMP := $(VENV)/.developer-$(FAISS)
 
+# Files of tests side by side, one process a core.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-postgresql check fmt bench openapi
+.PHONY: help setup demo test test-long test-postgresql check fmt bench openapi
 
 help: ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -39,11 +42,18 @@ $(STAMP): $(PRODUCT)
 demo: $(PRODUCT) ## fill a small catalogue, build a release, serve it (ARGS=--check: measure and stop)
 	$(BIN)/akin demo $(ARGS)
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# Two networks at work side by side get in each other's way: one thread each, unless the environment says otherwise.
+test test-long test-postgresql: export OMP_NUM_THREADS ?= 1
 
-test-postgresql: $(STAMP) ## run the service's tests on PostgreSQL
-	$(BIN)/python -m pytest --database postgresql tests/service $(ARGS)
+test: $(STAMP) ## run the quick tests: some minutes, no browser or gateway needed
+	$(PYTEST) $(ARGS)
+
+test-long: $(STAMP) ## run the tests that start processes: killed workers, PostgreSQL, gateway, browser
+	$(PYTEST) -m 'long and not gpu and not slow' $(ARGS)
+	$(PYTEST) --database postgresql tests/service $(ARGS)
+
+test-postgresql: $(STAMP) ## run the service's quick tests on PostgreSQL (a part of test-long)
+	$(PYTEST) --database postgresql tests/service $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/ruff check .
