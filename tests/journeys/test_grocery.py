@@ -1,4 +1,4 @@
-"""The real catalogue, end to end over HTTP: 81 iconic images as products, photos of shoppers as queries."""
+"""The real catalogue, end to end over HTTP: 81 studio images as products, photos by shoppers as queries."""
 
 import httpx
 import pytest
@@ -15,7 +15,7 @@ from tests.service.conftest import wait_for
 NUM_QUERIES = 250
 
 
-@pytest.mark.e2e
+@pytest.mark.long
 def test_photos_find_their_products_as_well_as_measured_before(grocery, tmp_path):
     """The zero-shot figures of the whole test half are 0.275 and 0.791; a tenth of it may differ a little."""
     settings = Settings(home=tmp_path / "home", log_level="warning")

@@ -1,4 +1,4 @@
-"""Learning for real, on real and on drawn images: minutes each, so `make test ARGS='-m slow'`."""
+"""Real training on real and drawn images; minutes each, so run with `make test ARGS='-m slow'`."""
 
 import zipfile
 
