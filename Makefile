@@ -19,7 +19,7 @@ STAMP := $(VENV)/.developer-$(FAISS)
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-postgresql check fmt bench openapi
+.PHONY: help setup demo test test-long test-postgresql gpu-check check fmt bench openapi
 
 help: ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ test-long: $(STAMP) ## run the tests that start processes: killed workers, Postg
 
 test-postgresql: $(STAMP) ## run the service's quick tests on PostgreSQL (a part of test-long)
 	$(PYTEST) --database postgresql tests/service $(ARGS)
+
+# Without .venv: a GPU machine often has torch and no package index.
+gpu-check: ## check a GPU machine: its tests, training, embedding (AKIN_GPU_CHECK_DATA=FOLDER: images)
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m benchmarks.gpu_check \
+	  $(if $(AKIN_GPU_CHECK_DATA),--data "$(AKIN_GPU_CHECK_DATA)") $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/ruff check .

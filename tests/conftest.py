@@ -15,8 +15,6 @@ import torch
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from service.storage.database import open_database
-from tests.databases import PostgreSQL, new_database
 
 # pytest-xdist tells its processes the width of the terminal, which the consoles of the command line would keep.
 os.environ.pop("COLUMNS", None)
@@ -78,6 +76,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """Address of a real PostgreSQL server, for as long as the tests run."""
+    # Imported here, since the tests marked `gpu` also run where there is neither psycopg nor SQLAlchemy.
+    from tests.databases import PostgreSQL
+
     # Not among pytest's own folders: a session that starts beside this one closes them to other users, and as root the
     # server runs as one.
     with tempfile.TemporaryDirectory(prefix="akin-postgresql-") as folder:
@@ -95,6 +96,9 @@ def new_address(request: pytest.FixtureRequest) -> Callable[..., str]:
     """
     if request.config.getoption("--database") == "sqlite":
         return lambda like="": ""
+    from service.storage.database import open_database
+    from tests.databases import new_database
+
     server: str = request.getfixturevalue("postgresql")
     migrated = new_database(server)
     open_database(migrated).close()
