@@ -1,1 +1,1 @@
-"""Image bytes to unit vectors: the only road there, shared by training, indexing and serving."""
+"""Image bytes to unit embeddings: one implementation, shared by training, indexing and serving."""

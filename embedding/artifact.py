@@ -1,8 +1,8 @@
 """Artifacts: immutable directories with a manifest of checksums.
 
-A checkpoint, an index and a release are each one artifact. It is written aside, flushed to disk, sealed with its
-manifest (written last) and renamed into place, so a directory of the final name is always whole: a reader sees all
-of it or nothing. Any changed byte is found by `verify_artifact`.
+A checkpoint, an index and a release are each one artifact. An artifact is written to a staging directory, flushed to
+disk, sealed with its manifest (written last) and renamed into place, so that a directory with the final name is always
+complete. `verify_artifact` detects every changed byte.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ from pathlib import Path
 from embedding.errors import InvalidArtifact
 
 MANIFEST_NAME = "manifest.json"
-# Hidden, so that listing the finished artifacts of a folder never shows one that is being written.
+# Hidden, so that a listing of finished artifacts never includes one that is being written.
 STAGING_PREFIX = ".staging-"
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialise `value` in the one form that hashes and byte comparisons rely on."""
+    """Serialise `value` in the canonical form that hashes and byte comparisons rely on."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the hex digest of a file, read in pieces so that its size does not matter."""
+    """Return the hex digest of a file of any size; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(slots=True)
 class ArtifactDraft:
-    """A directory being filled; what stands in `facts` when it is sealed goes into the manifest."""
+    """A directory being filled; `facts` are written to the manifest when the artifact is sealed."""
 
     path: Path
     facts: dict[str, object] = field(default_factory=dict)
@@ -50,27 +50,27 @@ def new_artifact(
     *,
     manifest_name: str = MANIFEST_NAME,
 ) -> Iterator[ArtifactDraft]:
-    """Fill, seal and publish the artifact `directory`; on any error nothing of it remains.
+    """Yield a draft to fill, then seal it and publish it as `directory`; on any error nothing remains.
 
-    `kind` names what it is and the version of its layout ("akin-index/1"). Raises FileExistsError when
-    `directory` exists, since an artifact is never changed in place.
+    `kind` names the content and the version of its layout ("akin-index/1"). Raises FileExistsError when `directory`
+    exists, since an artifact is never changed in place.
     """
     if directory.exists():
-        raise FileExistsError(f"{directory} exists; an artifact is never changed in place")
+        raise FileExistsError(f"{directory} exists; an artifact is never changed in place, so name another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{directory.name}-", dir=directory.parent))
     try:
-        # mkdtemp gives 0700; an artifact is as readable as any other file of its owner.
+        # mkdtemp creates the directory with mode 0700; an artifact follows the umask like any other directory.
         staging.chmod(0o777 & ~_umask())
         draft = ArtifactDraft(staging, dict(facts or {}))
         yield draft
         _seal(staging, kind, draft.facts, manifest_name)
-        # rename() would replace an empty directory that appeared meanwhile, and fails on any other.
+        # rename() replaces an empty directory created in the meantime, and fails on any other.
         staging.rename(directory)
         _fsync(directory.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            # Renamed already, and then not made to last: its own name must not stand for what is being deleted.
+            # Renamed, but not flushed: a partly deleted directory must not keep the final name.
             if not staging.exists():
                 directory.rename(staging)
         shutil.rmtree(staging, ignore_errors=True)
@@ -88,8 +88,8 @@ def verify_artifact(directory: Path, kind: str, *, manifest_name: str = MANIFEST
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     present.discard(manifest_name)
     for name in sorted(present ^ expected.keys()):
-        what = "is missing" if name in expected else "does not belong to it"
-        raise InvalidArtifact(f"{directory}: file {name!r} {what}; restore the directory or build it again")
+        problem = "is missing" if name in expected else "does not belong to it"
+        raise InvalidArtifact(f"{directory}: file {name!r} {problem}; restore the directory or build it again")
     for name, digest in expected.items():
         if sha256_of_file(directory / name) != digest:
             raise InvalidArtifact(
@@ -103,21 +103,21 @@ def verify_artifact(directory: Path, kind: str, *, manifest_name: str = MANIFEST
 def read_manifest(directory: Path, kind: str, *, manifest_name: str = MANIFEST_NAME) -> dict[str, object]:
     """Return the manifest {kind, facts, files, sha256} after checking it against its own checksum.
 
-    The other files are not looked at: use `verify_artifact` before relying on them.
+    The other files are not checked: use `verify_artifact` before relying on them.
     """
     path = directory / manifest_name
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise InvalidArtifact(f"{directory} is no {kind} directory: it has no {manifest_name}") from None
+        raise InvalidArtifact(f"{directory} is not a {kind} directory: it has no {manifest_name}") from None
     except NotADirectoryError:
-        raise InvalidArtifact(f"{directory} is no {kind} directory but a file") from None
+        raise InvalidArtifact(f"{directory} is a file, not a {kind} directory") from None
     try:
         manifest = json.loads(raw)
         body = {name: manifest[name] for name in ("kind", "facts", "files")}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidArtifact(f"{path} cannot be read as a manifest: {error!r}") from error
-    # Comparing bytes and not values finds even a changed space.
+    # Comparing bytes instead of values detects even changed whitespace.
     if raw != _manifest_bytes(body):
         raise InvalidArtifact(f"{path} was changed after it was written; restore it or build it again")
     if body["kind"] != kind:
@@ -126,9 +126,9 @@ def read_manifest(directory: Path, kind: str, *, manifest_name: str = MANIFEST_N
 
 
 def remove_abandoned_drafts(parent: Path) -> list[Path]:
-    """Delete what a killed process left half-written under `parent`; return what was deleted.
+    """Delete the drafts that killed processes left under `parent`; return the deleted paths.
 
-    Only safe while no other process writes an artifact there.
+    Safe only while no other process writes an artifact there.
     """
     abandoned = sorted(parent.glob(f"{STAGING_PREFIX}*")) if parent.exists() else []
     for path in abandoned:

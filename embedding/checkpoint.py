@@ -1,7 +1,7 @@
-"""Checkpoints: a model with everything that is needed to use it, in one directory.
+"""Checkpoints: a model with everything needed to use it, in one directory.
 
 weights.safetensors   the network's weights (never pickle)
-golden.safetensors    encoded images and the embeddings that they must give
+golden.safetensors    encoded images, and the embeddings the model must produce for them
 model.json            architecture, preprocessing, metrics, provenance; checksums of the other two
 """
 
@@ -32,7 +32,7 @@ GOLDEN_NAME = "golden.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFacts:
-    """What model.json says of a checkpoint."""
+    """The content of a checkpoint's model.json."""
 
     architecture: Architecture
     preprocessing: Preprocessing
@@ -49,10 +49,10 @@ def save_checkpoint(
     metrics: Mapping[str, object] | None = None,
     provenance: Mapping[str, object] | None = None,
 ) -> CheckpointFacts:
-    """Write the checkpoint `directory`, whole or not at all.
+    """Write the checkpoint `directory` atomically.
 
-    The golden embeddings are computed in float32 on the CPU. `provenance` says where the weights came from;
-    versions and time are added.
+    The golden embeddings are computed in float32 on the CPU. `provenance` describes the origin of the weights;
+    versions and the time are added to it. Raises FileExistsError when `directory` exists, and OSError.
     """
     model = _copy_on_cpu(model)
     embedder = Embedder(model, preprocessing, device="cpu")
@@ -64,20 +64,20 @@ def save_checkpoint(
         preprocessing=preprocessing,
         space_id=embedder.space_id,
         metrics=dict(metrics or {}),
-        provenance={**_circumstances(), **(provenance or {})},
+        provenance={**_build_facts(), **(provenance or {})},
     )
     try:
         with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MANIFEST_NAME) as draft:
             save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft.path / WEIGHTS_NAME)
             save_file(golden, draft.path / GOLDEN_NAME)
     except SafetensorError as error:
-        # What a full disk raises in there is no OSError.
+        # On a full disk safetensors does not raise OSError.
         raise OSError(f"the checkpoint {directory} cannot be written: {error}") from error
     return facts
 
 
 def read_checkpoint_facts(directory: Path) -> CheckpointFacts:
-    """Verify the checksums of a checkpoint and return what it says of itself, without building the model."""
+    """Verify the checksums of a checkpoint and return its facts, without building the model."""
     facts = verify_artifact(directory, KIND, manifest_name=MANIFEST_NAME)
     try:
         stored = {name: _mapping(facts[name]) for name in ("architecture", "preprocessing", "metrics", "provenance")}
@@ -94,7 +94,7 @@ def read_checkpoint_facts(directory: Path) -> CheckpointFacts:
 
 
 def load_model(directory: Path) -> tuple[EmbeddingModel, CheckpointFacts]:
-    """Verify and load the weights, on the CPU, in evaluation mode; golden samples are `load_embedder`'s part."""
+    """Verify and load the weights on the CPU, in evaluation mode; golden samples are not checked here."""
     facts = read_checkpoint_facts(directory)
     model, _ = create_model(facts.architecture, pretrained=False)
     try:
@@ -107,9 +107,9 @@ def load_model(directory: Path) -> tuple[EmbeddingModel, CheckpointFacts]:
 def load_embedder(
     directory: Path, *, device: str = "auto", precision: Precision = "float32", batch_size: int | None = None
 ) -> Embedder:
-    """Load a checkpoint for use, after it has reproduced its golden samples on this device and precision.
+    """Load a checkpoint and check its golden samples on this device and precision.
 
-    Raises InvalidArtifact for changed files, InvalidCheckpoint when the samples differ, UnsupportedDevice.
+    Raises InvalidArtifact for changed files, InvalidCheckpoint when the samples differ, and UnsupportedDevice.
     """
     model, facts = load_model(directory)
     embedder = Embedder(model, facts.preprocessing, device=device, precision=precision, batch_size=batch_size)
@@ -123,12 +123,12 @@ def load_embedder(
     except InvalidCheckpoint:
         raise
     except EmbeddingError as error:
-        raise InvalidCheckpoint(f"{directory}: a golden image is refused: {error}") from error
+        raise InvalidCheckpoint(f"{directory}: a golden image cannot be decoded: {error}") from error
     return embedder
 
 
 def _copy_on_cpu(model: EmbeddingModel) -> EmbeddingModel:
-    """Copy a model, so that writing it neither moves nor changes the one in training."""
+    """Copy a model to the CPU, so that saving it neither moves nor changes the model in training."""
     copy, _ = create_model(model.architecture, pretrained=False)
     copy.load_state_dict({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
     return copy
@@ -144,7 +144,7 @@ def _facts_json(facts: CheckpointFacts) -> dict[str, object]:
     }
 
 
-def _circumstances() -> dict[str, object]:
+def _build_facts() -> dict[str, object]:
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -158,5 +158,5 @@ def _as_tensor(data: bytes) -> torch.Tensor:
 
 def _mapping(value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise TypeError(f"an object in place of {value!r}")
+        raise TypeError(f"expected an object, got {value!r}")
     return value

@@ -1,7 +1,7 @@
-"""A four-layer convolutional network for small images, trained from scratch in minutes of CPU.
+"""A four-layer convolutional network for small images, which trains from scratch within minutes on a CPU.
 
-Four blocks of 3 × 3 convolution, batch norm, ReLU and 2 × 2 max pooling, the usual network of few-shot experiments
-(arXiv:1606.04080), here with channels that double and no pooling after the last block.
+Four blocks of 3 × 3 convolution, batch norm, ReLU and 2 × 2 max pooling, as is usual in few-shot experiments
+(arXiv:1606.04080); here the number of channels doubles from block to block, and the last block has no pooling.
 """
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class Conv4(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         for channels_in, channels_out in zip((3, *_CHANNELS), _CHANNELS, strict=False):
-            # No bias: batch norm takes the mean away.
+            # No bias: batch norm subtracts the mean.
             blocks += [nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)]
             blocks.append(nn.ReLU(inplace=True))
             if channels_out != _CHANNELS[-1]:

@@ -1,14 +1,14 @@
-"""Image bytes to an RGB image: one function for training, indexing and queries.
+"""Image bytes to an RGB image: the same decoder for training, indexing and queries.
 
 Rules, in this order:
 
-* Formats: JPEG (with MPO, what phones write), PNG, WebP, GIF, BMP, TIFF; of several frames or pages the first.
+* Formats: JPEG (including MPO, which phones write), PNG, WebP, GIF, BMP, TIFF; only the first frame or page is read.
 * Limits on bytes and pixels are checked from the header, before any pixel is decoded.
-* 16-bit samples keep their high byte (value >> 8); 32-bit and floating-point images are refused, since
-  their range is not known.
-* CMYK is converted by Pillow's plain formula; embedded ICC profiles are ignored, as the field's tools do.
-* Transparency is composed on white. Grey and palette images become RGB.
-* The EXIF orientation is applied, so that the image is as a person sees it.
+* 16-bit samples keep their high byte (value >> 8); 32-bit and floating-point images are refused, since their value
+  range is unknown.
+* CMYK is converted by Pillow's plain formula; embedded ICC profiles are ignored, as is common in image retrieval.
+* Transparent pixels are composed on white. Grey and palette images become RGB.
+* The EXIF orientation is applied.
 """
 
 import io
@@ -25,7 +25,7 @@ from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
 log = logging.getLogger(__name__)
 
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# What Pillow names the format of an image, and the media type and file ending that go with it.
+# Pillow's name of a format -> media type and file extension.
 MEDIA_TYPES = {
     "JPEG": ("image/jpeg", "jpg"),
     "MPO": ("image/jpeg", "jpg"),
@@ -37,7 +37,7 @@ MEDIA_TYPES = {
 }
 
 _ORIENTATION_TAG = 0x0112
-# EXIF orientation -> what makes the image upright; 1 and unknown values leave it as it lies.
+# EXIF orientation -> the transposition that makes the image upright; 1 and unknown values need none.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,12 +50,12 @@ _TRANSPOSITIONS = {
 _DIRECT_MODES = frozenset({"RGB", "L", "1", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa", "La"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-# A progressive JPEG may refine the whole image in any number of scans of a few bytes each: 300 kB that decode for
-# minutes. Encoders write about ten.
+# A progressive JPEG may refine the whole image in any number of scans of a few bytes each, so that 300 kB take minutes
+# to decode. Encoders write about ten scans.
 _MAX_JPEG_SCANS = 100
 _STRIP_ROWS = 256
 _START_OF_SCAN = b"\xff\xda"
-# What Pillow's parsers raise on damaged files, found by fuzzing; DecompressionBombError has a branch of its own.
+# Exceptions of Pillow's parsers on damaged files, found by fuzzing; DecompressionBombError is handled separately.
 _PARSER_FAILURES = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError,
     struct.error, zlib.error, Warning,
@@ -64,7 +64,7 @@ _PARSER_FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class DecodingLimits:
-    """Upper bounds of an image: bytes of the file, and pixels (width × height) of what it declares."""
+    """Upper bounds of an image: bytes of the file, and pixels (width × height) that its header declares."""
 
     max_image_bytes: int = 10 * 2**20
     max_image_pixels: int = 50_000_000
@@ -79,7 +79,7 @@ class DecodingLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An RGB image, upright, with what its file was."""
+    """An upright RGB image, and the format of its file."""
 
     image: Image.Image
     media_type: str
@@ -87,15 +87,15 @@ class DecodedImage:
 
 
 def decode_image(image_bytes: bytes, limits: DecodingLimits | None = None) -> Image.Image:
-    """Return the RGB image that `image_bytes` hold, upright.
+    """Decode `image_bytes` to an upright RGB image.
 
-    Raises UnsupportedImageFormat, ImageTooLarge or InvalidImage; each message says what was wrong.
+    Raises UnsupportedImageFormat, ImageTooLarge or InvalidImage.
     """
     return decode_with_format(image_bytes, limits).image
 
 
 def decode_with_format(image_bytes: bytes, limits: DecodingLimits | None = None) -> DecodedImage:
-    """Decode like `decode_image`, and say which format the bytes were in."""
+    """Decode like `decode_image`, and also return the format of the bytes."""
     limits = limits or DecodingLimits()
     if not image_bytes:
         raise InvalidImage("the image is empty (0 bytes)")
@@ -114,12 +114,12 @@ def decode_with_format(image_bytes: bytes, limits: DecodingLimits | None = None)
 
 
 def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
-    """Read the header only, and refuse what is too large to be decoded."""
-    too_large = f"at most {limits.max_image_pixels:,} pixels are allowed"
+    """Read the header only; raises InvalidImage for an image that must not be decoded."""
+    pixel_limit = f"at most {limits.max_image_pixels:,} pixels are allowed"
     try:
         source = Image.open(io.BytesIO(image_bytes), formats=ALLOWED_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"the image declares far too many pixels; {too_large}") from error
+        raise ImageTooLarge(f"the header of the image declares too many pixels; {pixel_limit}") from error
     except UnidentifiedImageError:
         formats = ", ".join(ALLOWED_FORMATS)
         raise UnsupportedImageFormat(f"the bytes are no image in a supported format ({formats})") from None
@@ -127,7 +127,7 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
         raise InvalidImage(f"the image's header is damaged: {error}") from error
     width, height = source.size
     if width * height > limits.max_image_pixels:
-        raise ImageTooLarge(f"the image is {width:,} × {height:,} pixels; {too_large}")
+        raise ImageTooLarge(f"the image is {width:,} × {height:,} pixels; {pixel_limit}")
     if source.format not in MEDIA_TYPES:
         raise UnsupportedImageFormat(f"{source.format} images are not supported")
     if MEDIA_TYPES[source.format] == MEDIA_TYPES["JPEG"]:
@@ -138,9 +138,9 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
 
 
 def _upright(source: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; an image whose EXIF block is damaged is taken as it lies.
+    """Apply the EXIF orientation; a damaged EXIF block is ignored.
 
-    Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails on odd ones that can be read.
+    ImageOps.exif_transpose also rewrites the EXIF block, and fails on some readable blocks.
     """
     try:
         orientation = source.getexif().get(_ORIENTATION_TAG, 1)
@@ -174,7 +174,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    # Strip by strip: composing at once would hold four copies of a large image.
+    # Strip by strip, since composing a large image at once would keep four copies of it in memory.
     width, height = image.size
     white = Image.new("RGB", image.size, (255, 255, 255))
     for top in range(0, height, _STRIP_ROWS):

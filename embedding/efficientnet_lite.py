@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, the backbone whose ImageNet weights a package ships (arXiv:1905.11946, Lite variant).
+"""EfficientNet-Lite0, whose ImageNet weights are available as a package (arXiv:1905.11946, Lite variant).
 
-Against EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish, stem and last convolution not scaled. Module
-names follow the published state dict, so that its weights load by name.
+Compared with EfficientNet-B0 it has no squeeze-and-excitation, uses ReLU6 instead of swish, and does not scale the stem
+and the last convolution. Module names follow the published state dict, so that its weights load by name.
 """
 
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ NUM_CHANNELS = 1280
 
 
 class SamePaddingConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: output = ceil(input / stride), the odd pixel right and below."""
+    """A convolution with TensorFlow's padding: output = ceil(input / stride), an odd pixel added right and below."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Convolve [N, C, H, W]."""
@@ -39,7 +39,7 @@ class SamePaddingConv2d(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, linear projection; added to its input where the shapes agree."""
+    """Expansion, depthwise convolution and linear projection, added to the input where the shapes agree."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -102,5 +102,5 @@ def _conv(num_inputs: int, num_outputs: int, kernel: int, *, stride: int = 1, gr
 
 
 def _batch_norm(num_channels: int) -> nn.BatchNorm2d:
-    # The published weights were trained with TensorFlow's constants.
+    # TensorFlow's constants, with which the published weights were trained.
     return nn.BatchNorm2d(num_channels, eps=1e-3, momentum=0.01)

@@ -1,4 +1,4 @@
-"""Images to embeddings on a device: what training's validation, indexing and requests share."""
+"""Images to embeddings on a device, shared by training's validation, indexing and requests."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ from embedding.preprocessing import Preprocessing
 
 Precision = Literal["float32", "bf16"]
 
-# How far (1 - cosine) an embedding of each precision may lie from the float32 one of the machine that wrote it.
+# Largest accepted 1 - cosine between an embedding and the float32 embedding of the machine that saved the checkpoint.
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "bf16": 2e-2}
 
-# Activations of larger batches leave a CPU's cache: 32 images at once take more than twice as long an image as 4
-# (benchmarks/batch_size.py). A GPU wants large ones.
+# On a CPU the activations of larger batches do not fit in the cache: a batch of 32 takes more than twice as long per
+# image as a batch of 4 (benchmarks/batch_size.py). A GPU needs large batches.
 _BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 
 class ImageEmbedder(Protocol):
-    """Whatever turns images into unit vectors of one embedding space."""
+    """Turns images into unit vectors of one embedding space."""
 
     @property
     def space_id(self) -> str:
-        """Name of the embedding space: embeddings of different ids are never compared."""
+        """Id of the embedding space; only embeddings with equal ids can be compared."""
 
     @property
     def embedding_dim(self) -> int:
         """Length of each embedding."""
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Prepare one RGB image [H, W, 3]: the part that needs no device and runs in any thread."""
+        """Prepare one RGB image as [H, W, 3], without the device; safe in any thread."""
 
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed prepared images [N, H, W, 3]; one thread at a time."""
+        """Embed prepared images [N, H, W, 3]; call it from one thread at a time."""
 
 
 def embed(embedder: ImageEmbedder, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """Embed RGB images: float32 [N, D], rows of L2 norm 1, in the order given."""
+    """Embed RGB images: float32 [N, D] with rows of L2 norm 1, in the order of `images`."""
     if not images:
         return np.zeros((0, embedder.embedding_dim), np.float32)
     return embedder.embed_pixels(np.stack([embedder.to_pixels(image) for image in images]))
@@ -52,8 +52,8 @@ def embed(embedder: ImageEmbedder, images: Sequence[Image.Image]) -> NDArray[np.
 class Embedder:
     """A model on a device, in evaluation mode.
 
-    `device` is "cpu", "cuda", "cuda:1", ... or "auto" (CUDA where there is one). bf16 runs on CUDA only; the
-    embeddings it gives are float32 all the same. Raises UnsupportedDevice.
+    `device` is "cpu", "cuda", "cuda:1", ... or "auto" (CUDA if available). The precision bf16 needs CUDA; embeddings
+    are float32 with either precision. Raises UnsupportedDevice.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Embedder:
         self.architecture = model.architecture
         self.embedding_dim = model.embedding_dim
         self.space_id = space_id_of(model, preprocessing)
-        # channels_last is 1.7 times as fast as the default layout for convolutions on a CPU.
+        # Convolutions on a CPU are 1.7 times as fast with channels_last as with the default layout.
         self._model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Embed RGB images: float32 [N, D], rows of L2 norm 1, in the order given."""
+        """Embed RGB images: float32 [N, D] with rows of L2 norm 1, in the order of `images`."""
         return embed(self, images)
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -92,7 +92,7 @@ class Embedder:
         embeddings = np.empty((len(pixels_NHWC), self.embedding_dim), np.float32)
         for start in range(0, len(pixels_NHWC), self.batch_size):
             part = slice(start, start + self.batch_size)
-            # A copy, since Pillow's pixels are read-only and torch warns of such.
+            # Copied, since torch warns about read-only arrays such as those from Pillow.
             batch = torch.from_numpy(np.array(pixels_NHWC[part])).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 outputs = self._model(self.preprocessing.normalise(batch))
@@ -101,7 +101,7 @@ class Embedder:
 
 
 def choose_device(device: str, precision: Precision) -> torch.device:
-    """Return the torch device that `device` names; "auto" takes CUDA where there is one."""
+    """Return the torch device named `device`; "auto" means CUDA if available. Raises UnsupportedDevice."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -112,7 +112,8 @@ def choose_device(device: str, precision: Precision) -> torch.device:
         raise UnsupportedDevice(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UnsupportedDevice(
-            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+            f"device {device!r} is not available: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA "
+            "devices; use auto, cpu, cuda or cuda:N"
         )
     if precision == "bf16" and chosen.type != "cuda":
         raise UnsupportedDevice("bf16 needs a CUDA device; use precision float32 on the CPU")
@@ -122,7 +123,7 @@ def choose_device(device: str, precision: Precision) -> torch.device:
 
 
 def space_id_of(model: EmbeddingModel, preprocessing: Preprocessing) -> str:
-    """Name the embedding space: a hash of architecture, weights and preprocessing (16 hex digits)."""
+    """Return the id of the embedding space: a hash of architecture, weights and preprocessing (16 hex digits)."""
     digest = hashlib.sha256(canonical_json([model.architecture.to_json(), preprocessing.to_json()]))
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

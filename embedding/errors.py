@@ -1,21 +1,21 @@
-"""What can go wrong between image bytes and an embedding.
+"""Errors between image bytes and an embedding.
 
 EmbeddingError
-├── InvalidImage                 the bytes are no image that can be read
-│   ├── UnsupportedImageFormat   a format (or colour mode) outside the allow-list
+├── InvalidImage                 bytes that cannot be decoded as an image
+│   ├── UnsupportedImageFormat   a format or colour mode outside the allow-list
 │   └── ImageTooLarge            more bytes or pixels than the limits allow
-├── InvalidArtifact              a directory whose files are not what its manifest says
-│   └── InvalidCheckpoint        a checkpoint that does not reproduce its golden samples, or cannot be built
-├── UnknownBackbone              a name that no library here knows
-├── MissingWeights               pretrained weights that are not on this machine
-└── UnsupportedDevice            a device or precision that this machine does not have
+├── InvalidArtifact              a directory whose files do not match its manifest
+│   └── InvalidCheckpoint        a checkpoint that cannot be built or does not reproduce its golden samples
+├── UnknownBackbone              a backbone name that no library provides
+├── MissingWeights               pretrained weights that are not installed and cannot be downloaded
+└── UnsupportedDevice            a device or precision that is not available
 """
 
 from typing import ClassVar
 
 
 class EmbeddingError(Exception):
-    """Base of every error of this room; its message is safe to show to a client."""
+    """Base of all errors of this package; the message is safe to show to clients."""
 
     code: ClassVar[str] = "embedding-error"
 
@@ -27,7 +27,7 @@ class InvalidImage(EmbeddingError):
 
 
 class UnsupportedImageFormat(InvalidImage):
-    """The image has a format or colour mode that is not on the allow-list."""
+    """The image has a format or colour mode outside the allow-list."""
 
     code = "unsupported-image-format"
 
@@ -51,18 +51,18 @@ class InvalidCheckpoint(InvalidArtifact):
 
 
 class UnknownBackbone(EmbeddingError):
-    """No library here knows a backbone of that name."""
+    """No installed library provides a backbone of that name."""
 
     code = "unknown-backbone"
 
 
 class MissingWeights(EmbeddingError):
-    """Pretrained weights are neither installed nor to be downloaded."""
+    """Pretrained weights are not installed and cannot be downloaded."""
 
     code = "missing-weights"
 
 
 class UnsupportedDevice(EmbeddingError):
-    """This machine lacks the device, or the device lacks the precision."""
+    """The device, or the precision on this device, is not available."""
 
     code = "unsupported-device"

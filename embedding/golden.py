@@ -1,7 +1,7 @@
-"""Golden samples: images and the embeddings they must give, kept in each checkpoint.
+"""Golden samples: images stored in each checkpoint together with the embeddings that the model must produce.
 
-They go the whole road from encoded bytes, so that a change of decoding, preprocessing, network, library or
-hardware that matters is noticed when a checkpoint is loaded and not in the results.
+They start from encoded bytes, so that a relevant change of decoding, preprocessing, network, library or hardware is
+detected when a checkpoint is loaded.
 """
 
 import io
@@ -16,27 +16,27 @@ from embedding.errors import InvalidCheckpoint
 
 
 def golden_images() -> list[bytes]:
-    """Return a few encoded images of different sizes, shapes, contents and formats."""
+    """Return a few encoded images that differ in size, aspect ratio, content and format."""
     return [_gradient(), _shapes(), _texture(), _transparent_mark()]
 
 
 def check_golden_samples(
     embedder: Embedder, images: list[bytes], expected: NDArray[np.float32], *, source: str
 ) -> None:
-    """Embed the samples again and compare; raises InvalidCheckpoint beyond the tolerance of the precision."""
+    """Embed the samples and compare; raises InvalidCheckpoint beyond the tolerance of the precision."""
     actual = embedder.embed([decode_image(image) for image in images])
     if actual.shape != expected.shape:
         raise InvalidCheckpoint(
-            f"{source}: golden embeddings have shape {expected.shape}, the model gives {actual.shape}"
+            f"{source}: golden embeddings have shape {expected.shape}, those of the model {actual.shape}"
         )
     worst = float(1 - (actual * expected).sum(axis=1).min())
     tolerance = TOLERANCES[embedder.precision]
-    # Written so that NaN is refused as well.
+    # Negated, so that NaN is refused too.
     if not worst <= tolerance:
         raise InvalidCheckpoint(
             f"{source}: the model does not reproduce its golden samples on this machine "
             f"(1 - cosine = {worst:.2g}, allowed {tolerance:.2g} for {embedder.precision}); "
-            "the files, or the versions of torch or Pillow, differ from those it was made with"
+            "the files, or the versions of torch or Pillow, differ from those that it was saved with"
         )
 
 

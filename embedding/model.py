@@ -24,10 +24,10 @@ HeadName = Literal["none", "linear"]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What must be known, beside the weights, to build a model again.
+    """The configuration needed, in addition to the weights, to rebuild a model.
 
-    With `head="none"` the embedding is the pooled feature itself and `embedding_dim` the backbone's number of
-    channels (0 stands for it until the model is built).
+    With `head="none"` the embedding is the pooled feature, and `embedding_dim` is the backbone's number of channels
+    (0 until the model is built).
     """
 
     backbone: str = DEFAULT_BACKBONE
@@ -44,20 +44,20 @@ class Architecture:
             raise ValueError(f"a linear head needs an embedding_dim of at least 1, got {self.embedding_dim}")
 
     def to_json(self) -> dict[str, object]:
-        """Return the value as it is stored in a checkpoint."""
+        """Return the JSON object that a checkpoint stores."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Self:
-        """Read a stored value; names or values that this version does not know are an error."""
+        """Read a stored value; raises InvalidCheckpoint for unknown names or values."""
         try:
             return cls(**cast(dict[str, Any], stored))  # checked by __post_init__
         except (TypeError, ValueError) as error:
-            raise InvalidCheckpoint(f"the stored architecture is not valid: {error}") from error
+            raise InvalidCheckpoint(f"the stored architecture is invalid: {error}") from error
 
 
 class AveragePooling(nn.Module):
-    """The mean over places: [N, C, H, W] to [N, C]."""
+    """The mean over positions: [N, C, H, W] to [N, C]."""
 
     def forward(self, features_NCHW: Tensor) -> Tensor:
         """Pool a feature map."""
@@ -65,7 +65,7 @@ class AveragePooling(nn.Module):
 
 
 class GeMPooling(nn.Module):
-    """The generalised mean over places (GeM, arXiv:1711.02512): [N, C, H, W] to [N, C].
+    """The generalised mean over positions (GeM, arXiv:1711.02512): [N, C, H, W] to [N, C].
 
     `p = 1` is the average, large `p` approaches the maximum; `p` is learned.
     """
@@ -86,22 +86,22 @@ class GeMPooling(nn.Module):
 class LinearHead(nn.Linear):
     """A linear map from the unit-length pooled feature to the embedding dimension.
 
-    Its input has unit length, so a head can be trained on stored zero-shot embeddings, and its output is the
-    same as if the whole network had run.
+    The input has unit length, so that a head can be trained on stored zero-shot embeddings with the same result as
+    through the whole network.
     """
 
     @torch.no_grad()
     def set_principal_components(self, pooled_NC: NDArray[np.float32]) -> None:
-        """Start from the principal components of unit pooled features [N, C].
+        """Initialise the head with the principal components of unit pooled features [N, C].
 
-        The head then centres and rotates, and drops the directions of least variance, so that training starts
-        about where zero-shot retrieval stands. Raises ValueError when there are fewer images than components.
+        The head then centres, rotates and drops the directions of least variance, so that training starts close to
+        zero-shot retrieval. Raises ValueError when there are fewer images than components.
         """
         from sklearn.decomposition import PCA
 
         num_images, num_channels = pooled_NC.shape
         if num_channels != self.in_features:
-            raise ValueError(f"features have {num_channels} channels, the head takes {self.in_features}")
+            raise ValueError(f"features have {num_channels} channels, but the head takes {self.in_features}")
         most = min(num_images, num_channels)
         if self.out_features > most:
             raise ValueError(
@@ -127,17 +127,17 @@ class EmbeddingModel(nn.Module):
         self.architecture = dataclasses.replace(architecture, embedding_dim=self.embedding_dim)
 
     def pool(self, images_NCHW: Tensor) -> Tensor:
-        """Return the pooled features [N, C] with unit length: what the head takes, and the zero-shot embedding."""
+        """Return the pooled features [N, C] of unit length: the input of the head, and the zero-shot embedding."""
         return F.normalize(self.pooling(self.backbone(images_NCHW)), dim=1)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return the embeddings of normalised images."""
-        # Lengths are measured in float32, whatever precision the backbone runs in.
+        # Normalised in float32, whatever the precision of the backbone.
         return F.normalize(self.head(self.pool(images_NCHW)).float(), dim=1)
 
 
 class HeadNetwork(nn.Module):
-    """The end of an EmbeddingModel alone: unit pooled features [N, C] to its embeddings [N, D].
+    """The last part of an EmbeddingModel: unit pooled features [N, C] to embeddings [N, D].
 
     It shares the head's weights with the model, so that training it trains the model.
     """
@@ -147,12 +147,12 @@ class HeadNetwork(nn.Module):
         self.head = head
 
     def forward(self, pooled_NC: Tensor) -> Tensor:
-        """Return what the whole model gives for images with these pooled features."""
+        """Return the embeddings of images with these pooled features."""
         return F.normalize(self.head(pooled_NC).float(), dim=1)
 
 
 def without_head(model: EmbeddingModel) -> EmbeddingModel:
-    """Return the model whose embedding is the pooled feature; backbone and pooling are shared, not copied."""
+    """Return a model whose embedding is the pooled feature; backbone and pooling are shared, not copied."""
     architecture = dataclasses.replace(model.architecture, head="none", embedding_dim=0)
     headless = EmbeddingModel(architecture, model.backbone, model.num_channels)
     headless.pooling = model.pooling
@@ -160,7 +160,7 @@ def without_head(model: EmbeddingModel) -> EmbeddingModel:
 
 
 def with_linear_head(model: EmbeddingModel, embedding_dim: int) -> EmbeddingModel:
-    """Return the model with a new linear head of random weights; backbone and pooling are shared, not copied."""
+    """Return a model with a new linear head of random weights; backbone and pooling are shared, not copied."""
     architecture = dataclasses.replace(model.architecture, head="linear", embedding_dim=embedding_dim)
     headed = EmbeddingModel(architecture, model.backbone, model.num_channels)
     headed.pooling = model.pooling
@@ -168,7 +168,7 @@ def with_linear_head(model: EmbeddingModel, embedding_dim: int) -> EmbeddingMode
 
 
 def create_model(architecture: Architecture, *, pretrained: bool) -> tuple[EmbeddingModel, Preprocessing]:
-    """Build a model in evaluation mode, and the preprocessing that its backbone was trained with."""
+    """Return a model in evaluation mode, and the preprocessing that its backbone was trained with."""
     loaded = create_backbone(architecture.backbone, pretrained=pretrained)
     model = EmbeddingModel(architecture, loaded.module, loaded.num_channels)
     return model.eval(), loaded.preprocessing

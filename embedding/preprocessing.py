@@ -1,8 +1,8 @@
-"""Preprocessing: an RGB image to the tensor that a network expects.
+"""Preprocessing: an RGB image to the input tensor of a network.
 
-It is part of the model: the value is stored in the checkpoint and enters the space id. The geometric half runs on
-the CPU and ends in uint8 pixels, which can be cached and sent to a device cheaply; the arithmetic half runs where
-the network runs.
+Preprocessing is part of the model: it is stored in the checkpoint and enters the space id. The geometric half runs on
+the CPU and ends in uint8 pixels, which are cheap to cache and to send to a device; the arithmetic half runs on the
+network's device.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ _RESAMPLING: dict[Interpolation, Image.Resampling] = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Centre crop, resize and normalisation; equal values give equal embeddings.
+    """Centre crop, resize and normalisation; equal values produce equal inputs.
 
     The crop is a centred square whose side is `crop_fraction` of the image's shorter side; it is resized to
     `image_size` pixels with Pillow's antialiased filter. Channels are scaled to 0..1, then (x - mean) / std.
-    The crop comes first, so that a very long image costs no more than a square one.
+    Cropping comes first, so that a very long image costs no more than a square one.
     """
 
     image_size: int = 224
@@ -40,7 +40,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    decoding: int = 1  # the version of the rules in embedding.decoding, so that a change of them changes the space
+    decoding: int = 1  # version of the rules in embedding.decoding, so that changing them changes the space id
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -55,7 +55,7 @@ class Preprocessing:
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Crop and resize an RGB image to uint8 pixels [image_size, image_size, 3]."""
         if image.mode != "RGB":
-            raise ValueError(f"an RGB image is needed, got mode {image.mode!r}; decode it with decode_image")
+            raise ValueError(f"the image must be RGB, got mode {image.mode!r}; decode it with decode_image")
         width, height = image.size
         side = min(width, height) * self.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
@@ -66,27 +66,27 @@ class Preprocessing:
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         """Turn uint8 pixels [N, H, W, 3] into the network's float32 input [N, 3, H, W], channels last in memory.
 
-        Works on any device; it is one multiplication and one addition a sample.
+        It runs on the device of the pixels, with one multiplication and one addition per value.
         """
         device = pixels_NHWC.device
         std = torch.tensor(self.std, device=device)
         scale = 1 / (255 * std)
         offset = -torch.tensor(self.mean, device=device) / std
-        # A permuted view of contiguous NHWC memory is exactly the channels_last format of an NCHW tensor.
+        # A permuted view of contiguous NHWC memory is the channels_last format of an NCHW tensor.
         return torch.addcmul(offset, pixels_NHWC.float(), scale).permute(0, 3, 1, 2)
 
     def to_json(self) -> dict[str, object]:
-        """Return the value as it is stored in a checkpoint."""
+        """Return the JSON object that a checkpoint stores."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Self:
-        """Read a stored value; unknown names are an error, since they would change what is computed."""
+        """Read a stored value; raises InvalidCheckpoint for unknown names, whose effect would be ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(stored.keys() - known):
-            raise InvalidCheckpoint(f"this version of Akin does not know the preprocessing options {unknown}")
+            raise InvalidCheckpoint(f"this version of Akin does not support the preprocessing options {unknown}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
         try:
             return cls(**cast(dict[str, Any], values))  # checked by __post_init__
         except (TypeError, ValueError) as error:
-            raise InvalidCheckpoint(f"the stored preprocessing is not valid: {error}") from error
+            raise InvalidCheckpoint(f"the stored preprocessing is invalid: {error}") from error

@@ -1,8 +1,8 @@
-"""Import torchvision where its compiled part does not load.
+"""Import torchvision even where its compiled extension does not load.
 
-The usual wheel of torchvision is built for CUDA; beside a CPU build of torch its operators stay unregistered and
-`import torchvision` fails with «operator torchvision::nms does not exist». Declaring the two operators that its
-Python code refers to lets models and transforms work; the operators themselves and torchvision.io do not.
+The default wheel of torchvision is built for CUDA. With a CPU build of torch its operators are not registered, and
+`import torchvision` fails with "operator torchvision::nms does not exist". Declaring the two operators that its Python
+code refers to is enough for models and transforms; the operators themselves and torchvision.io remain unusable.
 """
 
 from functools import cache
@@ -18,9 +18,9 @@ _SCHEMAS = (
 
 @cache
 def load_torchvision() -> ModuleType:
-    """Return the module `torchvision`; does nothing special where the real extension loads.
+    """Return the module `torchvision`, with its operators declared where the extension does not load.
 
-    Call this before anything that imports torchvision itself, timm for one.
+    Call this before importing anything that imports torchvision, such as timm.
     """
     try:
         import torchvision
@@ -35,8 +35,8 @@ def load_torchvision() -> ModuleType:
 
 @cache
 def _declare_operators() -> torch.library.Library:
-    # Cached, since the declarations vanish with the Library object.
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # torch has no types here
+    # Cached, since the declarations are removed with the Library object.
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # untyped in torch
     for schema in _SCHEMAS:
         library.define(schema)  # type: ignore[no-untyped-call]
     return library

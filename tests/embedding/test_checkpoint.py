@@ -6,16 +6,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedding.artifact import new_artifact
+from embedding.backbones import SMALL_BACKBONE
 from embedding.checkpoint import KIND, MANIFEST_NAME, load_embedder, load_model, read_checkpoint_facts, save_checkpoint
 from embedding.errors import InvalidArtifact, InvalidCheckpoint
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
 from tests.images import scene
 
+# A small network: what is tested here does not depend on the backbone.
+ARCHITECTURE = Architecture(SMALL_BACKBONE, pooling="gem", head="linear", embedding_dim=8)
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    model, _ = create_model(Architecture(pooling="gem", head="linear", embedding_dim=8), pretrained=False)
+    model, _ = create_model(ARCHITECTURE, pretrained=False)
     directory = tmp_path_factory.mktemp("checkpoint") / "small"
     save_checkpoint(
         directory, model, Preprocessing(image_size=32), metrics={"recall_at_1": 0.5}, provenance={"weights": "random"}
@@ -23,9 +27,9 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def test_a_round_trip_embeds_equal(tmp_path):
+def test_embeddings_survive_a_round_trip(tmp_path):
     torch.manual_seed(1)
-    model, preprocessing = create_model(Architecture(head="linear", embedding_dim=8), pretrained=False)
+    model, preprocessing = create_model(ARCHITECTURE, pretrained=False)
     saved = save_checkpoint(tmp_path / "c", model, preprocessing)
 
     embedder = load_embedder(tmp_path / "c", device="cpu")
@@ -37,16 +41,16 @@ def test_a_round_trip_embeds_equal(tmp_path):
     np.testing.assert_allclose(embedder.embed([scene()]), expected, atol=1e-5)
 
 
-def test_says_what_it_is_without_building_the_model(checkpoint):
+def test_facts_are_read_without_building_the_model(checkpoint):
     facts = read_checkpoint_facts(checkpoint)
 
-    assert facts.architecture == Architecture(pooling="gem", head="linear", embedding_dim=8)
+    assert facts.architecture == ARCHITECTURE
     assert facts.metrics == {"recall_at_1": 0.5}
     assert facts.provenance["weights"] == "random"
     assert facts.provenance["torch"] == torch.__version__
 
 
-def test_holds_no_pickle(checkpoint):
+def test_a_checkpoint_contains_no_pickle(checkpoint):
     assert sorted(path.name for path in checkpoint.iterdir()) == [
         "golden.safetensors",
         "model.json",
@@ -69,7 +73,7 @@ def test_a_flipped_byte_is_found(checkpoint, tmp_path, name):
 
 
 def resealed(checkpoint, directory, change):
-    """Copy a checkpoint with changed content and honest checksums."""
+    """Copy a checkpoint with changed content and valid checksums."""
     facts = json.loads((checkpoint / MANIFEST_NAME).read_text())["facts"]
     weights, golden = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "golden.safetensors")
     change(facts, weights, golden)
@@ -87,7 +91,7 @@ def test_golden_samples_that_are_not_reproduced_are_refused(checkpoint, tmp_path
         load_embedder(resealed(checkpoint, tmp_path / "c", change), device="cpu")
 
 
-def test_nan_weights_do_not_pass_the_golden_samples(checkpoint, tmp_path):
+def test_golden_samples_with_nan_are_refused(checkpoint, tmp_path):
     def change(facts, weights, golden):
         golden["embeddings"][0, 0] = float("nan")
 
@@ -95,7 +99,7 @@ def test_nan_weights_do_not_pass_the_golden_samples(checkpoint, tmp_path):
         load_embedder(resealed(checkpoint, tmp_path / "c", change), device="cpu")
 
 
-def test_other_weights_are_another_space(checkpoint, tmp_path):
+def test_weights_of_another_space_are_refused(checkpoint, tmp_path):
     def change(facts, weights, golden):
         weights["head.bias"] += 0.1
 
@@ -112,7 +116,7 @@ def test_weights_of_another_architecture_are_refused(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["architecture", "preprocessing", "space_id"])
-def test_facts_that_are_missing_are_named(checkpoint, tmp_path, name):
+def test_missing_facts_are_named(checkpoint, tmp_path, name):
     def change(facts, weights, golden):
         del facts[name]
 
@@ -121,7 +125,7 @@ def test_facts_that_are_missing_are_named(checkpoint, tmp_path, name):
 
 
 def test_saving_neither_moves_nor_changes_the_model_in_training(tmp_path):
-    model, preprocessing = create_model(Architecture(head="linear", embedding_dim=4), pretrained=False)
+    model, preprocessing = create_model(ARCHITECTURE, pretrained=False)
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from embedding.backbones import SMALL_BACKBONE
 from embedding.errors import InvalidCheckpoint
 from embedding.model import Architecture, GeMPooling, LinearHead, create_model
 
@@ -10,16 +11,16 @@ from embedding.model import Architecture, GeMPooling, LinearHead, create_model
 @pytest.mark.parametrize("pooling", ["average", "gem"])
 @pytest.mark.parametrize(("head", "dim"), [("none", 0), ("linear", 24)])
 def test_embeddings_have_unit_length(pooling, head, dim):
-    model, _ = create_model(Architecture(pooling=pooling, head=head, embedding_dim=dim), pretrained=False)
+    model, _ = create_model(Architecture(SMALL_BACKBONE, pooling, head, dim), pretrained=False)
 
     with torch.inference_mode():
         embeddings = model(torch.randn(3, 3, 64, 64))
 
-    assert embeddings.shape == (3, dim or 1280)
+    assert embeddings.shape == (3, dim or model.num_channels)
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
-def test_gem_with_p_of_one_is_the_average_and_tends_to_the_maximum():
+def test_gem_is_the_average_at_p_1_and_approaches_the_maximum():
     features = torch.rand(2, 5, 4, 4) + 0.1
 
     torch.testing.assert_close(GeMPooling(p=1.0)(features), features.mean(dim=(2, 3)))
@@ -37,8 +38,8 @@ def test_gem_learns_its_exponent():
     assert torch.isfinite(pooling.p.grad)
 
 
-def test_all_principal_components_keep_centred_distances():
-    """With as many components as channels the head only centres and rotates."""
+def test_a_full_set_of_principal_components_keeps_distances():
+    """With as many components as channels, the head only centres and rotates."""
     pooled = F.normalize(torch.randn(200, 16), dim=1)
     head = LinearHead(16, 16)
 
@@ -59,12 +60,12 @@ def test_principal_components_keep_the_directions_of_most_variance():
     assert kept[1].argmax() == 1
 
 
-def test_too_few_images_for_principal_components():
+def test_principal_components_need_as_many_images():
     head = LinearHead(16, 12)
 
     with pytest.raises(ValueError, match=r"12 principal components .* there are 5 images"):
         head.set_principal_components(np.zeros((5, 16), np.float32))
-    with pytest.raises(ValueError, match="8 channels, the head takes 16"):
+    with pytest.raises(ValueError, match="8 channels, but the head takes 16"):
         head.set_principal_components(np.zeros((50, 8), np.float32))
 
 
@@ -76,7 +77,7 @@ def test_too_few_images_for_principal_components():
         ({"head": "linear", "embedding_dim": 0}, "embedding_dim"),
     ],
 )
-def test_architecture_names_the_bad_option(options, message):
+def test_an_invalid_architecture_option_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         Architecture(**options)
     with pytest.raises(InvalidCheckpoint, match=message):

@@ -11,7 +11,7 @@ from tests.images import scene
 
 
 def test_equals_resizing_the_shorter_side_and_cropping_the_centre():
-    """One call of Pillow gives the pixels that the usual two steps give."""
+    """One call to Pillow gives the same pixels as the usual two steps."""
     image = scene(size=(300, 240))
 
     pixels = Preprocessing(image_size=64).to_pixels(image)
@@ -32,12 +32,12 @@ def test_crop_fraction_takes_the_middle():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 40))
 def test_any_shape_gives_the_same_size(width, height):
-    """An image of 3000 × 1 is cropped before it is enlarged, so it costs no more than a square one."""
+    """An image of 3000 × 1 is cropped before it is enlarged, so that it costs no more than a square one."""
     for size in ((width, height), (height, width)):
         assert Preprocessing(image_size=32).to_pixels(Image.new("RGB", size)).shape == (32, 32, 3)
 
 
-def test_normalises_as_the_shipped_weights_want_it():
+def test_normalises_as_the_packaged_weights_expect():
     preprocessing = Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3)
 
@@ -49,7 +49,7 @@ def test_normalises_as_the_shipped_weights_want_it():
     assert normalised.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_survives_storage_as_json():
+def test_round_trips_through_json():
     preprocessing = Preprocessing(image_size=96, crop_fraction=0.9, interpolation="lanczos")
 
     assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
@@ -58,11 +58,11 @@ def test_survives_storage_as_json():
 @pytest.mark.parametrize(
     "change", [{"sharpness": 2}, {"image_size": 0}, {"interpolation": "nearest"}, {"std": [0, 1, 1]}, {"mean": "grey"}]
 )
-def test_stored_values_that_are_not_understood_are_refused(change):
+def test_refuses_unknown_or_invalid_stored_values(change):
     with pytest.raises(InvalidCheckpoint):
         Preprocessing.from_json({**Preprocessing().to_json(), **change})
 
 
-def test_refuses_a_image_that_was_not_decoded_by_our_rules():
+def test_refuses_an_image_that_is_not_rgb():
     with pytest.raises(ValueError, match="decode_image"):
         Preprocessing().to_pixels(Image.new("L", (8, 8)))
