@@ -1,1 +1,1 @@
-"""Embeddings to nearest ids: knows vectors, ids and scores; no SQL, no HTTP."""
+"""Embeddings to the nearest images and products: embeddings, ids and scores; no SQL, no HTTP."""

@@ -1,7 +1,7 @@
-"""Where a search gets its candidates from: every row, or the groups of an IVF structure.
+"""Candidates of a search: from all rows, or from the nearest lists of an IVF structure.
 
-Scores of candidates are approximate: float32 sums whose last bits depend on how the work was split, or products with
-compressed rows. `index.row_search` makes them exact.
+The scores of candidates are approximate: float32 sums whose last bits depend on how the work was split, or products
+with compressed rows. `index.row_search` computes exact scores.
 Shape legend: N queries or rows, D embedding dimension, M candidates.
 """
 
@@ -17,35 +17,35 @@ from index.storage import pieces
 Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-# Two float32 inner products of equal unit vectors, computed in different ways, differ by less. Measured at
-# 1280 dimensions: 5e-7 where all products have one sign, 1e-7 otherwise.
+# Upper bound of the difference between two float32 inner products of the same unit vectors, computed in different
+# orders. Measured at 1280 dimensions: 5e-7 where all products have one sign, 1e-7 otherwise.
 CPU_NOISE = 2e-6
 
 
 class Candidates(Protocol):
-    """Rows that may be near a query. A query looks into `nprobe` of `num_lists` lists of rows."""
+    """Rows that may be near a query. A search visits `nprobe` of `num_lists` lists of rows."""
 
     @property
     def num_lists(self) -> int:
-        """Number of lists that all rows are divided into."""
+        """Number of lists that the rows are divided into."""
 
     @property
     def nprobe(self) -> int:
-        """Number of lists that a query looks into unless told otherwise."""
+        """Default number of lists that a query visits."""
 
     @property
     def noise(self) -> float:
-        """How far two computations of one score may lie apart."""
+        """Largest difference between two computations of the same score."""
 
     def nearest(self, queries_ND: NDArray[np.float32], num_candidates: int, nprobe: int, /) -> tuple[Scores, Rows]:
-        """Return scores and rows [N, M], best first; rows are -1 where the lists held fewer."""
+        """Return scores and rows [N, M], best first; rows are -1 where the lists contain fewer than M."""
 
     def above(self, query_D: NDArray[np.float32], score: float, nprobe: int, /) -> Rows:
-        """Return all rows of the lists whose score is above `score`, in any order."""
+        """Return all rows in the visited lists whose score is above `score`, in any order."""
 
 
 class ExactCandidates:
-    """Every row is compared with every query; the memory-mapped rows are one list, and are not copied."""
+    """Compares every query with every row; the memory-mapped rows form one list and are not copied."""
 
     num_lists = 1
     nprobe = 1
@@ -59,8 +59,8 @@ class ExactCandidates:
         """Return the nearest rows."""
         if len(queries_ND) > 1:
             return self._knn(queries_ND, num_candidates)
-        # For one query faiss splits the rows among threads in a way that costs 3 times the CPU time and, beside other
-        # work, 3 times the wait (50,000 × 1280 on 2 cores: 42 ms, 14 ms with one). Holds for the calling thread only.
+        # With several threads, faiss needs 3 times the CPU time for one query, and under load 3 times the wall time
+        # (50,000 × 1280 on 2 cores: 42 ms, 14 ms with one thread). The setting applies to the calling thread only.
         num_threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1)
         try:
@@ -69,7 +69,7 @@ class ExactCandidates:
             self._faiss.omp_set_num_threads(num_threads)
 
     def above(self, query_D: NDArray[np.float32], score: float, _nprobe: int, /) -> Rows:
-        """Return all rows above a score. This is one pass, where faiss would keep a heap as large as the answer."""
+        """Return all rows above a score, in one pass; faiss would keep a heap as large as the result."""
         found = [
             np.flatnonzero(self._embeddings_ND[part] @ query_D > score) + part.start
             for part in pieces(len(self._embeddings_ND))
@@ -82,7 +82,7 @@ class ExactCandidates:
 
 
 class IVFCandidates:
-    """Rows of the lists whose centres are nearest to the query."""
+    """Searches the lists whose centroids are nearest to the query."""
 
     noise = CPU_NOISE
 
@@ -93,27 +93,27 @@ class IVFCandidates:
         self._faiss = load_faiss()
 
     def nearest(self, queries_ND: NDArray[np.float32], num_candidates: int, nprobe: int, /) -> tuple[Scores, Rows]:
-        """Return the nearest rows of the lists looked into."""
+        """Return the nearest rows of the visited lists."""
         return self.ivf.search(queries_ND, num_candidates, params=self._parameters(nprobe))
 
     def above(self, query_D: NDArray[np.float32], score: float, nprobe: int, /) -> Rows:
-        """Return all rows above a score of the lists looked into."""
+        """Return all rows of the visited lists above a score."""
         _, _, rows = self.ivf.range_search(query_D[None], score, params=self._parameters(nprobe))
         return rows
 
     def _parameters(self, nprobe: int) -> object:
-        # Passed with each call: setting it on the index would change the searches of other threads.
+        # Passed with each call, since setting nprobe on the index would change the searches of other threads.
         return cast(object, self._faiss.SearchParametersIVF(nprobe=nprobe))
 
 
 def open_ivf(path: Path) -> FaissIndex:
-    """Map a structure file read-only; raises RuntimeError when faiss cannot read it."""
+    """Memory-map a structure file read-only; raises RuntimeError when it is not an IVF structure."""
     faiss = load_faiss()
     ivf = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     if not isinstance(ivf, faiss.IndexIVF):
         raise RuntimeError(f"{path} holds a {type(ivf).__name__}, not an IVF structure")
     lists = faiss.downcast_InvertedLists(ivf.invlists)
     if isinstance(lists, faiss.OnDiskInvertedLists):
-        # By default each search starts up to 32 threads to read ahead, which costs 20 times the search itself.
+        # By default each search starts up to 32 threads to read ahead, which takes 20 times as long as the search.
         lists.prefetch_nthread = 0
     return cast(FaissIndex, ivf)

@@ -1,18 +1,18 @@
-"""What can go wrong between embeddings and hits.
+"""Errors between embeddings and hits.
 
 VectorIndexError
-├── InvalidIndex        a directory that is damaged, incomplete or of another kind
-├── LowRecall           a built index finds too few of the rows that an exact search finds
-├── SpaceMismatch       queries that are no embeddings of the index's space
-├── UnsupportedDevice   a device that this machine, or this build of faiss, does not have
-└── MissingFaiss        no usable faiss is installed
+├── InvalidIndex        an index directory that is damaged, incomplete or of another kind
+├── LowRecall           a built index that finds too few of the rows found by an exact search
+├── SpaceMismatch       queries that are not embeddings of the index's space
+├── UnsupportedDevice   a device that this machine or this build of faiss does not support
+└── MissingFaiss        faiss is not installed or not usable
 """
 
 from typing import ClassVar
 
 
 class VectorIndexError(Exception):
-    """Base of every error of this room; its message is safe to show to a client."""
+    """Base of all errors of this package; the message is safe to show to clients."""
 
     code: ClassVar[str] = "vector-index-error"
 
@@ -24,24 +24,24 @@ class InvalidIndex(VectorIndexError):
 
 
 class LowRecall(VectorIndexError):
-    """An index reaches less than the required share of what an exact search finds, and was not written."""
+    """The recall of a built index against exact search is below the threshold; the index was not written."""
 
     code = "low-recall"
 
 
 class SpaceMismatch(VectorIndexError):
-    """The queries are no embeddings of the space that the index was built in."""
+    """The queries are not embeddings of the space that the index was built in."""
 
     code = "space-mismatch"
 
 
 class UnsupportedDevice(VectorIndexError):
-    """This machine, or this build of faiss, lacks the device."""
+    """This machine or this build of faiss does not support the device."""
 
     code = "unsupported-device"
 
 
 class MissingFaiss(VectorIndexError):
-    """No usable faiss is installed; the message names the command."""
+    """faiss is not installed or not usable; the message contains the command that installs it."""
 
     code = "missing-faiss"

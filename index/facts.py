@@ -1,4 +1,4 @@
-"""What an index says of itself: the facts of its manifest."""
+"""The facts of an index, as its manifest states them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ METRIC = "cosine"
 
 @dataclass(frozen=True, slots=True)
 class AnnRecall:
-    """Overlap with exact search that was measured when the index was built.
+    """Overlap with exact search, measured when the index was built.
 
-    `value` is the mean share, over `num_queries` queries, of the exact `k` best rows that the index returns;
-    below `threshold` the index would not have been written.
+    `value` is the share of the exact `k` nearest rows that the index returns, averaged over `num_queries` queries; an
+    index below `threshold` is not written.
     """
 
     k: int
@@ -26,7 +26,7 @@ class AnnRecall:
 
 @dataclass(frozen=True, slots=True)
 class IndexFacts:
-    """The facts of one index; `index_id` names its exact contents (16 hex digits of the manifest's checksum)."""
+    """The facts of one index; `index_id` identifies its contents (16 hex digits of the manifest's checksum)."""
 
     index_id: str
     space_id: str
@@ -40,16 +40,16 @@ class IndexFacts:
     metric: str = METRIC
 
     def to_json(self) -> dict[str, object]:
-        """Return the value as JSON can hold it."""
+        """Return the facts as a JSON object."""
         return dataclasses.asdict(self)
 
     def manifest_facts(self) -> dict[str, object]:
-        """Return what the manifest states: all but the id, which is the manifest's own checksum."""
+        """Return the facts stored in the manifest: all but the id, which is the manifest's checksum."""
         return {name: value for name, value in self.to_json().items() if name != "index_id"}
 
     @classmethod
     def from_manifest(cls, stored: Mapping[str, object], index_id: str) -> Self:
-        """Read what the manifest states; raises KeyError, TypeError or ValueError for anything unexpected."""
+        """Read the facts stored in a manifest; raises KeyError, TypeError or ValueError for unexpected content."""
         ann_recall = _mapping(stored["ann_recall"])
         facts = cls(
             index_id=index_id,
@@ -69,19 +69,19 @@ class IndexFacts:
             metric=str(stored["metric"]),
         )
         if facts.metric != METRIC:
-            raise ValueError(f"metric {facts.metric!r} in place of {METRIC!r}")
+            raise ValueError(f"the metric is {facts.metric!r}, expected {METRIC!r}")
         if facts.structure.nprobe is None:
-            raise ValueError("a structure without nprobe")
+            raise ValueError("the structure has no nprobe")
         return facts
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise TypeError(f"an object in place of {value!r}")
+        raise TypeError(f"expected an object, got {value!r}")
     return value
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"a number in place of {value!r}")
+        raise TypeError(f"expected a number, got {value!r}")
     return value

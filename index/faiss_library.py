@@ -1,4 +1,4 @@
-"""The one place that imports faiss, which comes as one of two packages: `faiss-cpu` or `faiss-gpu`."""
+"""The only module that imports faiss, which is provided by either `faiss-cpu` or `faiss-gpu`."""
 
 import ctypes
 import importlib.metadata
@@ -18,7 +18,7 @@ _GPU_PACKAGES = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuv
 
 
 class FaissIndex(Protocol):
-    """The part of `faiss.Index` that this room calls; shape legend: N queries, D dimension, K hits."""
+    """The part of `faiss.Index` used in this package; shape legend: N queries, D dimension, K hits."""
 
     ntotal: int
     d: int
@@ -31,7 +31,7 @@ class FaissIndex(Protocol):
     def range_search(
         self, x: NDArray[np.float32], thresh: float, *, params: object = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-        """Return limits [N + 1], scores and rows of everything whose score is above `thresh`."""
+        """Return limits [N + 1], scores and rows of all rows whose score is above `thresh`."""
 
     def add(self, x: NDArray[np.float32]) -> None:
         """Append rows."""
@@ -39,7 +39,7 @@ class FaissIndex(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FaissBuild:
-    """Which faiss is installed, and how many GPUs it can use."""
+    """The installed faiss, and the number of GPUs it can use."""
 
     version: str
     kind: Literal["cpu", "gpu"]
@@ -50,8 +50,8 @@ class FaissBuild:
 def load_faiss() -> ModuleType:
     """Return the module `faiss`.
 
-    Raises MissingFaiss when no package of it is installed, when both are (they overwrite each other's files), or
-    when the one that is there does not load.
+    Raises MissingFaiss when no faiss package is installed, when both are (they overwrite each other's files), or when
+    the installed one does not load.
     """
     gpu_packages = [name for name in _GPU_PACKAGES if _is_installed(name)]
     if gpu_packages and _is_installed(_CPU_PACKAGE):
@@ -70,10 +70,10 @@ def load_faiss() -> ModuleType:
 
 
 def faiss_build() -> FaissBuild:
-    """Say which faiss is installed; raises MissingFaiss."""
+    """Return which faiss is installed; raises MissingFaiss."""
     faiss = load_faiss()
     kind: Literal["cpu", "gpu"] = "gpu" if hasattr(faiss, "StandardGpuResources") else "cpu"
-    # Without a driver, faiss does not count zero devices but ends the process (facebookresearch/faiss#4251).
+    # Without a driver, faiss aborts the process instead of returning zero devices (facebookresearch/faiss#4251).
     num_gpus = int(faiss.get_num_gpus()) if kind == "gpu" and _has_cuda_driver() else 0
     return FaissBuild(str(faiss.__version__), kind, num_gpus)
 

@@ -1,7 +1,7 @@
-"""Copies of an index on a GPU, searched there one call at a time.
+"""Copies of an index on a GPU, searched one call at a time.
 
-The memory-mapped index on the CPU stays beside the copy: it answers what a GPU cannot (more than 2048 candidates or
-lists, everything above a score) and gives the exact scores.
+The memory-mapped index on the CPU is kept: it handles what faiss cannot do on a GPU (more than 2048 candidates or
+lists, all rows above a score) and provides the exact scores.
 Shape legend: N queries, D embedding dimension, M candidates.
 """
 
@@ -19,31 +19,31 @@ from index.structures import DeviceChoice
 
 log = logging.getLogger(__name__)
 
-# faiss selects at most this many candidates, and looks into at most this many lists, in one search on a GPU.
+# Limit of faiss on the candidates, and on the lists, of one search on a GPU.
 _MAX_SELECTED = 2048
-# Sums on a GPU are grouped in yet other ways than on a CPU.
+# A GPU adds in other orders than a CPU.
 _GPU_NOISE = 1e-5
-# By default faiss takes 1.5 GB of the GPU for itself, where a network may have to run as well.
+# By default faiss reserves 1.5 GB of GPU memory, which the network may need.
 _TEMPORARY_BYTES = 256 * 2**20
 _DEVICE_NUMBER = 0
 
 
 class GPUCandidates:
-    """Candidates from a copy of the index on a GPU; `on_cpu` is the same index, and answers what the GPU cannot."""
+    """Candidates from a copy of the index on a GPU; `on_cpu` is the same index, for what a GPU cannot do."""
 
     def __init__(self, gpu_index: FaissIndex, resources: object, on_cpu: Candidates) -> None:
         self.num_lists = on_cpu.num_lists
         self.nprobe = on_cpu.nprobe
         self.noise = _GPU_NOISE
         self._gpu_index = gpu_index
-        self._resources = resources  # must live as long as the index that uses them
+        self._resources = resources  # must outlive the index
         self._on_cpu = on_cpu
-        # The resources (streams, temporary memory) serve one search at a time.
+        # The resources (streams, temporary memory) allow one search at a time.
         self._lock = threading.Lock()
         self._faiss = load_faiss()
 
     def nearest(self, queries_ND: NDArray[np.float32], num_candidates: int, nprobe: int, /) -> tuple[Scores, Rows]:
-        """Return the nearest rows of the lists looked into."""
+        """Return the nearest rows of the visited lists."""
         if max(num_candidates, nprobe) > _MAX_SELECTED:
             return self._on_cpu.nearest(queries_ND, num_candidates, nprobe)
         parameters = None if self.num_lists == 1 else self._faiss.SearchParametersIVF(nprobe=nprobe)
@@ -51,12 +51,12 @@ class GPUCandidates:
             return self._gpu_index.search(queries_ND, num_candidates, params=parameters)
 
     def above(self, query_D: NDArray[np.float32], score: float, nprobe: int, /) -> Rows:
-        """Return all rows above a score, from the CPU."""
+        """Return all rows above a score, computed on the CPU."""
         return self._on_cpu.above(query_D, score, nprobe)
 
 
 def wants_gpu(device: str) -> bool:
-    """Say whether `device` ("auto", "cpu" or "cuda") means a GPU here; raises UnsupportedDevice."""
+    """Tell whether `device` ("auto", "cpu" or "cuda") selects a GPU on this machine; raises UnsupportedDevice."""
     if device not in get_args(DeviceChoice):
         raise UnsupportedDevice(f"unknown device {device!r} for the index; use {', '.join(get_args(DeviceChoice))}")
     if device == "cpu":
@@ -64,34 +64,36 @@ def wants_gpu(device: str) -> bool:
     build = faiss_build()
     if device == "cuda" and build.kind == "cpu":
         raise UnsupportedDevice(
-            "device 'cuda' for the index needs faiss-gpu, and faiss-cpu is installed; "
+            "device 'cuda' for the index needs faiss-gpu, but faiss-cpu is installed; "
             "run: pip uninstall faiss-cpu && pip install 'akin[gpu]'"
         )
     if device == "cuda" and not build.num_gpus:
-        raise UnsupportedDevice("device 'cuda' for the index is not there: faiss-gpu sees no GPU or no driver")
+        raise UnsupportedDevice(
+            "device 'cuda' for the index is not available: faiss-gpu finds no GPU or no driver; use auto or cpu"
+        )
     return build.num_gpus > 0
 
 
 def on_device(
     candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32], device: str
 ) -> Candidates:
-    """Copy an index to the GPU where `device` means one, else return it as it is.
+    """Copy an index to the GPU if `device` selects one, else return it unchanged.
 
-    With "auto" an index that does not fit stays on the CPU, with a warning; with "cuda" that is UnsupportedDevice.
+    An index that cannot be copied stays on the CPU with a warning for "auto", and raises UnsupportedDevice for "cuda".
     """
     if not wants_gpu(device):
         return candidates
     try:
         return _copy_to_gpu(candidates, embeddings_ND)
-    except RuntimeError as error:  # faiss' only error, a full GPU included
+    except RuntimeError as error:  # the only error that faiss raises, also when GPU memory is full
         if device == "cuda":
             raise UnsupportedDevice(f"the index cannot be copied to the GPU: {error}") from error
-        log.warning("the index stays on the CPU, since it cannot be copied to the GPU: %s", error)
+        log.warning("the index stays on the CPU because it cannot be copied to the GPU: %s", error)
         return candidates
 
 
 def clustering_index_on(device: str, embedding_dim: int) -> FaissIndex | None:
-    """Return an empty exact index on the GPU for k-means to use, or None where `device` means the CPU."""
+    """Return an empty exact index on the GPU for k-means, or None if `device` selects the CPU."""
     return _flat_index(_resources(), embedding_dim) if wants_gpu(device) else None
 
 
@@ -99,7 +101,7 @@ def _copy_to_gpu(candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDA
     faiss, resources = load_faiss(), _resources()
     if isinstance(candidates, IVFCandidates):
         options = faiss.GpuClonerOptions()
-        # Where faiss is built with cuVS that is the default, and refuses scalar quantisers.
+        # The default in builds with cuVS, which does not support scalar quantisers.
         options.use_cuvs = False
         gpu_index = faiss.index_cpu_to_gpu(resources, _DEVICE_NUMBER, candidates.ivf, options)
     else:

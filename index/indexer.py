@@ -1,4 +1,4 @@
-"""Build an index: from embeddings, or from image bytes and an embedder.
+"""Build an index from embeddings, or from image bytes and an embedder.
 
 Shape legend: N rows or images, D embedding dimension, H height, W width.
 """
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
-# An exact structure cannot lose recall by design; fewer queries check that it does not by accident.
-_QUERIES_OF_EXACT = 100
-_QUERIES_OF_IVF = 500
+# Exact search has a recall of 1 by design, so fewer queries are enough to confirm it.
+_NUM_QUERIES_EXACT = 100
+_NUM_QUERIES_IVF = 500
 
 
 @dataclass(frozen=True, slots=True)
 class IndexImage:
-    """An image to be indexed; `attributes` are JSON values for filters."""
+    """An image to index; `attributes` are JSON values for filters."""
 
     image_id: str
     product_id: str
@@ -61,7 +61,7 @@ class IndexImage:
 
 @dataclass(frozen=True, slots=True)
 class IndexedImages:
-    """The index that was written, and the ids of the images that it lacks because they cannot be read."""
+    """The facts of the index, and the ids and errors of the images that could not be decoded."""
 
     facts: IndexFacts
     failures: list[tuple[str, InvalidImage]]
@@ -69,7 +69,7 @@ class IndexedImages:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch(Generic[Key]):
-    """Some images, in the order read: embeddings [N, D] of `keys`, and why the others have none."""
+    """A batch of images in input order: embeddings [N, D] of `keys`, and the errors of images that have none."""
 
     keys: list[Key]
     embeddings: NDArray[np.float32]
@@ -84,11 +84,11 @@ def build_index(
     space_id: str,
     options: IndexOptions | None = None,
 ) -> IndexFacts:
-    """Write the index `directory`, whole or not at all, also within another artifact that is being written.
+    """Write the index `directory` atomically; it may lie within the draft of another artifact.
 
-    Entry i belongs to row i of `embeddings_ND`, float32 of unit length; the order of the input does not matter.
-    Raises ValueError for rows that cannot be indexed, LowRecall when the built index finds too little,
-    FileExistsError when `directory` exists.
+    Entry i belongs to row i of `embeddings_ND`, float32 of unit length; the order of the input does not matter. Raises
+    ValueError for invalid rows, LowRecall when the recall is below the threshold, and FileExistsError when `directory`
+    exists.
     """
     started = time.monotonic()
     options = options or IndexOptions()
@@ -127,9 +127,9 @@ def index_images(
     batch_size: int = 32,
     num_decoders: int = 2,
 ) -> IndexedImages:
-    """Embed images and write the index over them; those that cannot be read are reported and left out.
+    """Embed images and write an index of them; images that cannot be decoded are reported and left out.
 
-    Only batches of images are held in memory, but the embeddings of all. Raises what `build_index` raises.
+    All embeddings are kept in memory, but only a few batches of images. Raises the errors of `build_index`.
     """
     keyed = ((IndexEntry(image.image_id, image.product_id, image.attributes), image.image_bytes) for image in images)
     entries: list[IndexEntry] = []
@@ -153,11 +153,11 @@ def embed_images(
     batch_size: int = 32,
     num_decoders: int = 2,
 ) -> Generator[EmbeddedBatch[Key], None, None]:
-    """Yield the embeddings of images, batch by batch, in the order of the input.
+    """Yield the embeddings of images, batch by batch, in input order.
 
-    Images are read, and the network runs, in the thread that takes the batches, so that `images` may be a generator
-    over a database session; `num_decoders` threads decode the next batch meanwhile. At most two batches are read
-    ahead. An image that cannot be read is reported in its batch and does not stop the others.
+    Images are read, and the network runs, in the thread that consumes the batches, so that `images` may be a generator
+    over a database session; meanwhile `num_decoders` threads decode the next batch. At most two batches are read ahead.
+    An image that cannot be decoded is reported in its batch and does not affect the others.
     """
     if batch_size < 1 or num_decoders < 1:
         raise ValueError(
@@ -208,14 +208,14 @@ def _embed_batch(
 
 
 def _write_structure(directory: Path, structure: Structure, options: IndexOptions) -> tuple[Structure, AnnRecall]:
-    """Write the structure's file, settle what was left open, and measure the result; raises LowRecall."""
+    """Write the structure file, choose nprobe if it was left open, and measure the recall; raises LowRecall."""
     embeddings_ND = open_embeddings(directory)
     if structure.name == "exact":
         exact = RowSearch(embeddings_ND, ExactCandidates(embeddings_ND))
-        return structure, require_ann_recall(exact, structure, options, num_queries=_QUERIES_OF_EXACT)
+        return structure, require_ann_recall(exact, structure, options, num_queries=_NUM_QUERIES_EXACT)
     path = directory / STRUCTURE_NAME
     write_ivf(path, embeddings_ND, structure, seed=options.seed, device=options.device)
-    # What is measured is the file that will be served, on the CPU, which every machine has.
+    # The file that will be served is measured, on the CPU, which is always available.
     ivf = open_ivf(path)
 
     def index_with(nprobe: int) -> RowSearch:
@@ -224,13 +224,13 @@ def _write_structure(directory: Path, structure: Structure, options: IndexOption
 
     nprobe = structure.nprobe
     if nprobe is None:
-        nprobe = choose_nprobe(embeddings_ND, index_with, structure, options, num_queries=_QUERIES_OF_IVF)
-    settled = dataclasses.replace(structure, nprobe=nprobe)
-    return settled, require_ann_recall(index_with(nprobe), settled, options, num_queries=_QUERIES_OF_IVF)
+        nprobe = choose_nprobe(embeddings_ND, index_with, structure, options, num_queries=_NUM_QUERIES_IVF)
+    chosen = dataclasses.replace(structure, nprobe=nprobe)
+    return chosen, require_ann_recall(index_with(nprobe), chosen, options, num_queries=_NUM_QUERIES_IVF)
 
 
 def _order_of(entries: Sequence[IndexEntry], embeddings_ND: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the numbers of the entries in the order of their image ids; raises ValueError for bad input."""
+    """Return the positions of the entries sorted by image id; raises ValueError for invalid input."""
     if embeddings_ND.ndim != 2 or embeddings_ND.dtype != np.float32:
         raise ValueError(f"embeddings must be float32 [N, D], got {embeddings_ND.dtype} {embeddings_ND.shape}")
     if len(entries) != len(embeddings_ND):

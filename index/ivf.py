@@ -1,4 +1,4 @@
-"""Train an IVF structure: k-means centres, and the rows of each group in compressed form.
+"""Train an IVF structure: k-means centroids, and lists of compressed rows.
 
 Shape legend: N rows, D embedding dimension.
 """
@@ -16,7 +16,8 @@ from index.structures import Structure
 
 log = logging.getLogger(__name__)
 
-# More rows a centre hardly move the centres; k-means takes rows × centres × dimension operations a round.
+# More training rows per centroid hardly improve the centroids; a round of k-means takes rows × centroids × dimension
+# operations.
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ROUNDS = 10
 
@@ -24,7 +25,7 @@ _TRAINING_ROUNDS = 10
 def write_ivf(path: Path, embeddings_ND: NDArray[np.float32], structure: Structure, *, seed: int, device: str) -> None:
     """Train the structure on a sample of the rows, add all rows and write the file.
 
-    On one machine, equal rows, structure and seed give equal bytes. Raises UnsupportedDevice.
+    On the same machine, equal rows, structure and seed give equal bytes. Raises UnsupportedDevice.
     """
     faiss = load_faiss()
     num_rows, embedding_dim = embeddings_ND.shape
@@ -35,17 +36,17 @@ def write_ivf(path: Path, embeddings_ND: NDArray[np.float32], structure: Structu
         structure.nlist,
         formats[structure.storage],
         faiss.METRIC_INNER_PRODUCT,
-        False,  # rows themselves and not their offsets from the centres: as good here, and quicker to score
+        False,  # store rows instead of residuals: as accurate here, and faster to score
     )
     ivf.cp.seed = seed % 2**31
     ivf.cp.niter = _TRAINING_ROUNDS
     ivf.cp.spherical = True
-    # K-means shall see the whole sample, whatever faiss thinks of its size.
+    # Train on the whole sample, without the limits that faiss sets on its size.
     ivf.cp.min_points_per_centroid = 1
     ivf.cp.max_points_per_centroid = num_rows
     training_ND = _training_rows(embeddings_ND, structure, seed)
-    log.info("training %d centres on %d rows", structure.nlist, len(training_ND))
-    # None, on the CPU, lets faiss use the structure's own centres.
+    log.info("training %d centroids on %d rows", structure.nlist, len(training_ND))
+    # On the CPU this is None, and faiss uses the quantiser of the structure.
     ivf.clustering_index = clustering_index_on(device, embedding_dim)
     ivf.train(training_ND)
     ivf.clustering_index = None

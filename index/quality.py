@@ -1,4 +1,4 @@
-"""How much of what an exact search finds an index finds: `ann_recall`.
+"""The recall of an index against exact search: `ann_recall`.
 
 Shape legend: N queries, D embedding dimension, K hits.
 """
@@ -21,16 +21,17 @@ from index.structures import IndexOptions, Structure
 
 log = logging.getLogger(__name__)
 
-# Real queries are photos, not stored images: a query of this cosine to its row lies between rows, as they do.
+# Queries are photos, not stored images: like them, a query with this cosine to a row lies between rows.
 QUERY_COSINE = 0.9
-# For real queries are harder still, an nprobe below this is never chosen, however well it measures.
+# Real queries are harder than the measured ones, so nprobe is never chosen below this value.
 _MIN_NPROBE = 4
-# The chosen nprobe must cover this share of the way from the threshold to 1: other queries shall pass as well.
+# The recall at the chosen nprobe must exceed the threshold by this share of the distance to 1, so that other queries
+# reach the threshold too.
 _HEADROOM = 0.4
 
 
 class RankedRows(Protocol):
-    """Rows that can be searched: a VectorIndex, or what becomes one."""
+    """Searchable rows: a VectorIndex, or one that is being built."""
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
@@ -41,10 +42,10 @@ class RankedRows(Protocol):
 
 
 def measure_ann_recall(index: RankedRows, k: int = 10, num_queries: int = 500, seed: int = 0) -> float:
-    """Return the mean share of the exact `k` best rows that the index finds, within 0..1.
+    """Return the mean share, within 0..1, of the exact `k` nearest rows that the index finds.
 
-    Queries are rows of the index with noise (cosine about 0.9). A row that scores as high as the exact k-th best
-    counts as found, so that duplicates of one image stand in for each other. An empty index finds everything.
+    Queries are rows of the index with added noise (cosine about 0.9). A hit counts if its score reaches that of the
+    exact k-th row, so that duplicates of an image are interchangeable. The recall of an empty index is 1.
     """
     if len(index.embeddings) == 0:
         return 1.0
@@ -53,7 +54,7 @@ def measure_ann_recall(index: RankedRows, k: int = 10, num_queries: int = 500, s
 
 @dataclass(frozen=True, slots=True)
 class RecallSample:
-    """Queries [N, D] with the score [N] that each one's k exact nearest rows reach."""
+    """Queries [N, D], and for each the score [N] of its exact k-th nearest row."""
 
     queries: NDArray[np.float32]
     kth_scores: NDArray[np.float32]
@@ -61,12 +62,12 @@ class RecallSample:
 
     @classmethod
     def draw(cls, embeddings_ND: NDArray[np.float32], k: int, num_queries: int, seed: int) -> Self:
-        """Draw queries and compare them with every row, tile by tile."""
+        """Draw queries and compare them with all rows, piece by piece."""
         num_rows, embedding_dim = embeddings_ND.shape
         k = min(k, num_rows)
         generator = np.random.default_rng(seed)
         rows_ND = embeddings_ND[np.sort(generator.integers(0, num_rows, num_queries))]
-        # Noise of this length, at right angles to nearly everything, gives the wanted cosine.
+        # Random noise is almost orthogonal to the row; with this length it gives the wanted cosine.
         length = math.sqrt(1 / QUERY_COSINE**2 - 1)
         noise_ND = generator.standard_normal(rows_ND.shape, np.float32) * (length / math.sqrt(embedding_dim))
         queries_ND = rows_ND + noise_ND
@@ -78,7 +79,7 @@ class RecallSample:
         return cls(queries_ND, best_NK.min(axis=1), k)
 
     def recall_of(self, index: RankedRows) -> float:
-        """Return the share of the exact nearest rows that the index finds."""
+        """Return the share of the exact nearest rows that the index finds, within 0..1."""
         hits = index.search(self.queries, self.k)
         return float(np.mean(hits.scores >= self.kth_scores[:, None] - CPU_NOISE))
 
@@ -91,10 +92,10 @@ def choose_nprobe(
     *,
     num_queries: int = 500,
 ) -> int:
-    """Return the smallest nprobe, among doublings, whose recall is somewhat above the threshold, at most `nlist`."""
+    """Return the smallest nprobe, doubling up to `nlist`, whose recall exceeds the threshold by a margin."""
     threshold = options.min_ann_recall
     target = threshold + _HEADROOM * (1 - threshold)
-    # Other queries than those of the final measurement, which would flatter the choice made on them.
+    # Other queries than those of the final measurement, which would otherwise be biased towards this choice.
     sample = RecallSample.draw(embeddings_ND, options.recall_k, num_queries, options.seed + 1)
     nprobe = min(_MIN_NPROBE, structure.nlist)
     while nprobe < structure.nlist:
@@ -109,15 +110,15 @@ def choose_nprobe(
 def require_ann_recall(
     index: RankedRows, structure: Structure, options: IndexOptions, *, num_queries: int = 500
 ) -> AnnRecall:
-    """Measure the recall of an index that is being built; raises LowRecall, with remedies, below the threshold."""
+    """Measure the recall of an index that is being built; below the threshold raises LowRecall with remedies."""
     k, threshold = options.recall_k, options.min_ann_recall
     value = measure_ann_recall(index, k, num_queries, options.seed)
     if value < threshold:
         remedies = [f"raise nprobe (now {structure.nprobe}) or rescore (now {structure.rescore})"]
         remedies.append(f"choose another nlist (now {structure.nlist})")
         if structure.storage == "sq8":
-            remedies.append("take storage 'float16' in place of 'sq8'")
-        remedies.append("take structure 'exact'")
+            remedies.append("use storage 'float16' instead of 'sq8'")
+        remedies.append("use structure 'exact'")
         raise LowRecall(
             f"ann_recall@{k} is {value:.4f}, below the threshold {threshold:g} (measured with {num_queries} queries); "
             f"{', '.join(remedies[:-1])}, or {remedies[-1]}"

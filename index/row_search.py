@@ -1,8 +1,8 @@
-"""The k nearest rows with exact scores, and ties that are always broken the same way.
+"""The k nearest rows with exact scores and deterministic order of ties.
 
-Candidates come with approximate scores. Their scores are computed again from the stored rows, in float64 and in an
-order that depends on nothing but the two embeddings, so that equal embeddings have equal scores in every batch, on
-every device. Where the candidates end within a tie, the rest of the tie is fetched.
+Candidates have approximate scores. Their scores are computed again from the stored rows, in float64 and in an order of
+additions that depends only on the dimension, so that equal embeddings have equal scores in every batch and on every
+device. If the candidates end within a tie, the rest of the tie is fetched.
 Shape legend: N queries or rows, D embedding dimension, K hits, M candidates.
 """
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from index.candidates import Candidates, Rows, Scores
 
-# Candidates beyond those asked for, so that the end of the list seldom lies within a tie.
+# Additional candidates, so that the end of the list rarely lies within a tie.
 _MARGIN = 16
-# Bounds what is held at a time: candidates of a block of queries, and rows that are scored in float64.
+# Bounds on memory: the candidates of a block of queries, and the rows scored in float64.
 _CANDIDATES_PER_BLOCK = 2**21
 _ROWS_PER_PIECE = 1024
 
@@ -24,7 +24,7 @@ _ROWS_PER_PIECE = 1024
 class Hits:
     """The nearest rows of each query, best first: `scores` [N, K] (cosine) and `rows` [N, K].
 
-    Equal scores are in the order of their rows. Where there are fewer than K rows, scores end in -inf and rows in -1.
+    Equal scores are ordered by row. If there are fewer than K rows, scores are padded with -inf and rows with -1.
     """
 
     scores: Scores
@@ -32,9 +32,9 @@ class Hits:
 
 
 class RowSearch:
-    """Searches the rows of one index; safe in any number of threads.
+    """Searches the rows of one index; thread-safe.
 
-    `rescore` is the number of candidates per hit, above 1 where the candidates' own scores are too rough to decide.
+    `rescore` is the number of candidates per hit, above 1 if candidates are ranked by compressed rows.
     """
 
     def __init__(self, embeddings_ND: NDArray[np.float32], candidates: Candidates, *, rescore: int = 1) -> None:
@@ -43,7 +43,7 @@ class RowSearch:
         self._rescore = rescore
 
     def search(self, queries_ND: NDArray[np.float32], k: int) -> Hits:
-        """Return the `k` nearest rows of each query [N, D], whose rows are taken to have unit length."""
+        """Return the `k` nearest rows of each query [N, D]; queries must have unit length, which is not checked."""
         num_queries, num_rows = len(queries_ND), len(self.embeddings)
         scores_NK = np.full((num_queries, k), -np.inf, np.float32)
         rows_NK = np.full((num_queries, k), -1, np.int64)
@@ -64,7 +64,7 @@ class RowSearch:
     def _finish(
         self, query_D: NDArray[np.float32], scores_M: Scores, rows_M: Rows, num_wanted: int
     ) -> tuple[Scores, Rows]:
-        """Turn one query's candidates into hits; looks into more lists where these held too few rows."""
+        """Rank the candidates of one query; visits more lists if these contained too few rows."""
         nprobe = self._candidates.nprobe
         while (rows_M >= 0).sum() < num_wanted and nprobe < self._candidates.num_lists:
             nprobe = min(2 * nprobe, self._candidates.num_lists)
@@ -76,7 +76,7 @@ class RowSearch:
         scores, rows, best = self._rank(query_D, rows_M, num_wanted)
         if len(rows_M) < num_asked or num_asked == len(self.embeddings):
             return scores, rows
-        # What was not fetched scores no more than the last candidate; it matters where a hit scores no more either.
+        # Rows that were not fetched score at most as high as the last candidate; they matter if a hit may score as low.
         lowest = float(scores_M[best].min()) - self._candidates.noise
         if scores_M.min() > lowest:
             scores, rows, _ = self._rank(query_D, self._candidates.above(query_D, lowest, nprobe), num_wanted)
@@ -85,18 +85,18 @@ class RowSearch:
     def _rank(
         self, query_D: NDArray[np.float32], rows_M: Rows, num_wanted: int
     ) -> tuple[Scores, Rows, NDArray[np.int64]]:
-        """Return scores and rows of the best candidates, and their places among the candidates."""
+        """Return scores and rows of the best candidates, and their positions among the candidates."""
         scores_M = exact_scores(self.embeddings, rows_M, query_D)
         best = np.lexsort((rows_M, -scores_M))[:num_wanted]
         return scores_M[best], rows_M[best], best
 
 
 def exact_scores(embeddings_ND: NDArray[np.float32], rows_M: Rows, query_D: NDArray[np.float32]) -> Scores:
-    """Return the cosines of some rows to a query, summed in float64 and rounded to float32."""
+    """Return the cosines of rows to a query [M], summed in float64 and rounded to float32."""
     query = query_D.astype(np.float64)
     scores_M = np.empty(len(rows_M), np.float32)
     for start in range(0, len(rows_M), _ROWS_PER_PIECE):
         part = slice(start, start + _ROWS_PER_PIECE)
-        # A sum along the last axis adds each row in one fixed order; a matrix product would not.
+        # A sum along the last axis adds every row in the same order; a matrix product does not.
         scores_M[part] = (embeddings_ND[rows_M[part]] * query).sum(axis=1)
     return scores_M

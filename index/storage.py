@@ -1,11 +1,11 @@
 """The files of an index directory, an artifact of kind "akin-index/1".
 
-embeddings.npy    float32 [N, D], rows of L2 norm 1, memory-mapped when it is searched
+embeddings.npy    float32 [N, D], rows of L2 norm 1, memory-mapped for searching
 entries.arrow     for each row: image_id, product_id, product_number (dense code), attributes (JSON)
-structure.faiss   the trained structure, memory-mapped; only where the structure is not `exact`
+structure.faiss   the trained structure, memory-mapped; only if the structure is not `exact`
 manifest.json     facts (index.facts) and checksums
 
-Rows are sorted by image id, so that the number of a row breaks ties as the id would.
+Rows are sorted by image id, so that ties broken by row are ties broken by image id.
 Shape legend: N rows, D embedding dimension.
 """
 
@@ -29,7 +29,7 @@ EMBEDDINGS_NAME = "embeddings.npy"
 ENTRIES_NAME = "entries.arrow"
 STRUCTURE_NAME = "structure.faiss"
 
-# How far the length of an embedding or a query may be from 1; a network in half precision stays within it.
+# Largest accepted deviation of an L2 norm from 1; the output of a network in half precision is within it.
 UNIT_TOLERANCE = 1e-3
 
 _DTYPE = np.dtype("<f4")
@@ -46,7 +46,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What an index knows of one row beside its embedding; `attributes` are JSON values for filters."""
+    """One row without its embedding; `attributes` are JSON values for filters."""
 
     image_id: str
     product_id: str
@@ -58,8 +58,8 @@ def write_embeddings(
 ) -> None:
     """Write the embeddings in `order`, piece by piece, so that they may be larger than memory.
 
-    `image_ids` are those of the rows written. Raises ValueError naming the image whose embedding is not finite or
-    has no unit length.
+    `image_ids` are in the order written. Raises ValueError, naming the image, for an embedding that is not finite or
+    does not have unit length.
     """
     header = {"descr": _DTYPE.str, "fortran_order": False, "shape": (len(order), embeddings_ND.shape[1])}
     with (directory / EMBEDDINGS_NAME).open("wb") as file:
@@ -70,22 +70,22 @@ def write_embeddings(
                 row, norm = wrong
                 raise ValueError(
                     f"the embedding of image {image_ids[part.start + row]!r} must be finite with L2 norm 1, "
-                    f"its norm is {norm:.6g}"
+                    f"got norm {norm:.6g}"
                 )
             file.write(piece.data)
 
 
 def first_without_unit_length(embeddings_ND: NDArray[np.float32]) -> tuple[int, float] | None:
-    """Return the first row whose L2 norm is not 1 within UNIT_TOLERANCE, and that norm; None when all are fine."""
+    """Return the first row whose L2 norm is not 1 within UNIT_TOLERANCE, and its norm; None if there is none."""
     with np.errstate(over="ignore", invalid="ignore"):
         norms_N = np.sqrt(np.einsum("nd,nd->n", embeddings_ND, embeddings_ND))
-    # Written so that NaN counts as wrong.
+    # Negated, so that NaN counts as wrong.
     wrong = np.flatnonzero(~(np.abs(norms_N - 1) <= UNIT_TOLERANCE))
     return (int(wrong[0]), float(norms_N[wrong[0]])) if len(wrong) else None
 
 
 def open_embeddings(directory: Path) -> NDArray[np.float32]:
-    """Map the embeddings [N, D] read-only; raises ValueError or OSError for a file that holds something else."""
+    """Memory-map the embeddings [N, D] read-only; raises ValueError or OSError for any other content."""
     path = directory / EMBEDDINGS_NAME
     # An empty array cannot be mapped.
     mapped = np.load(path, mmap_mode="r" if _has_rows(path) else None, allow_pickle=False)
@@ -96,7 +96,7 @@ def open_embeddings(directory: Path) -> NDArray[np.float32]:
 
 
 def write_entries(directory: Path, entries: Sequence[IndexEntry]) -> int:
-    """Write the columns of `entries`, which are sorted by image id; return the number of products."""
+    """Write `entries`, which must be sorted by image id; return the number of distinct products."""
     numbers: dict[str, int] = {}
     with pa.OSFile(str(directory / ENTRIES_NAME), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         for part in pieces(len(entries)):
@@ -112,15 +112,15 @@ def write_entries(directory: Path, entries: Sequence[IndexEntry]) -> int:
 
 
 def open_entries(directory: Path) -> pa.Table:
-    """Map the columns of the entries; raises ValueError or OSError for a file that holds something else."""
+    """Memory-map the table of entries; raises ValueError or OSError for any other content."""
     table = pa.ipc.open_file(pa.memory_map(str(directory / ENTRIES_NAME))).read_all()
     if table.schema != _SCHEMA:
-        raise ValueError(f"{directory / ENTRIES_NAME} has the columns {table.schema.names}")
+        raise ValueError(f"{directory / ENTRIES_NAME} has the columns {table.schema.names}, expected {_SCHEMA.names}")
     return table
 
 
 def read_entry(entries: pa.Table, row: int) -> IndexEntry:
-    """Return one row of the entries."""
+    """Return one row of the table of entries."""
     image_id, product_id, attributes = (
         str(entries.column(name)[row].as_py()) for name in ("image_id", "product_id", "attributes")
     )
@@ -128,10 +128,10 @@ def read_entry(entries: pa.Table, row: int) -> IndexEntry:
 
 
 def read_index_facts(directory: Path, *, verify: bool = True) -> IndexFacts:
-    """Return what an index says of itself, after its checksums have been verified.
+    """Return the facts of an index after verifying its checksums.
 
-    With `verify=False` only the manifest's own checksum is: for an index within an artifact that has just been
-    verified itself. Raises InvalidIndex.
+    With `verify=False` only the manifest is verified, for an index within an artifact that has just been verified.
+    Raises InvalidIndex.
     """
     try:
         manifest = read_manifest(directory, KIND)
@@ -145,11 +145,13 @@ def read_index_facts(directory: Path, *, verify: bool = True) -> IndexFacts:
     except OSError as error:
         raise InvalidIndex(f"{directory} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidIndex(f"{directory}: the manifest states facts that this version cannot read: {error}") from error
+        raise InvalidIndex(
+            f"{directory}: the manifest states facts that this version of Akin cannot read: {error}"
+        ) from error
 
 
 def pieces(num_rows: int) -> Iterator[slice]:
-    """Yield slices that cover `num_rows` rows, each small enough to be copied into memory."""
+    """Yield slices that cover `num_rows` rows, each small enough to copy into memory."""
     for start in range(0, num_rows, _ROWS_PER_PIECE):
         yield slice(start, min(start + _ROWS_PER_PIECE, num_rows))
 
@@ -158,7 +160,7 @@ def _has_rows(path: Path) -> bool:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
-            raise ValueError(f"{path} has version {version} of the npy format, not (1, 0)")
+            raise ValueError(f"{path} has version {version} of the npy format, expected (1, 0)")
         shape, _, _ = np.lib.format.read_array_header_1_0(file)
     return 0 not in shape
 
@@ -167,4 +169,4 @@ def _attributes_json(entry: IndexEntry) -> str:
     try:
         return json.dumps(dict(entry.attributes), sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the attributes of image {entry.image_id!r} are no JSON: {error}") from error
+        raise ValueError(f"the attributes of image {entry.image_id!r} are not valid JSON: {error}") from error

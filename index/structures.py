@@ -1,8 +1,8 @@
-"""How the rows of an index are laid out for searching, and who decides it.
+"""The structures of an index, and the choice between them.
 
-* `exact`: every query is compared with every row. No training, no loss; the choice below about 50,000 rows.
-* `ivf`: rows are grouped around `nlist` centres in compressed `storage`, a query looks into the `nprobe` nearest
-  groups, and the best candidates are scored again exactly.
+* `exact`: every query is compared with every row. No training and no loss; the default below 50,000 rows.
+* `ivf`: rows are divided into `nlist` lists around centroids, in compressed `storage`; a query visits the `nprobe`
+  nearest lists, and the best candidates are scored again exactly.
 """
 
 import dataclasses
@@ -17,26 +17,26 @@ StructureChoice = Literal["auto", "exact", "ivf"]
 StorageChoice = Literal["auto", "float16", "sq8"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-# Above this many rows the compressed rows should take one byte a dimension, not two.
+# Above this number of rows, compressed rows take one byte per dimension instead of two.
 _SQ8_ABOVE = 1_000_000
-# faiss asks for 39 training rows a centre; with fewer, k-means gives centres of one or two rows.
+# faiss recommends 39 training rows per centroid; with fewer, k-means yields centroids of one or two rows.
 _ROWS_PER_LIST = 39
 
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What a caller may ask of an index; "auto" and None leave the choice to the number of rows.
+    """Options of a build; "auto" and None are chosen from the number of rows.
 
-    `storage`, `nlist`, `nprobe` and `rescore` describe an IVF structure and mean nothing where `exact` is chosen.
+    `storage`, `nlist`, `nprobe` and `rescore` apply to an IVF structure and are ignored if `exact` is chosen.
 
     Args:
-        nlist: Number of groups; at most the number of rows.
-        nprobe: Groups that a query looks into; None takes the fewest whose measured recall is comfortably enough.
-        exact_below: Number of rows from which on "auto" takes `ivf`.
-        rescore: Candidates per hit that are fetched from the compressed rows and scored again exactly.
-        min_ann_recall: Share of an exact search's `recall_k` best rows that the index has to find.
-        device: Where centres are trained; the index that comes out serves on any device.
-        seed: Of the training rows, the centres and the measured queries.
+        nlist: Number of lists, at most the number of rows.
+        nprobe: Number of lists that a query visits; None chooses the smallest with enough measured recall.
+        exact_below: With structure "auto", indexes of fewer rows are `exact`, others `ivf`.
+        rescore: Candidates per hit that are fetched by compressed rows and scored again exactly.
+        min_ann_recall: Smallest accepted share of the exact `recall_k` nearest rows that the index finds.
+        device: Device that trains the centroids; the index can be searched on any device.
+        seed: Seed of the training rows, the centroids and the measured queries.
     """
 
     structure: StructureChoice = "auto"
@@ -66,14 +66,14 @@ class IndexOptions:
         if not 0 <= self.min_ann_recall <= 1:
             raise ValueError(f"min_ann_recall must be within 0..1, got {self.min_ann_recall}")
         if self.structure == "exact" and self.storage != "auto":
-            raise ValueError(f"an exact structure keeps float32 rows; storage {self.storage!r} needs structure 'ivf'")
+            raise ValueError(f"an exact structure stores float32 rows; storage {self.storage!r} needs structure 'ivf'")
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The layout that was decided on, as the manifest states it.
+    """The chosen structure, as the manifest states it.
 
-    An exact structure is one group that every query looks into. `nprobe` is None only while it is being chosen.
+    An exact structure has one list, which every query visits. `nprobe` is None only until it is chosen.
     """
 
     name: StructureName
@@ -87,24 +87,27 @@ class Structure:
         _require_one_of("storage", self.storage, get_args(StorageName))
         nprobe = 1 if self.nprobe is None else self.nprobe
         if not 1 <= nprobe <= self.nlist or self.rescore < 1:
-            raise ValueError(f"nlist={self.nlist}, nprobe={self.nprobe}, rescore={self.rescore} fit no structure")
+            raise ValueError(
+                f"nprobe must be within 1..nlist and rescore at least 1, got nlist={self.nlist}, nprobe={self.nprobe}, "
+                f"rescore={self.rescore}"
+            )
         if (self.name == "exact") != (self.storage == "float32"):
             raise ValueError(f"structure {self.name!r} cannot have storage {self.storage!r}")
 
     def to_json(self) -> dict[str, object]:
-        """Return the value as the manifest states it."""
+        """Return the JSON object that the manifest stores."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Self:
-        """Read a stored value; raises TypeError or ValueError for what this version does not know."""
+        """Read a stored value; raises TypeError or ValueError for unknown names or values."""
         return cls(**cast(dict[str, Any], stored))  # checked by __post_init__
 
 
 def choose_structure(num_rows: int, embedding_dim: int, options: IndexOptions) -> Structure:
-    """Decide how `num_rows` embeddings are laid out; `options` override each part of the decision.
+    """Choose the structure for `num_rows` embeddings; `options` override each part of the choice.
 
-    No rows at all are always `exact`: there is nothing to train on. Raises ValueError for an `nlist` above the
+    An empty index is always `exact`, since there is nothing to train on. Raises ValueError for an `nlist` above the
     number of rows.
     """
     if embedding_dim < 1:
@@ -123,7 +126,7 @@ def choose_structure(num_rows: int, embedding_dim: int, options: IndexOptions) -
 
 
 def _default_nlist(num_rows: int) -> int:
-    """Return the power of two near 4·√rows that leaves every group enough rows to be trained on."""
+    """Return the power of two nearest to 4·√rows that leaves every list enough training rows."""
     wanted = round(math.log2(4 * math.sqrt(num_rows)))
     most = math.floor(math.log2(max(1, num_rows // _ROWS_PER_LIST)))
     return int(2 ** min(wanted, most))

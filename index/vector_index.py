@@ -1,4 +1,4 @@
-"""The index that is searched: immutable, memory-mapped, shared by any number of threads.
+"""The searchable index: immutable, memory-mapped and thread-safe.
 
 Shape legend: N queries, D embedding dimension, K hits.
 """
@@ -29,13 +29,13 @@ from index.storage import (
 )
 from index.structures import Structure
 
-# Rows that are fetched at first per product that is wanted.
+# Rows fetched per requested product in the first round.
 _ROWS_PER_PRODUCT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ProductHit:
-    """A product, as the row of it that is most like the query, with that row's cosine."""
+    """A product, represented by its row most similar to the query, with the cosine of that row."""
 
     row: int
     score: float
@@ -43,7 +43,7 @@ class ProductHit:
 
 @dataclass(frozen=True, slots=True)
 class TimedHits:
-    """Products, best first, with the seconds that finding rows took and those of making products of them."""
+    """Products, best first, with the seconds spent on searching rows and on grouping them by product."""
 
     hits: list[ProductHit]
     search_seconds: float
@@ -51,9 +51,9 @@ class TimedHits:
 
 
 class VectorIndex:
-    """Embeddings with what is known of them, ready to be searched; made by `VectorIndex.load`.
+    """Embeddings and their entries, ready for searching; create it with `VectorIndex.load`.
 
-    Rows are numbered in the order of their image ids.
+    Rows are in the order of their image ids.
     """
 
     def __init__(self, facts: IndexFacts, row_search: RowSearch, entries: pa.Table) -> None:
@@ -66,8 +66,8 @@ class VectorIndex:
     def load(cls, directory: Path, *, device: str = "auto", verify: bool = True) -> Self:
         """Open an index directory for searching.
 
-        `device` "cuda" needs faiss-gpu and a GPU, which "auto" uses where they are; the index is then copied to the
-        GPU. `verify=False` trusts the files' checksums, for an index in an artifact that has just been verified.
+        The device "cuda" needs faiss-gpu and a GPU and copies the index to it; "auto" does so if both are available.
+        `verify=False` skips the checksums of the files, for an index in an artifact that has just been verified.
         Raises InvalidIndex, MissingFaiss or UnsupportedDevice.
         """
         facts = read_index_facts(directory, verify=verify)
@@ -82,12 +82,8 @@ class VectorIndex:
                 ivf = open_ivf(directory / STRUCTURE_NAME)
                 candidates = IVFCandidates(ivf, num_lists=structure.nlist, nprobe=structure.nprobe or 1)
                 num_rows = ivf.ntotal
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            pa.ArrowException,
-        ) as error:  # numpy's, pyarrow's and faiss' ways to refuse a file
+        # What numpy, pyarrow and faiss raise for an invalid file.
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise InvalidIndex(f"{directory} cannot be opened: {error}") from error
         shapes = {embeddings_ND.shape, (num_rows, facts.embedding_dim), (entries.num_rows, facts.embedding_dim)}
         if shapes != {(facts.num_rows, facts.embedding_dim)}:
@@ -97,17 +93,17 @@ class VectorIndex:
 
     @property
     def index_id(self) -> str:
-        """Name of these exact contents (16 hex digits)."""
+        """Id of the contents of this index (16 hex digits)."""
         return self.facts.index_id
 
     @property
     def space_id(self) -> str:
-        """Name of the embedding space; queries must come from the same."""
+        """Id of the embedding space, which queries must belong to."""
         return self.facts.space_id
 
     @property
     def structure(self) -> Structure:
-        """How the rows are laid out."""
+        """The structure of the index."""
         return self.facts.structure
 
     @property
@@ -122,16 +118,16 @@ class VectorIndex:
 
     @property
     def num_products(self) -> int:
-        """Number of different products."""
+        """Number of distinct products."""
         return self.facts.num_products
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
-        """The stored embeddings [N, D], memory-mapped and read-only, in the order of the rows."""
+        """The stored embeddings [N, D], memory-mapped and read-only, in row order."""
         return self._row_search.embeddings
 
     def entry(self, row: int) -> IndexEntry:
-        """Return what is known of one row; raises IndexError for a row that is not there, -1 included."""
+        """Return the entry of one row; raises IndexError for a row outside 0..num_rows - 1, such as -1."""
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row must be within 0..{self.num_rows - 1}, got {row}")
         return read_entry(self.entries, row)
@@ -147,13 +143,13 @@ class VectorIndex:
     def require_space(self, space_id: str) -> None:
         """Raise SpaceMismatch unless embeddings of `space_id` can be compared with these."""
         if space_id != self.space_id:
-            raise SpaceMismatch(f"the query is of embedding space {space_id!r}, the index of {self.space_id!r}")
+            raise SpaceMismatch(f"the query belongs to embedding space {space_id!r}, the index to {self.space_id!r}")
 
     def search(self, queries_ND: NDArray[np.float32], k: int) -> Hits:
         """Return the `k` nearest rows of each query, best first, equal scores in the order of their image ids.
 
-        Queries are float32 [N, D] of unit length; anything else is a SpaceMismatch, since it is no embedding of this
-        space. An IVF structure looks into as many of its lists as it takes to find `k` rows.
+        Queries are float32 [N, D] of unit length; raises SpaceMismatch for any others, since they are not embeddings of
+        this space. An IVF structure visits as many lists as needed to find `k` rows.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -164,15 +160,15 @@ class VectorIndex:
     ) -> list[ProductHit]:
         """Return the `k` products nearest to one query [D], each as its best row, best first.
 
-        Fewer come back only where there are fewer products, or fewer that reach `min_score`. Equal scores are in the
-        order of their image ids. Raises SpaceMismatch like `search`.
+        Fewer are returned only if there are fewer products, or fewer with a score of at least `min_score`. Equal scores
+        are in the order of their image ids. Raises SpaceMismatch like `search`.
         """
         return self.timed_search_products(query_D, k, min_score=min_score).hits
 
     def timed_search_products(
         self, query_D: NDArray[np.float32], k: int, *, min_score: float | None = None
     ) -> TimedHits:
-        """Do what `search_products` does, and say how long its two stages took, over all rounds of widening."""
+        """Search like `search_products`, and measure its two stages over all rounds."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         start = time.perf_counter()
@@ -191,15 +187,15 @@ class VectorIndex:
             num_rows = min(self.num_rows, 2 * num_rows)
 
     def _grouped(self, hits: Hits, num_wanted: int, min_score: float | None) -> list[ProductHit] | None:
-        """Return the products of one query's hits, None where more rows are needed to have all that are wanted."""
+        """Return the products of one query's hits, or None if more rows are needed."""
         scores, rows = hits.scores[0], hits.rows[0]
         _, first = np.unique(self._product_numbers[rows], return_index=True)
-        # Hits are a complete beginning of the ranking: what comes first here comes first of all.
+        # The hits are a prefix of the full ranking, so the first row of a product is its best row.
         has_all = len(first) >= num_wanted or len(rows) == self.num_rows
         if not has_all and (min_score is None or scores[-1] >= min_score):
             return None
-        places = np.sort(first)[:num_wanted]
-        found = [ProductHit(int(rows[place]), float(scores[place])) for place in places]
+        positions = np.sort(first)[:num_wanted]
+        found = [ProductHit(int(rows[position]), float(scores[position])) for position in positions]
         return [hit for hit in found if min_score is None or hit.score >= min_score]
 
     def _checked(self, queries_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -211,6 +207,6 @@ class VectorIndex:
         if wrong := first_without_unit_length(queries_ND):
             number, norm = wrong
             raise SpaceMismatch(
-                f"queries must have L2 norm 1 (within {UNIT_TOLERANCE:g}), that of query {number} is {norm:.6g}"
+                f"queries must have L2 norm 1 (within {UNIT_TOLERANCE:g}), but that of query {number} is {norm:.6g}"
             )
         return np.ascontiguousarray(queries_ND)

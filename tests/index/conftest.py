@@ -1,4 +1,4 @@
-"""Indexes that several tests search, and none changes."""
+"""Indexes that several tests search and none changes."""
 
 import pytest
 
@@ -14,6 +14,6 @@ def exact_index(tmp_path_factory: pytest.TempPathFactory) -> VectorIndex:
 
 @pytest.fixture(scope="session")
 def ivf_index(tmp_path_factory: pytest.TempPathFactory) -> VectorIndex:
-    """60,000 clustered rows of 32 dimensions, three of each product, laid out as the defaults have it."""
+    """60,000 clustered rows of 32 dimensions, three of each product, with the default options."""
     rows = clustered_rows(60_000, 32, 400)
     return index_over(tmp_path_factory.mktemp("ivf") / "index", rows, images_per_product=3)

@@ -1,4 +1,4 @@
-"""Rows that the tests of the index are built over; shape legend: N rows, D dimension, K hits."""
+"""Rows and indexes for the tests of the index; shape legend: N rows, D dimension, K hits."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ def unit(rows: ArrayLike) -> NDArray[np.float32]:
 
 
 def random_rows(num_rows: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return rows without structure."""
+    """Return rows without clusters."""
     return unit(np.random.default_rng(seed).standard_normal((num_rows, dim)))
 
 
 def clustered_rows(num_rows: int, dim: int, num_clusters: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return rows around random centres, as images of products lie."""
+    """Return rows around random centres, like embeddings of products."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((num_clusters, dim))
     noise = 0.5 * generator.standard_normal((num_rows, dim))
@@ -37,7 +37,7 @@ def clustered_rows(num_rows: int, dim: int, num_clusters: int, seed: int = 0) ->
 
 
 def entries_for(num_rows: int, images_per_product: int = 1) -> list[IndexEntry]:
-    """Return entries whose image ids sort in the order of their rows."""
+    """Return entries whose image ids sort in row order."""
     return [
         IndexEntry(f"image-{row:07d}", f"product-{row // images_per_product:07d}", {"row": row})
         for row in range(num_rows)
@@ -47,7 +47,7 @@ def entries_for(num_rows: int, images_per_product: int = 1) -> list[IndexEntry]:
 def index_over(
     directory: Path, embeddings_ND: NDArray[np.float32], *, images_per_product: int = 1, **options
 ) -> VectorIndex:
-    """Build and load an index on the CPU whose entries are `entries_for` its rows."""
+    """Build and load an index on the CPU, with the entries of `entries_for`."""
     return index_of(directory, entries_for(len(embeddings_ND), images_per_product), embeddings_ND, **options)
 
 
@@ -60,7 +60,7 @@ def index_of(
 
 
 def brute_force(embeddings_ND: NDArray[np.float32], queries_ND: NDArray[np.float32], k: int) -> Hits:
-    """Return what an exact search has to return, by the plainest means."""
+    """Return the result of an exact search, computed naively."""
     scores_NK = np.full((len(queries_ND), k), -np.inf, np.float32)
     rows_NK = np.full((len(queries_ND), k), -1, np.int64)
     for number, query in enumerate(queries_ND):
@@ -71,7 +71,7 @@ def brute_force(embeddings_ND: NDArray[np.float32], queries_ND: NDArray[np.float
 
 
 def assert_same_hits(actual: Hits, expected: Hits) -> None:
-    """Compare hits bit by bit."""
+    """Assert that hits are equal bit by bit."""
     np.testing.assert_array_equal(actual.rows, expected.rows)
     np.testing.assert_array_equal(actual.scores, expected.scores)
     assert actual.scores.dtype == np.float32
@@ -79,7 +79,7 @@ def assert_same_hits(actual: Hits, expected: Hits) -> None:
 
 
 def in_threads(function: Callable[[int], object], num_calls: int, num_threads: int = 8) -> Sequence[object]:
-    """Call `function(0..num_calls-1)` from several threads that start at once; return the results in order."""
+    """Call `function(0..num_calls-1)` from several threads that start together; return the results in order."""
     start = threading.Barrier(num_threads)
 
     def wait_then_call(number: int) -> object:

@@ -16,14 +16,14 @@ def _not_cached():
 
 
 def install(directory, monkeypatch, package):
-    """Pretend that a package is installed, as far as its metadata goes."""
+    """Write the metadata of an installed package."""
     metadata = directory / f"{package.replace('-', '_')}-1.0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(directory)
 
 
-def test_says_which_build_is_installed():
+def test_returns_the_installed_build():
     import faiss
 
     assert load_faiss() is faiss
@@ -31,14 +31,14 @@ def test_says_which_build_is_installed():
     assert faiss_build().kind == ("gpu" if hasattr(faiss, "StandardGpuResources") else "cpu")
 
 
-def test_without_faiss_the_error_names_the_command(monkeypatch):
+def test_missing_faiss_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
 
     with pytest.raises(MissingFaiss, match=r"not installed; run: pip install 'akin\[cpu\]' \(or 'akin\[gpu\]'"):
         load_faiss()
 
 
-def test_two_faiss_packages_at_once_are_refused(monkeypatch, tmp_path):
+def test_two_installed_faiss_packages_are_refused(monkeypatch, tmp_path):
     install(tmp_path, monkeypatch, "faiss-cpu")
     install(tmp_path, monkeypatch, "faiss-gpu")
 
@@ -46,7 +46,7 @@ def test_two_faiss_packages_at_once_are_refused(monkeypatch, tmp_path):
         load_faiss()
 
 
-def test_a_faiss_that_does_not_load_is_named_as_such(monkeypatch, tmp_path):
+def test_a_faiss_that_does_not_load_is_reported(monkeypatch, tmp_path):
     (tmp_path / "faiss.py").write_text("raise ImportError('libcublas.so.12: cannot open shared object file')")
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
@@ -56,15 +56,15 @@ def test_a_faiss_that_does_not_load_is_named_as_such(monkeypatch, tmp_path):
 
 
 class Driver:
-    """What a CUDA driver answers to cuInit."""
+    """A CUDA driver whose cuInit returns a status."""
 
     def __init__(self, status):
         self.cuInit = lambda _: status
 
 
 @pytest.mark.parametrize(("status", "num_gpus"), [(None, 0), (100, 0), (0, 2)])
-def test_gpus_are_counted_only_where_there_is_a_driver(monkeypatch, status, num_gpus):
-    """faiss-gpu ends the process when it counts GPUs without a driver."""
+def test_gpus_are_counted_only_with_a_driver(monkeypatch, status, num_gpus):
+    """faiss-gpu aborts the process when it counts GPUs without a driver."""
 
     def load_driver(name):
         if status is None:

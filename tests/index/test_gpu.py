@@ -1,4 +1,4 @@
-"""The path over a GPU: what can be said without one, and (marked `gpu`) what one must answer."""
+"""Search on a GPU: the logic with a fake GPU index, and (marked `gpu`) a real one."""
 
 import logging
 
@@ -7,8 +7,8 @@ import pytest
 
 from index import gpu
 from index.candidates import ExactCandidates, IVFCandidates, open_ivf
-from index.errors import UnsupportedDevice
-from index.faiss_library import FaissBuild, load_faiss
+from index.errors import MissingFaiss, UnsupportedDevice
+from index.faiss_library import FaissBuild, faiss_build, load_faiss
 from index.gpu import GPUCandidates, on_device, wants_gpu
 from index.indexer import build_index
 from index.row_search import RowSearch
@@ -18,7 +18,7 @@ from tests.index.rows import SPACE, assert_same_hits, clustered_rows, entries_fo
 
 
 class CountingIndex:
-    """Stands in for an index on a GPU, with its limits; counts the searches it answers, one at a time."""
+    """A fake index on a GPU with its limits: it counts searches and allows one at a time."""
 
     def __init__(self, index):
         self.index = index
@@ -36,10 +36,10 @@ class CountingIndex:
         return found
 
     def range_search(self, x, thresh, *, params=None):
-        raise AssertionError("a GPU cannot do this")
+        raise AssertionError("faiss has no range search on a GPU")
 
     def add(self, x):
-        raise AssertionError("an index is not changed")
+        raise AssertionError("a searched index is not changed")
 
 
 def flat_over(rows):
@@ -48,7 +48,7 @@ def flat_over(rows):
     return flat
 
 
-def test_the_gpu_answers_and_the_cpu_makes_it_exact():
+def test_gpu_candidates_get_exact_scores_from_the_cpu():
     rows = random_rows(3000, 16)
     rows[100:200] = rows[7]
     on_cpu = ExactCandidates(rows)
@@ -61,7 +61,7 @@ def test_the_gpu_answers_and_the_cpu_makes_it_exact():
     assert on_gpu.num_searches == 2
 
 
-def test_searches_on_a_gpu_wait_for_each_other():
+def test_searches_on_a_gpu_are_serialised():
     rows = random_rows(3000, 16)
     on_gpu = CountingIndex(flat_over(rows))
     search = RowSearch(rows, GPUCandidates(on_gpu, None, ExactCandidates(rows)))
@@ -71,7 +71,7 @@ def test_searches_on_a_gpu_wait_for_each_other():
     assert on_gpu.num_searches == 64
 
 
-def test_an_ivf_structure_on_a_gpu_is_asked_with_its_nprobe(tmp_path):
+def test_an_ivf_structure_on_a_gpu_is_searched_with_its_nprobe(tmp_path):
     rows = clustered_rows(2000, 16, 20)
     index = index_over(tmp_path / "index", rows, structure="ivf", nlist=16)
     ivf = open_ivf(tmp_path / "index" / "structure.faiss")
@@ -95,7 +95,7 @@ def test_an_ivf_structure_on_a_gpu_is_asked_with_its_nprobe(tmp_path):
         ("cuda", FaissBuild("1", "gpu", 1), True),
     ],
 )
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, device, build, expected):
+def test_auto_uses_an_available_gpu(monkeypatch, device, build, expected):
     monkeypatch.setattr(gpu, "faiss_build", lambda: build)
 
     assert wants_gpu(device) is expected
@@ -107,13 +107,13 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, device, build, expecte
         (
             "cuda",
             FaissBuild("1", "cpu", 0),
-            "needs faiss-gpu, and faiss-cpu is installed; run: pip uninstall faiss-cpu",
+            "needs faiss-gpu, but faiss-cpu is installed; run: pip uninstall faiss-cpu",
         ),
-        ("cuda", FaissBuild("1", "gpu", 0), "sees no GPU or no driver"),
+        ("cuda", FaissBuild("1", "gpu", 0), "finds no GPU or no driver; use auto or cpu"),
         ("mps", FaissBuild("1", "gpu", 1), "unknown device 'mps' for the index; use auto, cpu, cuda"),
     ],
 )
-def test_a_device_that_is_not_there_is_named(monkeypatch, exact_index, tmp_path, device, build, message):
+def test_an_unavailable_device_is_refused(monkeypatch, exact_index, tmp_path, device, build, message):
     monkeypatch.setattr(gpu, "faiss_build", lambda: build)
 
     with pytest.raises(UnsupportedDevice, match=message):
@@ -123,7 +123,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch, exact_index, tmp_path,
         VectorIndex.load(tmp_path / "index", device=device)
 
 
-def test_an_index_that_does_not_fit_on_the_gpu_stays_on_the_cpu_unless_that_was_excluded(monkeypatch, caplog):
+def test_an_index_that_does_not_fit_on_the_gpu_stays_on_the_cpu_with_auto_only(monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("StandardGpuResources: alloc fail")
 
@@ -139,11 +139,23 @@ def test_an_index_that_does_not_fit_on_the_gpu_stays_on_the_cpu_unless_that_was_
         on_device(candidates, rows, "cuda")
 
 
+@pytest.fixture
+def _gpu_faiss():
+    """Skip without faiss-gpu, which a machine with a GPU need not have."""
+    try:
+        build = faiss_build()
+    except MissingFaiss as error:
+        pytest.skip(str(error))
+    if build.kind == "cpu":
+        pytest.skip("faiss-gpu is not installed, only faiss-cpu")
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu_faiss")
 @pytest.mark.parametrize(
     "options", [{"structure": "exact"}, {"structure": "ivf"}, {"structure": "ivf", "storage": "sq8"}]
 )
-def test_a_gpu_finds_what_the_cpu_finds(tmp_path, options):
+def test_search_on_a_gpu_equals_search_on_the_cpu(tmp_path, options):
     rows = clustered_rows(20_000, 64, 200)
     rows[500:900] = rows[3]
     on_cpu = index_over(tmp_path / "index", rows, images_per_product=3, **options)
@@ -160,7 +172,8 @@ def test_a_gpu_finds_what_the_cpu_finds(tmp_path, options):
 
 
 @pytest.mark.gpu
-def test_centres_trained_on_a_gpu_are_as_good(tmp_path):
+@pytest.mark.usefixtures("_gpu_faiss")
+def test_centroids_trained_on_a_gpu_reach_the_recall(tmp_path):
     rows = clustered_rows(20_000, 64, 200)
     options = IndexOptions(structure="ivf", device="cuda")
 

@@ -1,4 +1,4 @@
-"""From embeddings, or images, to an index directory."""
+"""Building an index directory from embeddings or images."""
 
 import threading
 
@@ -39,14 +39,14 @@ def test_the_order_of_the_input_does_not_matter(tmp_path, structure):
     assert first["facts"] == second["facts"]
 
 
-def test_returns_the_facts_of_what_it_wrote(tmp_path):
+def test_returns_the_facts_of_the_written_index(tmp_path):
     facts = build_index(tmp_path / "index", entries_for(20, 2), random_rows(20, 4), space_id=SPACE)
 
     assert facts == VectorIndex.load(tmp_path / "index", device="cpu").facts
     assert (facts.num_rows, facts.num_products, facts.metric) == (20, 10, "cosine")
 
 
-def test_an_image_id_occurs_once(tmp_path):
+def test_duplicate_image_ids_are_refused(tmp_path):
     entries = [IndexEntry("a", "p"), IndexEntry("b", "p"), IndexEntry("a", "q")]
 
     with pytest.raises(ValueError, match="image id 'a' occurs more than once"):
@@ -55,7 +55,7 @@ def test_an_image_id_occurs_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_entries_and_embeddings_belong_together(tmp_path):
+def test_entries_and_embeddings_must_have_equal_length(tmp_path):
     with pytest.raises(ValueError, match="3 entries for 4 embeddings"):
         build_index(tmp_path / "index", entries_for(3), random_rows(4, 4), space_id=SPACE)
 
@@ -74,31 +74,31 @@ def test_refuses_embeddings_without_unit_length(tmp_path, value):
 
 
 @pytest.mark.parametrize("rows", [random_rows(3, 4).astype(np.float64), random_rows(1, 3)[0]])
-def test_refuses_embeddings_that_are_no_float32_rows(tmp_path, rows):
+def test_refuses_embeddings_that_are_not_float32_rows(tmp_path, rows):
     with pytest.raises(ValueError, match=r"must be float32 \[N, D\]"):
         build_index(tmp_path / "index", entries_for(3), rows, space_id=SPACE)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, float("nan"), b"bytes"])
-def test_refuses_attributes_that_are_no_json(tmp_path, value):
+def test_refuses_attributes_that_are_not_json(tmp_path, value):
     entries = [IndexEntry("a", "p", {"x": value})]
 
-    with pytest.raises(ValueError, match="attributes of image 'a' are no JSON"):
+    with pytest.raises(ValueError, match="attributes of image 'a' are not valid JSON"):
         build_index(tmp_path / "index", entries, random_rows(1, 4), space_id=SPACE)
 
 
-def test_an_index_is_never_overwritten(tmp_path):
+def test_an_existing_index_is_not_overwritten(tmp_path):
     build_index(tmp_path / "index", entries_for(3), random_rows(3, 4), space_id=SPACE)
 
     with pytest.raises(FileExistsError):
         build_index(tmp_path / "index", entries_for(3), random_rows(3, 4), space_id=SPACE)
 
 
-def test_indexes_images_and_reports_those_it_cannot_read(tmp_path):
+def test_indexes_images_and_reports_undecodable_ones(tmp_path):
     images = [
         IndexImage(f"i{number}", f"p{number % 2}", png(colour), {"n": number}) for number, colour in enumerate(COLOURS)
     ]
-    images.insert(3, IndexImage("broken", "p9", b"no image"))
+    images.insert(3, IndexImage("broken", "p9", b"not an image"))
     embedder = MeanColourEmbedder()
 
     indexed = index_images(tmp_path / "index", iter(images), embedder, batch_size=3)
@@ -112,15 +112,15 @@ def test_indexes_images_and_reports_those_it_cannot_read(tmp_path):
     assert index.entry(5) == IndexEntry("i5", "p1", {"n": 5})
 
 
-def test_no_images_make_an_empty_index(tmp_path):
+def test_no_images_give_an_empty_index(tmp_path):
     indexed = index_images(tmp_path / "index", [], MeanColourEmbedder())
 
     assert (indexed.facts.num_rows, indexed.facts.embedding_dim, indexed.failures) == (0, 4, [])
 
 
 @pytest.mark.parametrize(("batch_size", "num_decoders"), [(1, 1), (3, 2), (7, 4), (100, 2)])
-def test_embeds_images_in_the_order_given(batch_size, num_decoders):
-    """Images of very different sizes do not overtake each other."""
+def test_embeds_images_in_input_order(batch_size, num_decoders):
+    """Images of very different sizes are decoded at different speeds."""
     sizes = [(4, 4), (900, 700), (8, 8), (5, 900), (600, 600), (3, 3), (16, 16)]
     images = [(number, png(COLOURS[number], size)) for number, size in enumerate(sizes)]
     embedder = MeanColourEmbedder()
@@ -133,7 +133,7 @@ def test_embeds_images_in_the_order_given(batch_size, num_decoders):
     np.testing.assert_allclose(np.concatenate([batch.embeddings for batch in batches]), expected, atol=1e-6)
 
 
-def test_an_unreadable_image_does_not_stop_the_others():
+def test_an_undecodable_image_does_not_affect_the_others():
     images = [("a", png("red")), ("b", b"\x89PNG\r\n\x1a\n"), ("c", b""), ("d", png("blue")), ("e", b"x"), ("f", b"y")]
 
     batches = list(embed_images(images, MeanColourEmbedder(), batch_size=4))
@@ -144,7 +144,7 @@ def test_an_unreadable_image_does_not_stop_the_others():
     assert "0 bytes" in str(batches[0].failures[1][1])
 
 
-def test_limits_hold_for_images_that_are_indexed():
+def test_decoding_limits_apply_to_indexed_images():
     images = [("small", png("red", (10, 10))), ("large", png("red", (11, 10)))]
 
     [batch] = embed_images(images, MeanColourEmbedder(), limits=DecodingLimits(max_image_pixels=100))
@@ -153,7 +153,7 @@ def test_limits_hold_for_images_that_are_indexed():
     assert isinstance(batch.failures[0][1], ImageTooLarge)
 
 
-def test_reads_only_a_few_batches_ahead_and_in_the_calling_thread():
+def test_reads_at_most_two_batches_ahead_in_the_calling_thread():
     read: list[int] = []
     threads = set()
 
@@ -174,7 +174,7 @@ def test_reads_only_a_few_batches_ahead_and_in_the_calling_thread():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
 
 
-def test_an_error_of_the_input_comes_through():
+def test_an_error_of_the_input_is_propagated():
     def failing():
         yield "a", png("red")
         raise VectorIndexError("the disk is gone")
@@ -184,7 +184,7 @@ def test_an_error_of_the_input_comes_through():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
 
 
-def test_an_error_that_is_not_the_images_fault_comes_through():
+def test_an_error_of_the_embedder_is_propagated():
     class BrokenEmbedder(MeanColourEmbedder):
         def to_pixels(self, image):
             raise MemoryError
@@ -194,6 +194,6 @@ def test_an_error_that_is_not_the_images_fault_comes_through():
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_decoders": 0}])
-def test_refuses_sizes_below_one_before_anything_is_read(wrong):
+def test_refuses_sizes_below_one_before_reading(wrong):
     with pytest.raises(ValueError, match="must be at least 1"):
         embed_images([], MeanColourEmbedder(), **wrong)

@@ -1,4 +1,4 @@
-"""What is measured, what is chosen from it, and what is refused."""
+"""Measuring recall, choosing nprobe from it, and refusing an index below the threshold."""
 
 from typing import Any
 
@@ -12,12 +12,11 @@ from index.quality import QUERY_COSINE, RecallSample, choose_nprobe, measure_ann
 from index.row_search import Hits
 from index.storage import KIND
 from index.structures import IndexOptions, Structure
-from index.vector_index import VectorIndex
 from tests.index.rows import SPACE, clustered_rows, entries_for, index_over, random_rows
 
 
 class LastRows:
-    """An index that always answers with its last rows."""
+    """An index that always returns its last rows."""
 
     def __init__(self, embeddings):
         self.embeddings = embeddings
@@ -28,7 +27,7 @@ class LastRows:
         return Hits(scores, np.tile(rows, (len(queries_ND), 1)))
 
 
-def test_the_default_ivf_structure_reaches_its_threshold_while_it_looks_into_few_lists(ivf_index):
+def test_the_default_ivf_structure_reaches_its_threshold_with_few_lists(ivf_index):
     structure = ivf_index.structure
 
     assert (structure.name, structure.storage, structure.nlist) == ("ivf", "float16", 1024)
@@ -46,7 +45,7 @@ def test_the_manifest_states_what_was_measured(ivf_index):
 
 
 @pytest.mark.parametrize("storage", ["float16", "sq8"])
-def test_an_ivf_structure_that_looks_everywhere_loses_next_to_nothing(tmp_path, storage):
+def test_an_ivf_structure_that_visits_all_lists_loses_almost_nothing(tmp_path, storage):
     rows = clustered_rows(3000, 48, 60)
     index = index_over(tmp_path / "index", rows, structure="ivf", storage=storage, nlist=32, nprobe=32)
 
@@ -54,13 +53,13 @@ def test_an_ivf_structure_that_looks_everywhere_loses_next_to_nothing(tmp_path, 
     assert measure_ann_recall(index) > 0.995
 
 
-def test_exact_search_finds_everything(exact_index):
+def test_exact_search_has_a_recall_of_one(exact_index):
     assert measure_ann_recall(exact_index, k=50) == 1
     assert measure_ann_recall(exact_index, k=1000, num_queries=20) == 1
     assert exact_index.facts.ann_recall.value == 1
 
 
-def test_rows_that_are_not_nearest_are_not_counted():
+def test_wrong_rows_do_not_count():
     rows = random_rows(2000, 16)
 
     assert measure_ann_recall(LastRows(rows), k=10) < 0.02
@@ -73,11 +72,11 @@ def test_a_duplicate_counts_as_the_row_itself():
     assert measure_ann_recall(LastRows(everything_equal), k=10) == 1
 
 
-def test_an_empty_index_lacks_nothing():
+def test_an_empty_index_has_a_recall_of_one():
     assert measure_ann_recall(LastRows(np.zeros((0, 4), np.float32))) == 1
 
 
-def test_queries_lie_near_rows_but_not_on_them():
+def test_queries_are_near_rows_but_not_equal():
     rows = random_rows(300, 256)
 
     sample = RecallSample.draw(rows, 5, 400, seed=3)
@@ -88,7 +87,7 @@ def test_queries_lie_near_rows_but_not_on_them():
     np.testing.assert_allclose(sample.kth_scores, np.sort(sample.queries @ rows.T, axis=1)[:, -5], atol=1e-6)
 
 
-def test_a_harder_threshold_takes_more_lists(tmp_path):
+def test_a_higher_threshold_needs_more_lists(tmp_path):
     rows = random_rows(4000, 24)
     chosen = []
     for threshold in (0.5, 0.9, 0.99):
@@ -100,7 +99,7 @@ def test_a_harder_threshold_takes_more_lists(tmp_path):
     assert chosen == sorted(set(chosen))
 
 
-def test_looks_everywhere_where_nothing_less_is_enough():
+def test_visits_all_lists_if_fewer_are_not_enough():
     rows = random_rows(200, 8)
     structure = Structure("ivf", "float16", 24, None, 4)
 
@@ -121,7 +120,7 @@ def test_an_index_of_low_recall_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_asked_for_is_built_and_stated(tmp_path):
+def test_requested_options_are_used_and_stated(tmp_path):
     rows = clustered_rows(2000, 16, 30)
     asked: dict[str, Any] = {"storage": "sq8", "nlist": 20, "nprobe": 9, "rescore": 6}
     index = index_over(tmp_path / "index", rows, structure="ivf", recall_k=3, min_ann_recall=0.6, **asked)
@@ -141,9 +140,3 @@ def test_the_structure_file_is_as_small_as_its_storage(tmp_path):
 
     assert sizes["sq8"] < 1.2 * 3000 * (64 + 8)
     assert sizes["float16"] < 1.2 * 3000 * (128 + 8)
-
-
-def test_loads_what_was_measured(ivf_index):
-    assert isinstance(ivf_index, VectorIndex)
-    assert ivf_index.facts.faiss_version
-    assert ivf_index.facts.build_seconds > 0

@@ -1,7 +1,7 @@
-"""What holds for every search. Shape legend: N queries or rows, D dimension."""
+"""Invariants of searching. Shape legend: N queries or rows, D dimension."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ from index.row_search import RowSearch
 from index.storage import KIND
 from index.structures import Structure
 from index.vector_index import VectorIndex
+from tests.fakes import Clock
 from tests.index.rows import (
     SPACE,
     assert_same_hits,
     brute_force,
-    entries_for,
     in_threads,
     index_of,
     index_over,
@@ -44,7 +44,7 @@ def test_each_row_finds_itself_with_a_cosine_of_one(index):
     np.testing.assert_allclose(hits.scores[:, 0], 1, atol=1e-6)
 
 
-def test_a_batch_finds_what_single_queries_find(index):
+def test_a_batch_equals_single_queries(index):
     queries = random_rows(64, index.embedding_dim, seed=1)
 
     together = index.search(queries, 12)
@@ -55,7 +55,7 @@ def test_a_batch_finds_what_single_queries_find(index):
         np.testing.assert_array_equal(alone.scores[0], together.scores[number])
 
 
-def test_eight_threads_find_what_one_finds(index):
+def test_eight_threads_find_the_same_as_one(index):
     queries = random_rows(96, index.embedding_dim, seed=2)
     serial = [(index.search(query[None], 10).rows.tolist(), index.search_products(query, 5)) for query in queries]
 
@@ -70,7 +70,7 @@ def test_eight_threads_find_what_one_finds(index):
     assert parallel == serial
 
 
-def test_a_search_leaves_the_number_of_threads_as_it_was(exact_index):
+def test_a_search_restores_the_number_of_threads(exact_index):
     faiss = load_faiss()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
@@ -81,7 +81,7 @@ def test_a_search_leaves_the_number_of_threads_as_it_was(exact_index):
         faiss.omp_set_num_threads(before)
 
 
-def test_scores_descend_and_rows_are_found_once(index):
+def test_scores_descend_and_rows_are_distinct(index):
     hits = index.search(random_rows(20, index.embedding_dim, seed=3), 100)
 
     assert (np.diff(hits.scores, axis=1) <= 0).all()
@@ -95,7 +95,7 @@ def test_exact_search_equals_brute_force(exact_index):
         assert_same_hits(exact_index.search(queries, k), brute_force(exact_index.embeddings, queries, k))
 
 
-# Few values a coordinate and few rows to draw from: most searches then end within a tie.
+# Few values per coordinate and few distinct rows, so that most searches end within a tie.
 TIED_ROWS = st.integers(1, 6).flatmap(
     lambda dim: st.tuples(
         st.lists(st.lists(st.integers(-2, 2), min_size=dim, max_size=dim).filter(any), min_size=1, max_size=6),
@@ -106,7 +106,7 @@ TIED_ROWS = st.integers(1, 6).flatmap(
 
 @settings(deadline=None, max_examples=150)
 @given(TIED_ROWS, st.integers(1, 100), st.integers(0, 5))
-def test_exact_search_equals_brute_force_whatever_the_ties(drawn, k, query_number):
+def test_exact_search_equals_brute_force_with_ties(drawn, k, query_number):
     distinct, choices = drawn
     distinct_ND = unit(distinct)
     rows_ND = np.ascontiguousarray(distinct_ND[[choice % len(distinct) for choice in choices]])
@@ -118,7 +118,7 @@ def test_exact_search_equals_brute_force_whatever_the_ties(drawn, k, query_numbe
 
 
 class NoisyCandidates:
-    """Candidates whose scores are as wrong as they may be, and whose ties are in no order."""
+    """Candidates whose scores have the largest allowed error, and whose ties are unordered."""
 
     num_lists, nprobe, noise = 1, 1, 2e-6
 
@@ -139,7 +139,7 @@ class NoisyCandidates:
 
 @settings(deadline=None, max_examples=150)
 @given(TIED_ROWS, st.integers(1, 100), st.integers(0, 5), st.integers(0, 1000))
-def test_rounding_of_the_candidates_scores_changes_nothing(drawn, k, query_number, seed):
+def test_rounding_of_candidate_scores_does_not_change_the_hits(drawn, k, query_number, seed):
     distinct, choices = drawn
     distinct_ND = unit(distinct)
     rows_ND = np.ascontiguousarray(distinct_ND[[choice % len(distinct) for choice in choices]])
@@ -164,13 +164,13 @@ def test_rows_that_differ_by_less_than_float32_sums_are_ranked_exactly(num_queri
 @pytest.mark.parametrize("options", [{"structure": "exact"}, {"structure": "ivf", "nlist": 16}])
 @pytest.mark.parametrize("k", [1, 5, 300, 700])
 def test_ties_at_the_last_hit_are_broken_by_id(tmp_path, options, k):
-    """An image that stands for hundreds of products: all are equal, and the first ids win."""
+    """One image shared by hundreds of products: all are equal, and the smallest ids win."""
     rows = random_rows(2000, 24)
     copies = np.random.default_rng(5).choice(2000, 600, replace=False)
     rows[copies] = rows[copies[0]]
     index = index_over(tmp_path / "index", rows, **options)
 
-    for num_queries in (1, 40):  # faiss computes few and many queries in different ways
+    for num_queries in (1, 40):  # faiss uses different kernels for few and many queries
         queries = np.repeat(rows[copies[:1]], num_queries, axis=0)
         hits = index.search(queries, k)
 
@@ -179,7 +179,7 @@ def test_ties_at_the_last_hit_are_broken_by_id(tmp_path, options, k):
         assert len(set(hits.scores[:, : len(first)].ravel().tolist())) == 1
 
 
-def test_missing_hits_are_minus_one_with_a_score_of_minus_infinity(index):
+def test_missing_hits_are_padded_with_minus_one_and_minus_infinity(index):
     hits = index.search(index.embeddings[:2], index.num_rows + 3)
 
     assert (hits.rows[:, -3:] == -1).all()
@@ -187,7 +187,7 @@ def test_missing_hits_are_minus_one_with_a_score_of_minus_infinity(index):
     np.testing.assert_array_equal(np.sort(hits.rows[:, :-3], axis=1)[0], np.arange(index.num_rows))
 
 
-def test_an_ivf_search_looks_into_more_lists_where_these_hold_too_few_rows(tmp_path):
+def test_an_ivf_search_visits_more_lists_if_these_contain_too_few_rows(tmp_path):
     rows = random_rows(1000, 16)
     index = index_over(tmp_path / "index", rows, structure="ivf", nlist=64, nprobe=1, min_ann_recall=0)
 
@@ -196,24 +196,23 @@ def test_an_ivf_search_looks_into_more_lists_where_these_hold_too_few_rows(tmp_p
     assert (hits.rows >= 0).all()
 
 
-@pytest.mark.parametrize("k", [1, 3, 10])
-def test_finds_distinct_products_each_as_its_best_row(index, k):
+def test_finds_distinct_products_each_with_its_best_row(index):
     product_numbers = np.array([int(product.removeprefix("product-")) for product in index.product_ids()])
     query = unit(index.embeddings[:1] + 0.05)[0]
 
-    hits = index.search_products(query, k)
-
     everything = brute_force(index.embeddings, query[None], 1000).rows[0]
     everything = everything[everything >= 0]
-    expected = list(dict.fromkeys(product_numbers[everything].tolist()))[:k]
-    assert [product_numbers[hit.row] for hit in hits] == expected
-    best_rows = [next(row for row in everything if product_numbers[row] == product) for product in expected]
-    assert [hit.row for hit in hits] == best_rows
+    for k in (1, 3, 10):
+        hits = index.search_products(query, k)
+        expected = list(dict.fromkeys(product_numbers[everything].tolist()))[:k]
+        assert [product_numbers[hit.row] for hit in hits] == expected
+        best_rows = [next(row for row in everything if product_numbers[row] == product) for product in expected]
+        assert [hit.row for hit in hits] == best_rows
 
 
 @pytest.mark.parametrize("options", [{"structure": "exact"}, {"structure": "ivf", "nlist": 32, "nprobe": 1}])
-def test_widens_until_k_products_are_found(tmp_path, options):
-    """One product has 900 images, all nearer to the query than the other products."""
+def test_fetches_more_rows_until_k_products_are_found(tmp_path, options):
+    """One product has 900 images, all nearer to the query than any other product."""
     near, far = np.ones(8) + 0.01 * random_rows(900, 8), -np.eye(8)
     embeddings = unit(np.concatenate([near, far]))
     products = ["many"] * 900 + [f"single-{number}" for number in range(8)]
@@ -225,7 +224,7 @@ def test_widens_until_k_products_are_found(tmp_path, options):
         assert [products[hit.row] for hit in hits] == ["many", *products[900 : 900 + min(k, 9) - 1]]
 
 
-def test_all_products_come_where_k_exceeds_their_number(index):
+def test_returns_all_products_if_k_exceeds_their_number(index):
     hits = index.search_products(index.embeddings[0], index.num_products + 1)
 
     assert len(hits) == index.num_products
@@ -243,8 +242,8 @@ def test_no_product_scores_below_min_score(exact_index):
     assert exact_index.search_products(query, 500, min_score=-1) == everything
 
 
-def test_looks_no_further_once_scores_are_below_min_score(tmp_path):
-    """The nearest 500 rows are one product: without a limit, ten products take several searches."""
+def test_fetches_no_more_rows_below_min_score(tmp_path):
+    """The nearest 500 rows are one product: without a limit, ten products need several searches."""
     embeddings = unit(np.concatenate([np.ones(8) + 0.1 * random_rows(500, 8), random_rows(100, 8)]))
     entries = [IndexEntry(f"{row:04d}", "many" if row < 500 else f"p{row}") for row in range(600)]
     built = index_of(tmp_path / "index", entries, embeddings)
@@ -285,7 +284,7 @@ def test_no_queries_give_no_hits(index):
     assert index.search(np.zeros((0, index.embedding_dim), np.float32), 3).rows.shape == (0, 3)
 
 
-def test_one_row_is_enough(tmp_path):
+def test_an_index_of_one_row_can_be_searched(tmp_path):
     index = index_over(tmp_path / "index", random_rows(1, 4))
 
     [hit] = index.search_products(index.embeddings[0], 5)
@@ -293,7 +292,7 @@ def test_one_row_is_enough(tmp_path):
     assert hit.score == pytest.approx(1, abs=1e-6)
 
 
-def test_refuses_queries_that_are_no_embeddings_of_the_space(exact_index):
+def test_refuses_queries_that_are_not_embeddings_of_the_space(exact_index):
     query = exact_index.embeddings[:2]
     not_finite = query.copy()
     not_finite[1, 3] = np.nan
@@ -310,7 +309,7 @@ def test_refuses_queries_that_are_no_embeddings_of_the_space(exact_index):
         exact_index.search(not_finite, 1)
     with pytest.raises(SpaceMismatch, match="shape"):
         exact_index.search_products(query, 1)
-    with pytest.raises(SpaceMismatch, match=r"'other', the index of 'space-of-tests'"):
+    with pytest.raises(SpaceMismatch, match=r"'other', the index to 'space-of-tests'"):
         exact_index.require_space("other")
     exact_index.require_space(SPACE)
 
@@ -322,7 +321,7 @@ def test_k_must_be_positive(exact_index):
         exact_index.search_products(exact_index.embeddings[0], -1)
 
 
-def test_tells_what_it_knows_of_a_row(exact_index):
+def test_returns_the_entry_of_a_row(exact_index):
     assert exact_index.entry(7) == IndexEntry("image-0000007", "product-0000001", {"row": 7})
     assert exact_index.image_ids()[499] == "image-0000499"
     assert exact_index.product_ids()[499] == "product-0000099"
@@ -332,7 +331,7 @@ def test_tells_what_it_knows_of_a_row(exact_index):
             exact_index.entry(row)
 
 
-def test_states_its_facts(tmp_path):
+def test_facts_equal_the_manifest(tmp_path):
     directory = tmp_path / "index"
     index = index_over(directory, random_rows(30, 6), images_per_product=3)
 
@@ -344,42 +343,34 @@ def test_states_its_facts(tmp_path):
     assert json.loads(json.dumps(index.facts.manifest_facts())) == manifest["facts"]
 
 
-def test_searches_the_files_in_place(ivf_index):
-    """Embeddings are mapped, not read: a swap of indexes does not double a process's memory."""
+def test_embeddings_are_memory_mapped(ivf_index):
+    """Two indexes at once, as during a swap, do not double the memory of the process."""
     base = ivf_index.embeddings.base
 
     assert isinstance(base, np.memmap)
     assert not ivf_index.embeddings.flags.writeable
 
 
-def test_entries_of_tests_sort_in_the_order_of_their_rows():
-    ids = [entry.image_id for entry in entries_for(1000)]
-
-    assert ids == sorted(ids)
-
-
-def test_finding_rows_and_making_products_of_them_are_timed_apart(tmp_path, monkeypatch):
-    """Over all rounds: two products of twenty rows, of which the first eight and sixteen found are one."""
+def test_searching_and_grouping_are_timed_separately(tmp_path, monkeypatch):
+    """Over all rounds: the first eight and sixteen rows of forty belong to one of two products."""
     index = index_over(tmp_path / "index", np.tile(random_rows(1, 4), (40, 1)), images_per_product=20)
     search, group = index._row_search.search, index._grouped
-    asked = []
+    clock = Clock()
+    fetched = []
 
     def slow_search(queries, num_rows):
-        asked.append(num_rows)
-        time.sleep(0.02)
+        fetched.append(num_rows)
+        clock.seconds += 2
         return search(queries, num_rows)
 
     def slow_group(*arguments):
-        time.sleep(0.05)
+        clock.seconds += 5
         return group(*arguments)
 
     monkeypatch.setattr(index._row_search, "search", slow_search)
     monkeypatch.setattr(index, "_grouped", slow_group)
-    start = time.perf_counter()
+    monkeypatch.setattr("index.vector_index.time", SimpleNamespace(perf_counter=clock))
     timed = index.timed_search_products(index.embeddings[0], 2)
-    seconds = time.perf_counter() - start
 
-    assert (asked, [hit.row for hit in timed.hits]) == ([8, 16, 32], [0, 20])
-    assert timed.group_seconds >= 3 * 0.05
-    assert 3 * 0.02 <= timed.search_seconds <= seconds - 3 * 0.05
-    assert timed.search_seconds + timed.group_seconds <= seconds
+    assert (fetched, [hit.row for hit in timed.hits]) == ([8, 16, 32], [0, 20])
+    assert (timed.search_seconds, timed.group_seconds) == (3 * 2, 3 * 5)
