@@ -1,9 +1,9 @@
-"""What drawing a batch costs as the number of classes grows, and how long the first one takes.
+"""The time to draw a batch as the number of classes grows, and the time of the first one.
 
     python benchmarks/batch_sampling.py [--classes 1000 100000 1000000]
 
 Batches of 8 classes × 4 images with representatives; without mining, and with half of the classes mined from a table of
-embeddings of 128 dimensions. The lower bound beside the mined ones is the bare product of the seeds with the table.
+128-dimensional embeddings. The lower bound of mining is the bare matrix product of the seeds with the table.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Time per image of the bare network at several batch sizes: why the CPU embeds four at a time.
+"""Time per image of the network at several batch sizes: the reason for batches of four on a CPU.
 
     python benchmarks/batch_size.py [--num-images 64]
 
-Prints milliseconds an image and the ratio to the best, all in one run.
+Prints milliseconds per image, and the ratio to the best batch size.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (num_images, size, size, 3), np.uint8)
 
     seconds = dict.fromkeys(BATCH_SIZES, float("inf"))
-    # Rounds interleave the sizes, so that a busy moment of a shared machine does not fall on one of them.
+    # Rounds interleave the sizes, so that a busy moment of a shared machine does not affect only one of them.
     for _ in range(ROUNDS):
         for batch_size in BATCH_SIZES:
             embedder = Embedder(model, preprocessing, batch_size=batch_size)

@@ -1,11 +1,11 @@
-"""What exact retrieval metrics cost at the size of Stanford Online Products, beside the least that they could.
+"""Time and memory of exact retrieval metrics at the size of Stanford Online Products, against a lower bound.
 
     python benchmarks/evaluation_memory.py [--num 60502] [--dim 512] [--classes 11316] [--device cpu|cuda]
 
-Random embeddings, each against all others: recall@1 to @1000, R-precision, MAP@R. No hit lies near the top, which is
-the slowest case. The lower bound computes the same scores by blocks of the same size and forgets them. Prints seconds
-and the peak of memory beside the embeddings (RSS, or the device's), each in a process of its own, and exits with 1
-when the peak is over 1.5 GiB.
+Random embeddings, each against all others: recall@1 to @1000, R-precision, MAP@R. Relevant items rank low, which is the
+slowest case. The lower bound computes the same scores in blocks of the same size and discards them. Prints seconds and
+the peak memory in addition to the embeddings (RSS, or that of the device), each measured in a separate process. Exits
+with status 1 if the peak exceeds 1.5 GiB.
 """
 
 import argparse
@@ -29,14 +29,14 @@ LARGEST_PEAK_BYTES = 1.5 * 2**30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=60_502, help="how many embeddings")
-    parser.add_argument("--dim", type=int, default=512, help="their dimension")
+    parser.add_argument("--num", type=int, default=60_502, help="number of embeddings")
+    parser.add_argument("--dim", type=int, default=512, help="dimension of the embeddings")
     parser.add_argument("--classes", type=int, default=11_316)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     size = (arguments.num, arguments.dim, arguments.classes, arguments.device)
     print(f"{arguments.num:,} × {arguments.dim} embeddings of {arguments.classes:,} classes on {arguments.device}:")
-    print(f"{'':12s} {'seconds':>8s} {'peak MiB beside the embeddings':>32s}")
+    print(f"{'':12s} {'seconds':>8s} {'peak MiB besides the embeddings':>32s}")
     bound_seconds, bound_bytes = measure_in_child(bare_product, *size)
     print(f"{'bare product':12s} {bound_seconds:8.1f} {bound_bytes / 2**20:32.0f}", flush=True)
     seconds, peak_bytes = measure_in_child(evaluation, *size)
@@ -49,15 +49,15 @@ Job = Callable[[NDArray[np.float32], NDArray[np.int64], str], None]
 
 
 def measure_in_child(job: Job, num: int, dim: int, num_classes: int, device: str) -> tuple[float, int]:
-    """Run the job in a fresh process, whose peak of memory is its own."""
+    """Run the job in a new process, so that its peak memory is measured alone."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
         return child.submit(measure, job, num, dim, num_classes, device).result()
 
 
 def measure(job: Job, num: int, dim: int, num_classes: int, device: str) -> tuple[float, int]:
-    """Return seconds and the peak of memory over what there was before."""
-    job(*made(100, dim, 10), device)  # loads what is loaded once
-    embeddings, labels = made(num, dim, num_classes)
+    """Return the seconds, and the peak memory in addition to the memory used before."""
+    job(*random_embeddings(100, dim, 10), device)  # loads libraries and kernels
+    embeddings, labels = random_embeddings(num, dim, num_classes)
     before = memory_bytes("VmRSS")
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -69,16 +69,16 @@ def measure(job: Job, num: int, dim: int, num_classes: int, device: str) -> tupl
     return seconds, memory_bytes("VmHWM") - before
 
 
-def made(num: int, dim: int, num_classes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def random_embeddings(num: int, dim: int, num_classes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((num, dim), np.float32)
-    # No array of squares, which would be a peak of its own.
+    # Without an array of squares, which would raise the peak memory.
     embeddings /= np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))[:, None]
     return embeddings, rng.integers(0, num_classes, num)
 
 
 def memory_bytes(field: str) -> int:
-    """Return what Linux knows of this process: VmRSS now, VmHWM the most it ever was."""
+    """Return a field of /proc/self/status: VmRSS is the current memory, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 

@@ -1,4 +1,4 @@
-"""The shipped gateway before real servers, as processes of this machine: for tests/gateway and rolling_restart.py."""
+"""The shipped gateway in front of real servers, as local processes, for tests/gateway and rolling_restart.py."""
 
 import contextlib
 import json
@@ -23,49 +23,49 @@ from service.web.server import listen
 
 KEY = "behind-a-gateway-0123456789"
 DEPLOY = Path(__file__).parents[1] / "deploy" / "nginx"
-# Far above what a test sends; the limits themselves have tests of their own.
+# Far above the rates of a test; the limits have separate tests.
 WITHOUT_RATES = {
     **{f"GATEWAY_{name}_RATE": "100000r/s" for name in ("ADDRESS", "KEY", "PAGE")},
     **{f"GATEWAY_{name}_BURST": "100000" for name in ("ADDRESS", "KEY", "PAGE")},
     "GATEWAY_CONNECTIONS": "1000",
 }
-# Certificates, which nobody needs here, take a hundred times as long to read as a client to make.
+# Loading certificates takes a hundred times as long as creating a client, and none are used here.
 ask = partial(httpx.request, verify=False)
 _START_SECONDS = 120.0
 _ESTABLISHED = "01"
 
 
 def missing_programs() -> str:
-    """Say which of the programs that a gateway needs is not here; empty: none."""
+    """Return the programs that the gateway needs and this machine lacks, as text; empty if none."""
     needed = {"nginx": "nginx", "envsubst": "gettext-base"}
     missing = [f"{name} (Debian package {package})" for name, package in needed.items() if find_program(name) is None]
     return " and ".join(missing)
 
 
 def find_program(program: str) -> str | None:
-    """Return where a program is."""
-    # Users that are not root have no sbin in their path.
+    """Return the path of a program, or None."""
+    # Directories of system programs are often missing from the PATH of users other than root.
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with listen("127.0.0.1", 0) as free:
         return int(free.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until somebody listens; raises RuntimeError with the log of a process that ended instead."""
+    """Wait until a process listens on the port; raises RuntimeError with its log if it ends or takes too long."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.02)
-    raise RuntimeError(f"nobody listens on port {port}: {log.read_text()[-4000:]}")
+    raise RuntimeError(f"no process listens on port {port}: {log.read_text()[-4000:]}")
 
 
 class Replica:
-    """One `akin serve`, which can be ended in several ways and started again on the same port."""
+    """One `akin serve` process, which can be stopped, killed and restarted on the same port."""
 
     def __init__(self, home: Path, log: Path, **settings: str) -> None:
         self.port = free_port()
@@ -82,48 +82,48 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """Where it answers without the gateway."""
+        """URL of the server without the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
     def wait_until_ready(self) -> None:
-        """Wait until it answers searches."""
+        """Wait until the server is ready to answer searches."""
         wait_for_port(self.port, self.process, self.log)
         deadline = time.monotonic() + _START_SECONDS
         while ask("GET", f"{self.address}/readyz", timeout=60).status_code != 200:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.address} does not become ready: {self.log.read_text()[-4000:]}")
+                raise RuntimeError(f"{self.address} did not become ready: {self.log.read_text()[-4000:]}")
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """Ask it to end; return its exit status."""
+        """Terminate the process gracefully (SIGTERM); return its exit status."""
         self.send(signal.SIGTERM)
         return self.process.wait(timeout=90)
 
     def kill(self) -> None:
-        """End it at once, with whatever it is doing."""
+        """Kill the process (SIGKILL)."""
         self.process.kill()
         self.process.wait(timeout=30)
 
     def start_again(self) -> None:
-        """Start it on the same port and home."""
+        """Start the server again on the same port and home, and wait until it is ready."""
         self.process = self._launch()
         self.wait_until_ready()
 
     def lines(self, event: str = "request") -> list[dict[str, object]]:
-        """Return the lines of its log with an event."""
+        """Return the log entries of an event."""
         found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in found if line["event"] == event]
 
     def line_of(self, request_id: str) -> dict[str, object] | None:
-        """Return the line of a request, which is written a moment after its answer; None where it never came here."""
+        """Return the log entry of a request, which is written shortly after the response; None if there is none."""
         return next((line for line in self.lines() if line["request_id"] == request_id), None)
 
     def peer_ports(self) -> set[int]:
-        """Return the ports of those that are connected to it."""
+        """Return the remote ports of established connections."""
         ports = set()
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             local, remote, state = line.split()[1:4]
@@ -150,26 +150,26 @@ class Gateway:
 
     @property
     def address(self) -> str:
-        """Where it answers."""
+        """URL of the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
     def lines(self) -> list[dict[str, object]]:
-        """Return the lines of its access log."""
+        """Return the entries of the access log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def line_of(self, request_id: str) -> dict[str, object]:
-        """Return the line of a request, which is written a moment after its answer."""
+        """Return the access log entry of a request, waiting for it; raises AssertionError if there is none."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             for line in self.lines():
                 if line["request_id"] == request_id:
                     return line
             time.sleep(0.01)
-        raise AssertionError(f"the gateway has no line of {request_id}: {self.log.read_text()[-4000:]}")
+        raise AssertionError(f"the gateway did not log request {request_id}: {self.log.read_text()[-4000:]}")
 
 
 def upstream_file(ports: Sequence[int], *, backup_ports: Sequence[int] = ()) -> str:
-    """Return the shipped upstream.conf with these servers in place of those of Docker's name server."""
+    """Return the shipped upstream.conf with local servers instead of those resolved by Docker's DNS."""
     servers = [f"server 127.0.0.1:{port} max_fails=0;" for port in ports]
     servers += [f"server 127.0.0.1:{port} max_fails=0 backup;" for port in backup_ports]
     shipped = (DEPLOY / "upstream.conf").read_text()
@@ -180,7 +180,7 @@ def upstream_file(ports: Sequence[int], *, backup_ports: Sequence[int] = ()) -> 
 
 
 def render(values: Mapping[str, str]) -> str:
-    """Return the configuration as `deploy/nginx/render.sh` prints it."""
+    """Return the output of `deploy/nginx/render.sh` with these variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AKIN_", "GATEWAY_"))}
     command = ["sh", str(DEPLOY / "render.sh")]
     return subprocess.run(command, env={**inherited, **values}, check=True, capture_output=True, text=True).stdout
@@ -190,13 +190,13 @@ def render(values: Mapping[str, str]) -> str:
 def gateway_before(
     upstream: str, files: Mapping[str, str] = MappingProxyType({}), /, **values: str
 ) -> Iterator[Gateway]:
-    """Run nginx with the shipped configuration and this upstream file, as a user who may write to one folder only.
+    """Run nginx with the shipped configuration and an upstream file, as a user who can write to one directory only.
 
-    `files` are those that an operator puts beside it, by their names below GATEWAY_CONF.
+    `files` maps names below GATEWAY_CONF to additional files, which an operator would provide.
     """
     nginx = find_program("nginx")
     assert nginx is not None
-    # Not below a folder of pytest, which nobody else can enter.
+    # Outside the directories of pytest, which other users cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="gateway-"))
     try:
         (folder / "upstream.conf").write_text(upstream)
@@ -208,7 +208,7 @@ def gateway_before(
         log.touch()
         own = {"GATEWAY_LISTEN": f"127.0.0.1:{port}", "GATEWAY_CONF": str(folder), "GATEWAY_TMP": str(folder / "tmp")}
         (folder / "nginx.conf").write_text(render({"GATEWAY_WORKERS": "1", **own, **WITHOUT_RATES, **values}))
-        # As root, nginx would change its user itself; so it has to do with the rights of a container.
+        # As root, nginx would change its user itself; here it runs with the rights that it has in a container.
         nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         if nobody:
             folder.chmod(0o755)

@@ -1,9 +1,9 @@
-"""What a second living thread that has run a network does to the first: why service/serving/inference.py has one.
+"""The slowdown of a network by a second thread that has run it: the reason for one inference thread per process.
 
     python benchmarks/network_threads.py
 
-Prints the p50 of a forward pass in one thread: alone, beside a second thread that has run the network once and
-waits, and after that thread has ended.
+Prints the p50 of a forward pass in one thread: alone, while a second thread that has run the network once is idle, and
+after that thread has ended.
 """
 
 import statistics
@@ -34,15 +34,15 @@ def main() -> None:
         return 1000 * statistics.median(times)
 
     with ThreadPoolExecutor(1) as first:
-        # Also the building, which is parallel work: the main thread must have done none.
+        # The network is also built in this thread, since the main thread must not have run parallel work.
         embedder = first.submit(build).result()
         first.submit(forward).result()
         alone = first.submit(forward).result()
         with ThreadPoolExecutor(1) as second:
             second.submit(embedder.embed_pixels, pixels).result()
-            beside = first.submit(forward).result()
+            with_second = first.submit(forward).result()
         after = first.submit(forward).result()
-    for name, milliseconds in (("alone", alone), ("beside another", beside), ("after its end", after)):
+    for name, milliseconds in (("alone", alone), ("with a second", with_second), ("after it ended", after)):
         print(f"{name:15s} {milliseconds:6.1f} ms  {milliseconds / alone:5.2f} × alone")
 
 

@@ -1,14 +1,14 @@
-"""What alternating projections gain, and by which cause: loss × method × seed at equal steps.
+"""The gain of alternating projections and its causes: loss × method × seed at equal steps.
 
-    python benchmarks/projections_study.py search  TASK [--data FOLDER]   knobs, on validation classes of the train half
+    python benchmarks/projections_study.py search  TASK [--data FOLDER]   knobs, on validation classes
     python benchmarks/projections_study.py compare TASK [--losses …]      the methods, on the test half
     python benchmarks/study_tables.py                                     the tables of docs/study.md
 
 TASK is omniglot (a small network from scratch), grocery or cars196 (a head on frozen features), or cars196-96px (the
-whole network). FOLDER holds the archives that ../shared/data/README.md beside a checkout describes. Each run is one
-line of benchmarks/results/; runs that are there already are not repeated, so a study that was cut off goes on.
-`compare` takes the knobs `studied` of each task, which were read off the results of `search`; nothing looks at the
-test half before.
+whole network). FOLDER contains the archives of the data sets (by default ../shared/data beside the checkout). Each run
+is one line of a file in benchmarks/results/; finished runs are not repeated, so that an interrupted study can be
+continued. `compare` uses the knobs `studied` of each task, which were chosen from the results of `search`; the test
+half is not used before.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 LOSSES = (
     "contrastive", "triplet", "multi_similarity", "margin", "lifted_structure", "n_pair", "angular", "proxy_anchor",
 )  # fmt: skip
-# Four alphabets to train on and four that are never seen: 132 and 110 characters.
+# Four alphabets are trained on and four are unseen: 132 and 110 characters.
 OMNIGLOT_UNSEEN = ("Early_Aramaic", "Greek", "Japanese_(katakana)", "Tagalog")
 
 Tables = dict[str, Any]
@@ -45,14 +45,14 @@ Tables = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and what is trained on it; `knobs` are tables of the training configuration."""
+    """A data set and the runs on it; `knobs` are tables of the training configuration."""
 
     archives: tuple[str, ...]
     knobs: Tables
     losses: tuple[str, ...] = LOSSES
     loss_knobs: dict[str, Tables] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("recall_at_1", "map_at_r")
-    # What the search on validation classes chose; see docs/study.md.
+    # Chosen by the search on validation classes; see docs/study.md.
     studied: Tables = field(default_factory=dict)
     search_losses: tuple[str, ...] = ("contrastive", "multi_similarity")
     more_methods: dict[str, Tables] = field(default_factory=dict)
@@ -62,7 +62,7 @@ _NO_PULL = {"pull": "none"}
 PLAIN: Tables = {"batches": {"representatives": "none", "hard_class_fraction": 0.0}, "projections": _NO_PULL}
 HELD: Tables = {"batches": {"representatives": "queue", "hard_class_fraction": 0.0}}
 MINED: Tables = {"batches": {"hard_class_fraction": 0.5}}
-# T = 1: the same batches with a new selection at every step, so that nothing is held and nothing pulls.
+# T = 1: the same batches with a new selection of representatives at every step, and no pull.
 CONTROL: Tables = {
     "batches": {"representatives": "queue", "hard_class_fraction": 0.0},
     "projections": {"steps": 1, **_NO_PULL},
@@ -70,7 +70,7 @@ CONTROL: Tables = {
 
 
 def merged(*tables: Tables) -> Tables:
-    """Join nested tables; later ones win."""
+    """Merge nested tables; later values take precedence."""
     joined: Tables = {}
     for table in tables:
         for name, value in table.items():
@@ -85,7 +85,7 @@ _HEAD = {
     "batches": {"classes_per_batch": 8, "images_per_class": 4},
 }
 _STRONG_PULL: Tables = {"projections": {"pull": "coupled", "pull_weight": 1.0}}
-# As in the preset `head`, so that the features are the same.
+# As in the preset `head`, so that stored features are shared.
 _GROCERY_VIEWS = {
     "crop_area_min": 0.36,
     "brightness": 0.3,
@@ -114,7 +114,7 @@ TASKS = {
             "optimiser": {"head_learning_rate": 1e-3, "backbone_learning_rate": 1e-3},
             "batches": {"classes_per_batch": 8, "images_per_class": 4},
         },
-        # Distances of a network from scratch are wider than those that the published margins were tuned for.
+        # Distances of a network trained from scratch are larger than those that the published margins were tuned for.
         loss_knobs={"contrastive": {"positive_margin": 0.2, "negative_margin": 1.0}},
         studied={"projections": {"pull": "decoupled", "pull_weight": 1e-3}},
     ),
@@ -131,7 +131,7 @@ TASKS = {
     ),
     "cars196": Task(
         archives=("cars196-train.zip", "cars196-test.zip"),
-        # Without augmented views, which would double the time that features take on a CPU.
+        # Without augmented views, which would double the time to compute features on a CPU.
         knobs={**_HEAD, "augmentation": {"views": 0, "catalogue_views": 0}},
         loss_knobs={"contrastive": {"positive_margin": 0.2, "negative_margin": 0.8}},
         studied={"projections": {"pull": "decoupled", "pull_weight": 1e-2}},
@@ -151,7 +151,7 @@ TASKS = {
 
 
 def methods_of(task: Task) -> dict[str, Tables]:
-    """Return the methods that are compared, each by its knobs."""
+    """Return the knobs of each method that is compared."""
     projections = merged(HELD, task.studied)
     return {
         "plain": PLAIN,
@@ -159,14 +159,14 @@ def methods_of(task: Task) -> dict[str, Tables]:
         "T = 1 control": CONTROL,
         "projections": projections,
         "projections + mining": merged(projections, MINED),
-        # Beyond the five, so that what the pull does is known by itself.
+        # In addition to the five methods, to isolate the effect of the pull.
         "projections + mining, no pull": merged(projections, MINED, {"projections": _NO_PULL}),
         **{name: merged(projections, knobs) for name, knobs in task.more_methods.items()},
     }
 
 
 def searched(task: Task) -> dict[str, Tables]:
-    """Return the settings that are tried on validation classes: one knob at a time from `projections + mining`."""
+    """Return the settings tried on validation classes: one knob at a time changed from `projections + mining`."""
     base = merged(HELD, MINED, {"projections": {"passes": 8.0, **_NO_PULL}})
 
     def changed(**tables: Tables) -> Tables:
@@ -196,7 +196,7 @@ def searched(task: Task) -> dict[str, Tables]:
 
 
 class Study:
-    """Runs of one task; images are decoded, or features computed, once."""
+    """Runs of one task; images are decoded, or features computed, only once."""
 
     def __init__(self, name: str, archives: Path, work: Path) -> None:
         self.name = name
@@ -207,7 +207,7 @@ class Study:
         self._prepared: tuple[str, TrainingData, Materials] | None = None
 
     def run(self, phase: str, setting: str, knobs: Tables, loss: str, seed: int) -> Tables:
-        """Train once and return what was measured: on the validation classes, or once on the test half."""
+        """Train once and return the measurements: on validation classes (`search`) or on the test half."""
         config = self._config(phase, knobs, loss, seed)
         start = create_starting_model(config.network, config.seed)
         data, materials = self._materials(phase, config, start)
@@ -217,7 +217,7 @@ class Study:
         assert part is not None
         begun = time.monotonic()
         parts = loop_parts(data, start, prepared, config, self._device, ProcessGroup())
-        # The weights of the last step, and no look at anything held out on the way.
+        # The weights of the last step are measured; held-out images are not used during training.
         loop = TrainingLoop(replace(parts, validate=None), LoopHooks(record=records.append))
         loop.run()
         seconds = time.monotonic() - begun
@@ -240,7 +240,7 @@ class Study:
         if phase == "search":
             split = {"validation_share": 0.25, "validation_example_share": 0.1}
         if self.name == "omniglot":
-            # Alphabets, not characters, are held out; their labels are known when the folder has been read.
+            # Whole alphabets are held out; their characters are listed from the folder.
             split |= {"unseen_classes": tuple(_characters_of(self._data_path, OMNIGLOT_UNSEEN)), "test": "hash"}
         if self.name == "grocery":
             split |= {"unseen_classes": tuple(unseen_products(self._data_path))}
@@ -266,14 +266,14 @@ class Study:
 
 
 def _averages(records: list[Tables]) -> Tables:
-    """Average what tells how the method did its work over the logged steps."""
+    """Return diagnostics of the method, averaged over the logged steps."""
     names = ("pull_ratio", "active_share", "representative_age", "mined_share", "drift")
     found = {name: [record[name] for record in records if record.get(name) is not None] for name in names}
     return {f"mean_{name}": float(np.mean(values)) for name, values in found.items() if values}
 
 
 def stored(path: Path) -> list[Tables]:
-    """Read the results of a file; a half last line, of a run that was cut off, is left out."""
+    """Read the results in a file, without an incomplete last line of an interrupted run."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -281,13 +281,13 @@ def stored(path: Path) -> list[Tables]:
 
 
 def study(name: str, phase: str, arguments: argparse.Namespace) -> None:
-    """Run everything of a phase that has no result yet."""
+    """Run all settings of a phase that have no result yet."""
     task = TASKS[name]
     path = RESULTS / f"{name}-{phase}.jsonl"
     done = {(row["setting"], row["loss"], row["seed"]) for row in stored(path)}
     settings = searched(task) if phase == "search" else methods_of(task)
     losses = arguments.losses or (task.search_losses if phase == "search" else task.losses)
-    # Seeds outermost: a study that is cut off has fewer seeds of everything rather than less of the last losses.
+    # Seeds outermost: an interrupted study lacks seeds of all settings, not the last losses.
     wanted = [key for key in _order(settings, losses, arguments.seeds) if key not in done]
     if not wanted:
         return
@@ -309,19 +309,19 @@ def _order(settings: Tables, losses: tuple[str, ...], num_seeds: int) -> Iterato
 
 
 def _unpacked(names: tuple[str, ...], archives: Path, work: Path) -> Path:
-    """Unpack archives into one folder, without the folder that each wraps around its content."""
+    """Unpack archives into one folder, without the top-level folder of each."""
     folder = work / "-".join(Path(name).stem for name in names)
     if folder.exists():
         return folder
-    aside = folder.with_name(f".{folder.name}")
+    temporary = folder.with_name(f".{folder.name}")
     for name in names:
         with zipfile.ZipFile(archives / name) as archive:
             for member in archive.infolist():
                 inner = Path(*Path(member.filename).parts[1:])
                 if not member.is_dir():
-                    (aside / inner).parent.mkdir(parents=True, exist_ok=True)
-                    (aside / inner).write_bytes(archive.read(member))
-    aside.rename(folder)
+                    (temporary / inner).parent.mkdir(parents=True, exist_ok=True)
+                    (temporary / inner).write_bytes(archive.read(member))
+    temporary.rename(folder)
     return folder
 
 
@@ -330,7 +330,7 @@ def _characters_of(path: Path, alphabets: tuple[str, ...]) -> list[str]:
 
 
 def unseen_products(path: Path, draw: int = 0) -> list[str]:
-    """Return 20 of the 81 products by lot; draw 0 has the zero-shot figures that were published for these images."""
+    """Return 20 of the 81 products, chosen at random; the published zero-shot figures belong to draw 0."""
     lines = (path / "dataset" / "classes.csv").read_text(encoding="utf-8").splitlines()[1:]
     names = {int(line.split(",")[1]): line.split(",")[0] for line in lines if line.strip()}
     return [names[number] for number in np.random.default_rng(draw).permutation(81)[:20].tolist()]

@@ -1,12 +1,12 @@
-"""Restart the servers behind the gateway, one after the other, while clients search without a pause: does one notice?
+"""Restart the servers behind the gateway one by one under load, and count failed requests.
 
-    python benchmarks/rolling_restart.py [--clients 16] [--rounds 3] [--replicas 2] [--json FILE]
+    python -m benchmarks.rolling_restart [--clients 16] [--rounds 3] [--replicas 2] [--json FILE]
 
-Runs nginx with the shipped configuration (deploy/nginx) before `akin serve` processes on one home. Each server is asked
-to end (SIGTERM), waited for, started again on its port and waited for until it is ready; then the next one. Meanwhile
-clients search, and each answer is checked: status, and the queried image itself found first; and one client makes a
-key after the other, which is never sent twice. Prints requests, failures, latencies, how many searches the gateway gave
-to a second server, exit statuses, and the seconds of each restart.
+Runs nginx with the shipped configuration (deploy/nginx) in front of `akin serve` processes on one home. Each server in
+turn is terminated (SIGTERM), started again on its port and awaited until it is ready. Meanwhile clients search without
+a pause, and each response is checked: its status, and that the queried image is the first hit. One more client creates
+keys, requests that the gateway must not retry. Prints requests, failures, latencies, the number of searches that the
+gateway retried on a second server, exit statuses, and the seconds of each restart.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _WRITE_PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An image and the product that it shows."""
+    """An image, and the id of its product."""
 
     image: bytes
     product_id: str
@@ -43,17 +43,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The end and the new beginning of one server, in seconds."""
+    """The restart of one server, with times in seconds."""
 
     replica: int
     exit_status: int
-    stop_seconds: float  # from the signal to the end of the process
-    start_seconds: float  # from its start until it is ready
+    stop_seconds: float  # from the signal until the process ended
+    start_seconds: float  # from the start until the server was ready
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a run has found."""
+    """The measurements of a run."""
 
     clients: int
     replicas: int
@@ -61,9 +61,9 @@ class Figures:
     searches: int = 0
     writes: int = 0
     failures: list[str] = field(default_factory=list)
-    retried: int = 0  # searches that were given to a second server
+    retried: int = 0  # searches that the gateway sent to a second server
     restarts: list[Restart] = field(default_factory=list)
-    latencies: dict[str, dict[str, float]] = field(default_factory=dict)  # of all, while restarting, otherwise
+    latencies: dict[str, dict[str, float]] = field(default_factory=dict)  # "all", "while restarting", "otherwise"
 
     @property
     def exit_statuses(self) -> list[int]:
@@ -74,15 +74,15 @@ class Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is restarted")
+    parser.add_argument("--rounds", type=int, default=3, help="number of restarts of each server")
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--dwell-seconds", type=float, default=3.0, help="from the end of a restart to the next one")
+    parser.add_argument("--dwell-seconds", type=float, default=3.0, help="pause between two restarts")
     parser.add_argument("--drain-seconds", type=float, default=1.0, help="AKIN_DRAIN_SECONDS of the servers")
     parser.add_argument("--num-products", type=int, default=200)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if missing := missing_programs():
-        raise SystemExit(f"not installed: {missing}")
+        raise SystemExit(f"the gateway needs {missing}; install it")
     with tempfile.TemporaryDirectory() as folder:
         figures = _run_with_own_servers(Path(folder), arguments)
     report(figures)
@@ -123,7 +123,7 @@ def run(
     dwell_seconds: float,
     pause_seconds: float = 0.0,
 ) -> Figures:
-    """Restart each server `rounds` times under load, `dwell_seconds` apart; clients pause between their searches."""
+    """Restart each server `rounds` times under load, `dwell_seconds` apart; clients pause between searches."""
     figures = Figures(clients, len(replicas))
     num_lines = len(gateway.lines())
     asyncio.run(_load_and_restart(gateway, replicas, queries, rounds, dwell_seconds, pause_seconds, figures))
@@ -182,7 +182,7 @@ async def search_until(
     failures: list[str],
     pause_seconds: float = 0.0,
 ) -> None:
-    """Search, one image after the other, and check each answer; note when each began and ended."""
+    """Search one image after the other and check each response; append its start and end to `searches`."""
     async with httpx.AsyncClient(base_url=base, timeout=60, verify=False) as client:
         while not is_over.is_set():
             number += 1
@@ -197,13 +197,13 @@ async def search_until(
             if response.status_code != 200:
                 failures.append(f"search: {response.status_code}: {response.text[:300]}")
             elif (found := response.json()["hits"][0]["product_id"]) != query.product_id:
-                failures.append(f"search: {query.product_id} was asked for, {found} was found")
+                failures.append(f"search: expected {query.product_id} as the first hit, got {found}")
             if pause_seconds:
                 await asyncio.sleep(pause_seconds)
 
 
 async def write_until(is_over: asyncio.Event, base: str, figures: Figures) -> None:
-    """Make one key after the other; a name that is taken would say that a request was sent twice."""
+    """Create keys one after the other; a conflict of names would reveal a request that was sent twice."""
     async with httpx.AsyncClient(base_url=base, timeout=60, verify=False, headers={"X-API-Key": KEY}) as client:
         while not is_over.is_set():
             name = f"rolling-{time.monotonic_ns()}"
@@ -221,7 +221,7 @@ async def write_until(is_over: asyncio.Event, base: str, figures: Figures) -> No
 def _summarise(
     searches: Sequence[tuple[float, float]], restarting: Sequence[tuple[float, float]], figures: Figures
 ) -> None:
-    # By its beginning: a search that a restart overtakes would otherwise count as one of it because it is slow.
+    # Classified by its start: otherwise slow searches would be more likely to count as overlapping a restart.
     during = [any(began <= started < ended for began, ended in restarting) for started, _ in searches]
     chosen = {
         "all": [True] * len(searches),

@@ -1,10 +1,10 @@
-"""What a search costs over its parts: network, index, decoding, the pipeline in process, and HTTP on loopback.
+"""The latency of a search and of its parts: network, index, decoding, pipeline in process, HTTP on loopback.
 
     python benchmarks/search_latency.py [--num-products 2000] [--num-requests 200] [--json FILE]
 
-Everything in one run of one process pair: the server is `akin serve` in a process of its own, the parts are timed
-here in turn with it. Prints milliseconds (p50, p95) of each stage, the ratio of /search p50 at one client to
-decode + forward + search, and throughput at 16 clients against the bare forward's.
+The server is an `akin serve` process; the parts are timed in this process, in turn with requests to the server. Prints
+milliseconds (p50, p95) of each stage, the ratio of the p50 of /search with one client to decode + forward + search, and
+the throughput with 16 clients against that of the bare network.
 """
 
 import argparse
@@ -51,8 +51,8 @@ K = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-products", type=int, default=2000)
-    parser.add_argument("--num-requests", type=int, default=200, help="searches of each kind")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--num-requests", type=int, default=200, help="number of searches of each kind")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder) / "home", log_level="warning")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def publish_release(installation: Installation, num_products: int) -> LoadedRelease:
-    """Publish a release whose embeddings are drawn at random: what the index costs does not depend on them."""
+    """Publish a release of random embeddings, since the time of an exact search does not depend on them."""
     settings = installation.settings
     checkpoint = zero_shot_checkpoint(installation.settings)
     embeddings_ND = np.random.default_rng(0).normal(size=(num_products, 1280)).astype(np.float32)
@@ -89,7 +89,7 @@ def publish_release(installation: Installation, num_products: int) -> LoadedRele
 
 
 def query_images(count: int) -> list[bytes]:
-    """Return photos of about half a megapixel, as phones send them to a shop."""
+    """Return JPEG photos of about half a megapixel, like those sent by phones."""
     encoded = []
     for product in sample_products(count, seed=0):
         buffer = BytesIO()
@@ -100,7 +100,7 @@ def query_images(count: int) -> list[bytes]:
 
 @contextmanager
 def served(settings: Settings) -> Iterator[str]:
-    """Run `akin serve` in a process of its own."""
+    """Run `akin serve` as a process, and yield its URL when it is ready."""
     with listen("127.0.0.1", 0) as free:
         address, port = address_of(free), free.getsockname()[1]
     environment = {**os.environ, "AKIN_HOME": str(settings.home), "AKIN_LOG_LEVEL": "warning"}
@@ -115,7 +115,7 @@ def served(settings: Settings) -> Iterator[str]:
                 except httpx.TransportError:
                     pass
                 if time.monotonic() > deadline:
-                    raise SystemExit("the server did not become ready")
+                    raise SystemExit("the server did not become ready within 60 s")
                 time.sleep(0.1)
             yield address
         finally:
@@ -125,7 +125,7 @@ def served(settings: Settings) -> Iterator[str]:
 def measure(
     release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
-    """Time every stage; a figure is {p50, p95 in ms, per_second}."""
+    """Time every stage; see `figure` for the values of each."""
     # Each part runs in a thread that ends: service/serving/inference.py explains why a second one slows the network.
     figures = run_in_own_thread(lambda: measure_parts(release, address, queries, num_requests))
     figures |= measure_pipeline(release, settings, queries, num_requests)
@@ -136,19 +136,19 @@ def measure(
 def measure_parts(
     release: LoadedRelease, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
-    """Time the parts of a search and the search over HTTP, one of each in turn."""
+    """Time the parts of a search and a search over HTTP, in turn."""
     embedder, index = release.embedder, release.index
     pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
     embeddings = [embedder.embed_pixels(image[None])[0] for image in pixels]
     with httpx.Client(base_url=address, timeout=60) as client:
         stages: dict[str, Callable[[int], object]] = {
-            # The network first: its worker threads go on spinning for a moment, which must not fall on the server.
+            # The network first: its worker threads spin for a moment afterwards, which must not slow the server.
             "forward": lambda n: embedder.embed_pixels(pixels[n][None]),
             "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),
             "search": lambda n: index.search_products(embeddings[n], K),
             "/search, 1 client": lambda n: search_over_http(client, queries[n]),
         }
-        # In turn, since the speed of a shared machine drifts by half within seconds.
+        # In turn, since the speed of a shared machine changes by half within seconds.
         seconds: dict[str, list[float]] = {name: [] for name in stages}
         for n in range(num_requests):
             for name, stage in stages.items():
@@ -161,7 +161,7 @@ def measure_parts(
 def measure_pipeline(
     release: LoadedRelease, settings: Settings, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
-    """Time the search in this process, with its threads and without HTTP."""
+    """Time the search pipeline in this process, without HTTP."""
 
     async def run() -> list[float]:
         times = []
@@ -182,7 +182,7 @@ def measure_pipeline(
 def measure_throughput(
     embedder: ImageEmbedder, address: str, queries: list[bytes], num_requests: int
 ) -> dict[str, dict[str, float]]:
-    """Time the bare network and many clients, in rounds of each in turn."""
+    """Time the bare network and concurrent clients, in turn."""
     pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
     singles: list[float] = []
     batches: list[float] = []
@@ -214,7 +214,7 @@ def search_over_http(client: httpx.Client, query: bytes) -> None:
 
 
 def request_all(address: str, queries: list[bytes], clients: int, total: int) -> tuple[list[float], float]:
-    """Send `total` searches from `clients` threads with a connection each; return each time and the wall time."""
+    """Send `total` searches from `clients` threads with one connection each; return all durations and the wall time."""
 
     def client(number: int) -> list[float]:
         times = []
@@ -232,7 +232,7 @@ def request_all(address: str, queries: list[bytes], clients: int, total: int) ->
 
 
 def figure(times: list[float], wall: float) -> dict[str, float]:
-    """Summarise durations."""
+    """Summarise durations as p50 and p95 in milliseconds, and the number per second."""
     ordered = sorted(times)
     return {
         "p50_ms": 1000 * statistics.median(ordered),
@@ -242,7 +242,7 @@ def figure(times: list[float], wall: float) -> dict[str, float]:
 
 
 def report(figures: dict[str, dict[str, float]]) -> None:
-    """Print the figures and the two ratios that matter."""
+    """Print the figures, and the ratios of latency and throughput."""
     print(f"{'stage':24s} {'p50 ms':>9s} {'p95 ms':>9s} {'a second':>9s}")
     for name, values in figures.items():
         print(f"{name:24s} {values['p50_ms']:9.2f} {values['p95_ms']:9.2f} {values['per_second']:9.1f}")

@@ -1,10 +1,10 @@
-"""The tables of docs/study.md, from the stored results of projections_study.py.
+"""The tables of docs/study.md, from the results of projections_study.py.
 
-    python benchmarks/study_tables.py            writes them between the marks in docs/study.md
-    python benchmarks/study_tables.py --print    prints them
+    python benchmarks/study_tables.py            write them between the markers in docs/study.md
+    python benchmarks/study_tables.py --print    print them
 
-Mean ± standard deviation over seeds; differences are paired by seed, each with the standard error of its mean in
-brackets. A difference of less than two standard errors is noise.
+Values are mean ± standard deviation over seeds. Differences are paired by seed, with the standard error of the mean in
+brackets; a difference of less than two standard errors is not significant.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def compare_table(rows: list[Row], metrics: Iterable[str]) -> str:
-    """Loss by loss: each method's metrics, differences to plain training, and the time of a run."""
+    """Return, for each loss and method, the metrics, the difference to plain training, and the time of a run."""
     metrics = tuple(metrics)
     header = ["loss", "method", *(TITLES[name] for name in metrics), f"{TITLES[metrics[0]]} − plain", "pull ratio", "s"]
     lines = [header, ["---"] * len(header)]
@@ -54,7 +54,7 @@ def compare_table(rows: list[Row], metrics: Iterable[str]) -> str:
 
 
 def over_losses_table(rows: list[Row], metrics: Iterable[str]) -> str:
-    """Each method against plain training, over all losses and seeds."""
+    """Return each method's difference to plain training, over all losses and seeds."""
     metrics = tuple(metrics)
     plain = {(row["loss"], row["seed"]): row for row in rows if row["setting"] == "plain"}
     lines = [["method", *(f"{TITLES[name]} − plain" for name in metrics), "better than plain", "time / plain"]]
@@ -72,7 +72,7 @@ def over_losses_table(rows: list[Row], metrics: Iterable[str]) -> str:
 
 
 def search_table(rows: list[Row], metrics: Iterable[str]) -> str:
-    """Every setting that was tried on validation classes, over losses and seeds."""
+    """Return the metrics of all settings tried on validation classes, for each loss over seeds."""
     metrics = tuple(metrics)
     by_setting: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -88,14 +88,14 @@ def search_table(rows: list[Row], metrics: Iterable[str]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Return mean ± standard deviation; only the mean of one value."""
+    """Return mean ± standard deviation, or the value itself if there is only one."""
     if len(values) < 2:
         return ", ".join(f"{value:.3f}" for value in values)
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def paired(differences: list[float]) -> str:
-    """Return the mean difference with the standard error of the mean in brackets."""
+    """Return the mean difference, with the standard error of the mean in brackets."""
     if len(differences) < 2:
         return ", ".join(f"{value:+.3f}" for value in differences)
     error = statistics.stdev(differences) / len(differences) ** 0.5
@@ -103,7 +103,7 @@ def paired(differences: list[float]) -> str:
 
 
 def tables() -> dict[str, str]:
-    """Return the tables by the names of their marks in the page."""
+    """Return the tables by the names of their markers in the page."""
     made = {}
     for path in sorted(RESULTS.glob("*.jsonl")):
         task, _, phase = path.stem.rpartition("-")
@@ -128,14 +128,14 @@ def main() -> None:
         return
     page = PAGE.read_text(encoding="utf-8")
     for name, table in made.items():
-        mark = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        # Split and joined, since a table may hold what a replacement would read as a group.
-        parts = mark.split(page)
+        marker = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        # Split and joined, since re.sub would interpret backslashes of a table.
+        parts = marker.split(page)
         count = len(parts) // 3
         if count == 1:
             page = parts[0] + parts[1] + table + "\n" + parts[2] + parts[3]
         if count != 1:
-            print(f"docs/study.md has {count} marks for {name}")
+            print(f"docs/study.md has {count} markers for {name}; one is needed")
     PAGE.write_text(page, encoding="utf-8")
 
 

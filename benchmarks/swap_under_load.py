@@ -1,12 +1,12 @@
-"""Swap the active release again and again while clients search without a pause: does anybody notice?
+"""Swap the active release repeatedly under load, and count failed or inconsistent responses.
 
     python benchmarks/swap_under_load.py [--clients 32] [--swaps 20] [--processes 2] [--json FILE]
 
-Several `akin serve` processes share one home with releases of different models, whose titles name their release. Every
-answer is checked: status, titles of the release that it names and of no other, and the queried image itself found
-with a cosine of 1 (which an embedding of another release's model would not give). An answer to a request that began
-after its server said that it serves the new release must come from that one. Prints latencies, errors, and the seconds
-from each activation until all servers say that they serve it.
+Several `akin serve` processes share one home with releases of different models, whose product titles name their
+release. Each response is checked: its status, that all titles belong to the release it names, and that the queried
+image is found with a cosine of 1 (which the model of another release would not give). A request that starts after its
+server reports the new release must be answered from that release. Prints latencies, errors, and the seconds from each
+activation until all servers report the new release.
 """
 
 import argparse
@@ -52,17 +52,17 @@ _CONVERGENCE_SECONDS = 120.0
 
 @dataclass(slots=True)
 class Figures:
-    """What a run has found; times in seconds, latencies in milliseconds."""
+    """The measurements of a run; times in seconds, latencies in milliseconds."""
 
     clients: int
     swaps: int
     processes: int
     poll_seconds: float
-    dwell_seconds: float  # from the end of a swap to the next one
+    dwell_seconds: float  # pause between two swaps
     requests: int = 0
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    latencies: dict[str, dict[str, float]] = field(default_factory=dict)  # of all, while swapping, otherwise
+    latencies: dict[str, dict[str, float]] = field(default_factory=dict)  # "all", "while swapping", "otherwise"
     answers_by_release: dict[str, int] = field(default_factory=dict)
     convergence_seconds: list[float] = field(default_factory=list)
     load_seconds: list[float] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One search, as its client saw it."""
+    """One search as observed by its client."""
 
     server: int
     started: float
@@ -81,10 +81,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """One activation: asked for, and seen to be served by all."""
+    """One activation: the times of the request, and of all servers reporting the release."""
 
     release_id: str
-    asked: float
+    requested: float
     converged: float
 
 
@@ -93,9 +93,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--dwell-seconds", type=float, default=2.0, help="from the end of a swap to the next one")
+    parser.add_argument("--dwell-seconds", type=float, default=2.0, help="pause between two swaps")
     parser.add_argument("--num-products", type=int, default=200)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder) / "home")
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def run(settings: Settings, checkpoints: Sequence[Path], num_products: int, arguments: argparse.Namespace) -> Figures:
-    """Publish a release with each checkpoint, serve, search and swap; `arguments`: those of the command line."""
+    """Publish a release with each checkpoint, serve, search and swap; `arguments` are those of the command line."""
     queries = images(num_products)
     with open_installation(settings) as installation:
         release_ids = run_in_own_thread(lambda: publish_releases(installation, checkpoints, queries))
@@ -131,7 +131,7 @@ def run(settings: Settings, checkpoints: Sequence[Path], num_products: int, argu
 
 
 def default_checkpoints(folder: Path) -> list[Path]:
-    """Make two models that cost what real ones do: the packaged network, and the same at another resolution."""
+    """Save two models of realistic cost: the packaged network at two resolutions."""
     found = []
     for image_size in (224, 192):
         model, preprocessing = create_model(Architecture(), pretrained=True)
@@ -141,7 +141,7 @@ def default_checkpoints(folder: Path) -> list[Path]:
 
 
 def images(count: int) -> list[bytes]:
-    """Return images that no model takes for each other."""
+    """Return images that every model tells apart."""
     encoded = []
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -152,7 +152,7 @@ def images(count: int) -> list[bytes]:
 
 
 def publish_releases(installation: Installation, checkpoints: Sequence[Path], queries: Sequence[bytes]) -> list[str]:
-    """Publish a release with each model; titles and product ids name the release that they belong to."""
+    """Publish a release with each model; titles and product ids name their release."""
     settings = installation.settings
     release_ids = []
     for number, checkpoint in enumerate(checkpoints):
@@ -177,14 +177,14 @@ def publish_releases(installation: Installation, checkpoints: Sequence[Path], qu
 
 @dataclass(slots=True)
 class Servers:
-    """Processes of `akin serve` with their addresses and logs."""
+    """Running `akin serve` processes with their URLs and logs."""
 
     addresses: list[str]
     logs: list[Path]
     exit_statuses: list[int] = field(default_factory=list)
 
     def load_seconds(self) -> list[float]:
-        """Return how long each server took for each release that it loaded, its first one left out."""
+        """Return the seconds of each release load of each server, without its first one."""
         found: list[float] = []
         for log in self.logs:
             events = [json.loads(line) for line in log.read_text().splitlines() if '"release_loaded"' in line]
@@ -194,7 +194,7 @@ class Servers:
 
 @contextlib.contextmanager
 def served(settings: Settings, count: int) -> Iterator[Servers]:
-    """Run so many servers on one home; at the end each is asked to stop, and finishes what it is at."""
+    """Run `count` servers on one home; at the end each is terminated gracefully (SIGTERM)."""
     environment = {
         **os.environ,
         "AKIN_HOME": str(settings.home),
@@ -221,7 +221,7 @@ def served(settings: Settings, count: int) -> Iterator[Servers]:
 
 
 def is_served(installation: Installation, release_id: str, count: int) -> bool:
-    """Say whether all servers say that they answer from a release."""
+    """Tell whether all servers report that they serve a release."""
     with installation.database.reading() as session:
         living = [process for process in list_processes(session, kind=API) if process.stopped_at is None]
     return len(living) == count and all(process.release_id == release_id for process in living)
@@ -231,7 +231,7 @@ def wait_until_served(installation: Installation, release_id: str, count: int) -
     deadline = time.monotonic() + _START_SECONDS
     while not is_served(installation, release_id, count):
         if time.monotonic() > deadline:
-            raise SystemExit("the servers did not become ready")
+            raise SystemExit(f"the servers did not become ready within {_START_SECONDS:.0f} s")
         time.sleep(0.1)
 
 
@@ -242,7 +242,7 @@ async def load_and_swap(
     queries: Sequence[bytes],
     figures: Figures,
 ) -> None:
-    """Keep all clients searching while releases are swapped; fill in the figures."""
+    """Search with all clients while releases are swapped; the results are added to `figures`."""
     answers: list[Answer] = []
     is_over = asyncio.Event()
     start = time.monotonic()
@@ -269,7 +269,7 @@ async def search_on(
     errors: list[str],
     is_over: asyncio.Event,
 ) -> None:
-    """Search without a pause, one image after the other, and check each answer."""
+    """Search one image after the other without a pause, and check each response."""
     server, n = number % len(addresses), number
     async with httpx.AsyncClient(base_url=addresses[server], timeout=60) as client:
         while not is_over.is_set():
@@ -292,13 +292,13 @@ async def search_on(
 
 
 def what_is_wrong(body: dict[str, object], query: int, release_ids: Sequence[str]) -> str | None:
-    """Say what is wrong with an answer, if anything."""
+    """Return what is wrong with a response, or None."""
     release_id, hits = body["release_id"], body["hits"]
     assert isinstance(hits, list)
     if release_id not in release_ids or len(hits) != K:
-        return f"{len(hits)} hits of {release_id}"
+        return f"expected {K} hits of a known release, got {len(hits)} of {release_id}"
     if any(not hit["title"].endswith(f" of {release_id}") for hit in hits):
-        return f"an answer of {release_id} mixes releases: {[hit['title'] for hit in hits]}"
+        return f"a response of {release_id} mixes releases: {[hit['title'] for hit in hits]}"
     if hits[0]["title"] != f"{query} of {release_id}" or hits[0]["score"] < 0.999:
         return f"image {query} was not found by the model of {release_id}: {hits[0]}"
     return None
@@ -307,14 +307,14 @@ def what_is_wrong(body: dict[str, object], query: int, release_ids: Sequence[str
 async def swap(
     installation: Installation, servers: Servers, release_ids: Sequence[str], figures: Figures
 ) -> list[Swap]:
-    """Activate one release after the other over HTTP; the next one when all servers say that they serve it."""
+    """Activate one release after the other over HTTP, each after all servers report the previous one."""
     swaps: list[Swap] = []
     headers = {"Authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(headers=headers, timeout=60) as client:
         for number in range(1, figures.swaps + 1):
             await asyncio.sleep(figures.dwell_seconds)
             release_id = release_ids[number % len(release_ids)]
-            asked = time.monotonic()
+            requested = time.monotonic()
             address = servers.addresses[number % len(servers.addresses)]
             response = await client.post(f"{address}/v1/admin/releases/{release_id}:activate")
             if response.status_code != 200:
@@ -323,20 +323,22 @@ async def swap(
             activated = time.monotonic()
             while not await asyncio.to_thread(is_served, installation, release_id, figures.processes):
                 if time.monotonic() > activated + _CONVERGENCE_SECONDS:
-                    figures.errors.append(f"swap {number}: not all servers serve {release_id}")
+                    figures.errors.append(
+                        f"swap {number}: not all servers report {release_id} after {_CONVERGENCE_SECONDS:.0f} s"
+                    )
                     return swaps
                 await asyncio.sleep(0.02)
-            swaps.append(Swap(release_id, asked, time.monotonic()))
+            swaps.append(Swap(release_id, requested, time.monotonic()))
             figures.convergence_seconds.append(round(swaps[-1].converged - activated, 3))
         await asyncio.sleep(figures.dwell_seconds)
     return swaps
 
 
 def stale_answers(answers: Sequence[Answer], swaps: Sequence[Swap]) -> list[str]:
-    """Return the answers from an old release to requests that began when their server served the new one."""
+    """Return responses from an old release to requests that started after all servers reported the new one."""
     found = []
     for swapped, following in zip(swaps, [*swaps[1:], None], strict=True):
-        until = following.asked if following else float("inf")
+        until = following.requested if following else float("inf")
         for answer in answers:
             if (
                 swapped.converged <= answer.started
@@ -348,8 +350,8 @@ def stale_answers(answers: Sequence[Answer], swaps: Sequence[Swap]) -> list[str]
 
 
 def summarise(answers: Sequence[Answer], swaps: Sequence[Swap], figures: Figures) -> None:
-    # By its beginning: a search that a swap overtakes would otherwise count as one of the swap because it is slow.
-    swapping = [any(swapped.asked <= answer.started < swapped.converged for swapped in swaps) for answer in answers]
+    # Classified by its start: otherwise slow searches would be more likely to count as overlapping a swap.
+    swapping = [any(swapped.requested <= answer.started < swapped.converged for swapped in swaps) for answer in answers]
     chosen = {
         "all": [True] * len(answers),
         "while swapping": swapping,

@@ -1,9 +1,10 @@
-"""Zero-shot recall on real images: what retrieval is worth before any training.
+"""Zero-shot recall on real images, before any training.
 
     python benchmarks/zero_shot.py --data FOLDER [--only grocery|cars196]
 
-FOLDER holds grocery.zip and cars196-test.zip (see ../shared/data/README.md beside a developer's checkout). Prints
-each figure beside the one published there and exits with 1 when one is off by more than 0.02.
+FOLDER contains grocery.zip and cars196-test.zip (by default ../shared/data beside the checkout, whose README.md states
+the published figures). Prints each measured figure with the published one, and exits with status 1 if they differ by
+more than 0.02.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def grocery_iconic(archive: zipfile.ZipFile) -> list[tuple[str, int]]:
 
 
 def embed_members(embedder: Embedder, archive: zipfile.ZipFile, members: list[tuple[str, int]]) -> Labelled:
-    """Embed images of an archive through the road that the product uses."""
+    """Embed images of an archive with the code that indexing uses."""
     images = ((name, archive.read(name)) for name, _ in members)
     parts = []
     for batch in embed_images(images, embedder, limits=DecodingLimits()):
@@ -87,7 +88,7 @@ def embed_members(embedder: Embedder, archive: zipfile.ZipFile, members: list[tu
 
 
 def recall(queries: Labelled, gallery: Labelled, k: int, *, same: bool = False) -> float:
-    """Return the share of queries with an image of their label among the k nearest, themselves left out."""
+    """Return the share of queries with an image of their label among the k nearest, excluding themselves if `same`."""
     hits = 0
     for start in range(0, len(queries[0]), 1024):
         scores = queries[0][start : start + 1024] @ gallery[0].T
