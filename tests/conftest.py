@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -27,12 +28,14 @@ sys.modules["faiss.contrib.torch_utils"] = ModuleType("faiss.contrib.torch_utils
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-pytest_plugins = [
-    "tests.leaks",
-    "tests.service.fixtures.access",
-    "tests.service.fixtures.labels",
-    "tests.service.fixtures.learning",
-]
+pytest_plugins = ["tests.leaks"]
+# A bare GPU machine, where `make gpu-check` runs the tests marked `gpu`, lacks the libraries of the service.
+if all(importlib.util.find_spec(name) for name in ("sqlalchemy", "fastapi", "pydantic_settings", "structlog")):
+    pytest_plugins += [
+        "tests.service.fixtures.access",
+        "tests.service.fixtures.labels",
+        "tests.service.fixtures.learning",
+    ]
 
 _LEFT_OUT = pytest.StashKey[int]()
 
