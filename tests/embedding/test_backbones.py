@@ -1,3 +1,4 @@
+import importlib
 import sys
 import urllib.error
 
@@ -8,6 +9,13 @@ from embedding.backbones import create_backbone, packaged_weights
 from embedding.efficientnet_lite import SamePaddingConv2d
 from embedding.errors import MissingWeights, UnknownBackbone
 from embedding.torchvision_library import load_torchvision
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _timm() -> None:
+    """Import timm before any test: it imports huggingface_hub, which adds a logging handler that stays."""
+    load_torchvision()
+    importlib.import_module("timm")
 
 
 @pytest.mark.parametrize(
