@@ -122,7 +122,7 @@ def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
         raise ImageTooLarge(f"the header of the image declares too many pixels; {pixel_limit}") from error
     except UnidentifiedImageError:
         formats = ", ".join(ALLOWED_FORMATS)
-        raise UnsupportedImageFormat(f"the bytes are no image in a supported format ({formats})") from None
+        raise UnsupportedImageFormat(f"the bytes are not an image in a supported format ({formats})") from None
     except _PARSER_FAILURES as error:
         raise InvalidImage(f"the image's header is damaged: {error}") from error
     width, height = source.size
