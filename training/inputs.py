@@ -5,6 +5,7 @@ Both kinds serve the same loop: training inputs for a batch, and embeddings as t
 Shape legend: B images of a batch, N images, C channels, D embedding dimension.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,9 @@ from training.data.features import Features
 
 _FEATURES_PER_BLOCK = 4096
 _IMAGES_PER_BLOCK = 256
+
+# Receives the number of embedded images and of all images.
+OnEmbedded = Callable[[int, int], None]
 
 
 class TrainingInputs(Protocol):
@@ -60,6 +64,7 @@ class ImageInputs:
         evaluation_cache: Pixels,
         augmentation: AugmentationConfig,
         device: torch.device,
+        on_embedded: OnEmbedded | None = None,
     ) -> None:
         self._model = model
         self._preprocessing = preprocessing
@@ -67,6 +72,7 @@ class ImageInputs:
         self._evaluation_cache = evaluation_cache
         self._augmentation = Augmentation(augmentation, preprocessing)
         self._device = device
+        self._on_embedded = on_embedded
 
     @property
     def network(self) -> nn.Module:
@@ -83,18 +89,21 @@ class ImageInputs:
         return self._augmentation.apply(pixels, draws[rows])
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed through the road that indexing and requests take, in float32."""
-        return embed_cached(
-            Embedder(self._model, self._preprocessing, device=str(self._device)), self._evaluation_cache, images
-        )
+        """Embed in float32 with the `Embedder` that indexing and requests use."""
+        embedder = Embedder(self._model, self._preprocessing, device=str(self._device))
+        return embed_cached(embedder, self._evaluation_cache, images, self._on_embedded)
 
 
-def embed_cached(embedder: Embedder, cache: Pixels, images: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embed cached images [N, D] a block at a time, so that a memory-mapped cache is never in memory as a whole."""
+def embed_cached(
+    embedder: Embedder, cache: Pixels, images: NDArray[np.int64], on_embedded: OnEmbedded | None = None
+) -> NDArray[np.float32]:
+    """Embed cached images [N, D] in blocks, so that a memory-mapped cache is never loaded as a whole."""
     embeddings = np.empty((len(images), embedder.embedding_dim), np.float32)
     for start in range(0, len(images), _IMAGES_PER_BLOCK):
         block = slice(start, start + _IMAGES_PER_BLOCK)
         embeddings[block] = embedder.embed_pixels(cache.pixels(images[block]).numpy())
+        if on_embedded is not None:
+            on_embedded(min(block.stop, len(images)), len(images))
     return embeddings
 
 

@@ -155,6 +155,7 @@ class TrainingLoop:
         self._mined += batch.num_mined
         if is_logged:
             self._log(batch, output, embeddings_BD, labels_B, gradient_norm, pull_ratio)
+        self._hooks.advanced(self._step)
 
     @property
     def _uses_bf16(self) -> bool:

@@ -45,6 +45,7 @@ class LoopHooks:
     record: Callable[[Record], None] = lambda _record: None
     save: Callable[[int, dict[str, Any]], None] = lambda _step, _state: None
     should_stop: Callable[[], bool] = lambda: False
+    advanced: Callable[[int], None] = lambda _step: None  # after every step, with the number of steps done
 
 
 @dataclass(frozen=True, slots=True)

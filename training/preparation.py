@@ -183,7 +183,12 @@ def _start_head(
 
 
 def prepare_inputs(
-    data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, device: torch.device
+    data: TrainingData,
+    start: StartingModel,
+    materials: Materials,
+    config: TrainingConfig,
+    device: torch.device,
+    on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> PreparedInputs:
     """Join model and materials; a new head gets its first weights. Positions are those of the snapshot."""
     # As the Embedder does: convolutions are up to 1.7 times as fast in this layout.
@@ -204,10 +209,15 @@ def prepare_inputs(
         cache = materials.images
         headless = Embedder(without_head(start.model), start.preprocessing, device=str(device))
 
-        def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
-            return embed_cached(headless, cache, images)
+        def on_embedded(done: int, total: int) -> None:
+            on_progress("Embedding", done, total)
 
-        inputs = ImageInputs(start.model, start.preprocessing, materials.squares, cache, config.augmentation, device)
+        def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
+            return embed_cached(headless, cache, images, on_embedded)
+
+        inputs = ImageInputs(
+            start.model, start.preprocessing, materials.squares, cache, config.augmentation, device, on_embedded
+        )
     if start.has_new_head and config.network.head_start != "random":
         _start_head(data, start, materials, config, embed_pooled)
     # A pretrained backbone is measured by its own features, which is what a shop serves before it trains.

@@ -70,12 +70,16 @@ class RunOptions:
     command: str = ""  # for the report: how the run was started
 
 
+def _ignore(_stage: str, _done: int, _total: int) -> None:
+    """Report no progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunHooks:
     """Who watches a run, and may stop it."""
 
     progress: TrainingProgress = field(default_factory=SilentProgress)
-    on_progress: OnProgress = lambda _stage, _done, _total: None
+    on_progress: OnProgress = _ignore
     should_stop: Callable[[], bool] = lambda: False
     # What a person should know before it trains: what is held out, and what is wrong with the data.
     announce: Callable[[str], None] = lambda _line: None
@@ -141,7 +145,7 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     _check_folder(options)
     start = create_starting_model(config.network, config.seed)
     check_processes(config, start.model, group, device)
-    on_progress = _stoppable(hooks)
+    on_progress = _stoppable(hooks, group)
     with group.first_goes_first():
         data = read_training_data(
             options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=on_progress
@@ -155,7 +159,9 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
             data, start, config, device=device, cache_dir=options.cache_dir, on_progress=on_progress
         )
     start = share_batch_norm(start, config, group)
-    prepared = prepare_inputs(data, start, materials, config, device)
+    # Not stoppable: this also reports while training and after it, when a request to stop is handled otherwise.
+    on_embedding = hooks.on_progress if group.is_first else _ignore
+    prepared = prepare_inputs(data, start, materials, config, device, on_embedding)
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
@@ -186,11 +192,12 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     return replace(outcome, checkpoint=options.out / CHECKPOINT, report=report, after=metrics)
 
 
-def _stoppable(hooks: RunHooks) -> OnProgress:
+def _stoppable(hooks: RunHooks, group: ProcessGroup) -> OnProgress:
     """Let a request to stop end the preparation too; decoded images and features are kept."""
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        hooks.on_progress(stage, done, total)
+        if group.is_first:
+            hooks.on_progress(stage, done, total)
         if hooks.should_stop():
             raise _Stopped
 
@@ -224,7 +231,8 @@ def _run_loop(
             if group.is_first:
                 save_state(state_dir, step, state)
 
-        loop = TrainingLoop(parts, LoopHooks(record, save, hooks.should_stop))
+        advanced = hooks.progress.advanced if group.is_first else LoopHooks().advanced
+        loop = TrainingLoop(parts, LoopHooks(record, save, hooks.should_stop, advanced))
         if state is not None:
             loop.restore(state)
         if group.is_first:

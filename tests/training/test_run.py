@@ -163,7 +163,7 @@ def test_sigterm_saves_a_state_and_ends_cleanly(shapes, tmp_path):
     shown, _ = process.communicate(timeout=60)
 
     assert process.returncode == 0
-    assert "go on with --resume" in shown
+    assert "continue with --resume" in shown
     assert len(list((tmp_path / "run" / "state").iterdir())) == 1
 
 

@@ -139,10 +139,11 @@ def snapshot_of(
     return _snapshot(layout, rows, tuple(problems), tuple(notes))
 
 
-def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
-    """Copy the images and rows of a snapshot to the new folder `directory`, whole or not at all.
+def write_snapshot(snapshot: Snapshot, directory: Path, on_progress: Progress | None = None) -> None:
+    """Copy the images and rows of a snapshot to the new folder `directory`, completely or not at all.
 
-    Raises InvalidSnapshot when the folder exists or an image has changed, and TrainingError when the disk is full.
+    `on_progress` receives (rows copied, all rows). Raises InvalidSnapshot if the folder exists or an image has
+    changed, and TrainingError if the disk is full.
     """
     facts: dict[str, object] = {
         "layout": snapshot.layout,
@@ -154,7 +155,7 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
     }
     try:
         with new_artifact(directory, KIND, facts) as draft:
-            names = _copy_images(snapshot.images, draft.path)
+            names = _copy_images(snapshot.images, draft.path, on_progress)
             rows = (json.dumps(_row_json(image, names)) for image in snapshot.images)
             (draft.path / ROWS_NAME).write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
     except FileExistsError:
@@ -221,10 +222,12 @@ def _unreadable(row: LabelledImage, error: OSError) -> str:
     return f"the image {printable(row.path)} cannot be read: {why}; make it readable or remove the row"
 
 
-def _copy_images(images: Iterable[SnapshotImage], folder: Path) -> dict[str, str]:
-    """Write each different image once; return the name of its file by its hash."""
+def _copy_images(images: Sequence[SnapshotImage], folder: Path, on_progress: Progress | None) -> dict[str, str]:
+    """Write each distinct image once; return its file name by its hash."""
     names: dict[str, str] = {}
-    for image in images:
+    for number, image in enumerate(images, start=1):
+        if on_progress is not None:
+            on_progress(number, len(images))
         if image.sha256 in names:
             continue
         ending = image.path.suffix.lower()

@@ -56,13 +56,19 @@ class ProgressFile:
         self._has_failed = False
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
-        """Take what the preparation tells: the stage, how much of it is done, and how much there is."""
-        self._move(stage, done, total)
+        """Take how far a stage of the preparation is; stages within and after training are not recorded."""
+        if self._stage != TRAINING:
+            self._move(stage, done, total)
 
     def started(self, total_steps: int, start_step: int) -> None:
         """Begin the stage of training."""
         self._inner.started(total_steps, start_step)
         self._move(TRAINING, start_step, total_steps)
+
+    def advanced(self, step: int) -> None:
+        """Take the number of steps done."""
+        self._inner.advanced(step)
+        self._move(TRAINING, step, self._total)
 
     def step(self, record: Record) -> None:
         """Take a step's number and loss."""

@@ -71,6 +71,20 @@ def test_a_resumed_training_is_as_fast_as_its_own_steps(path, clock):
     }  # fmt: skip
 
 
+def test_stages_within_and_after_training_do_not_hide_it(path, clock):
+    file = ProgressFile(path, SilentProgress(), clock=clock)
+    file.started(100, 0)
+    for step in (10, 20):
+        clock.seconds += 1
+        file.on_progress("Embedding", 5, 10)
+        file.advanced(step)
+    file.finished()
+    clock.seconds += 1
+    file.on_progress("Embedding", 5, 10)
+
+    assert (read(path)["stage"], read(path)["done"], read(path)["per_second"]) == ("Training", 20, 10.0)
+
+
 def test_the_last_evaluation_is_told_by_its_metrics(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.started(100, 0)
@@ -162,11 +176,13 @@ def test_everything_is_passed_on(path, clock):
 
     file = ProgressFile(path, Inner(), clock=clock)
     file.started(10, 2)
+    file.advanced(3)
     file.step({"step": 3})
     file.evaluated({"step": 4})
     file.warned("look")
     file.finished()
 
     assert told == [
-        ("started", 10, 2), ("step", {"step": 3}), ("evaluated", {"step": 4}), ("warned", "look"), ("finished",),
+        ("started", 10, 2), ("advanced", 3), ("step", {"step": 3}), ("evaluated", {"step": 4}), ("warned", "look"),
+        ("finished",),
     ]  # fmt: skip
