@@ -64,9 +64,9 @@ def test_overrides_change_one_knob(override, section, knob, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stepz=7", r"unknown knob 'stepz'; did you mean 'steps'\?"),
-        ("projections.pasess=4", r"unknown knob 'projections.pasess'; did you mean 'passes'\?"),
-        ("nothing.at_all=4", "unknown knob 'nothing'"),
+        ("stepz=7", r"unknown setting 'stepz'; did you mean 'steps'\?"),
+        ("projections.pasess=4", r"unknown setting 'projections.pasess'; did you mean 'passes'\?"),
+        ("nothing.at_all=4", "unknown setting 'nothing'"),
         ("steps=many", "steps takes a value of type int, got 'many'"),
         ("steps=1.5", "steps takes a value of type int"),
         ("steps=true", "steps takes a value of type int"),
@@ -81,8 +81,8 @@ def test_overrides_change_one_knob(override, section, knob, value):
         ("evaluation.ks=3", "evaluation.ks takes a list"),
         ("evaluation.metric=recall_at_3", "evaluation.metric must be one of auto"),
         ("steps", "not of the form"),
-        ("steps.a=1", "'steps', which is no section"),
-        ("projections=1", "projections is a section of knobs"),
+        ("steps.a=1", "'steps', which is not a section"),
+        ("projections=1", "projections is a section of settings"),
     ],
 )
 def test_what_cannot_be_used_names_the_knob_and_the_remedy(override, message):

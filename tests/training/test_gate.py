@@ -406,6 +406,7 @@ def test_figures_that_cannot_be_are_our_mistake(changed):
         replace(measured(first(2, 4)), **changed)
 
 
+@pytest.mark.long
 def test_the_gate_loads_neither_network_nor_loop():
     program = (
         "import sys, training.gate; "

@@ -27,9 +27,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def headed():
-    torch.manual_seed(0)
-    model, preprocessing = create_model(Architecture("conv4"), pretrained=False)
-    return with_linear_head(model, 8).eval(), preprocessing
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, preprocessing = create_model(Architecture("conv4"), pretrained=False)
+        return with_linear_head(model, 8).eval(), preprocessing
 
 
 def store(directory, headed, knobs=KNOBS):

@@ -92,8 +92,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_curves(tmp_path)
 
 
+@pytest.mark.long
 def test_drawing_touches_no_global_state_of_matplotlib():
-    """Neither pyplot nor a backend is loaded for the process, so a notebook's own figures are left alone."""
+    """pyplot is not imported and no backend selected, so a notebook keeps its own figures."""
     script = "import sys, training.report.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

@@ -8,7 +8,6 @@ from tests.training.synthetic_run import step_record
 from training.report.progress import (
     BarProgress,
     LineProgress,
-    SilentProgress,
     TrainingProgress,
     choose_progress,
     describe_step,
@@ -218,12 +217,6 @@ def test_without_progress_the_time_left_is_unknown():
     progress.advanced(5)
 
     assert "time left unknown" in written(console)
-
-
-def test_silent_progress_prints_nothing(capsys):
-    run_through(SilentProgress())
-
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("console", "expected"), [(terminal(), BarProgress), (plain_console(), LineProgress)])
