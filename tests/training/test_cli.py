@@ -114,7 +114,7 @@ def test_a_printed_preset_is_a_configuration_file(shapes, capsys, tmp_path):
         (["--preset", "tiny", "--config", "mine.toml"], "not both"),
         (["--config", "missing.toml"], "missing.toml: No such file"),
         (["--preset", "tiny", "--data", "nowhere"], "nowhere does not exist"),
-        (["--preset", "tiny", "--resume"], "holds no run to go on with"),
+        (["--preset", "tiny", "--resume"], "contains no run to resume"),
         (["--preset", "tiny", "--device", "cuda:7"], "cuda:7"),
         (["--preset", "tiny", "--set", "network.checkpoint=nowhere"], "nowhere is no akin-checkpoint/1 directory"),
         (["--preset", "tiny", "--set", "split.unseen_share=0.99"], "unseen_share"),
@@ -134,7 +134,7 @@ def test_an_error_is_one_line_with_the_remedy(shapes, capsys, arguments, message
     [
         (["--part", "some"], "must be one of test, validation, all"),
         (["--ks", "0"], "--ks takes numbers above 0"),
-        (["--set", "steps=3"], "only knobs of the split"),
+        (["--set", "steps=3"], "only settings of the split"),
     ],
 )
 def test_invalid_options_of_evaluate_are_refused(shapes, capsys, arguments, message, zero_shot_checkpoint):

@@ -35,7 +35,7 @@ from training.gate_policy import GatePolicy
         (["force"], "the policy must be an object"),
     ],
 )
-def test_a_policy_that_cannot_be_is_named(values, message):
+def test_an_invalid_policy_is_refused(values, message):
     with pytest.raises(InvalidConfig, match=message):
         GatePolicy.from_json(values)
 

@@ -102,7 +102,7 @@ def test_an_invalid_command_line_is_refused(arguments):
     )
 
     assert done.returncode == 2
-    assert "give a command behind --" in done.stderr
+    assert "give a command after --" in done.stderr
 
 
 def test_a_command_ends_when_its_worker_is_killed(start, tmp_path):

@@ -273,7 +273,7 @@ def test_too_few_images_for_the_head_name_the_setting(shapes, tmp_path):
 def test_a_frozen_random_backbone_is_refused(shapes, tmp_path):
     config = replace(CONFIG, network=replace(CONFIG.network, train="head"))
 
-    with pytest.raises(InvalidConfig, match="gives it nothing to know"):
+    with pytest.raises(InvalidConfig, match="leaves untrained"):
         train(options(shapes, tmp_path, config))
 
 

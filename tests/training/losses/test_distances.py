@@ -60,7 +60,7 @@ def test_log_sum_exp_counts_what_the_mask_keeps():
     assert values.grad.bool().tolist() == [[True, False, True], [False, False, False]]
 
 
-def test_mean_of_active_leaves_zeros_out():
+def test_mean_of_active_excludes_zeros():
     mean, num_active = mean_of_active(torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
 
     assert (mean.item(), num_active.item()) == (3.0, 2)

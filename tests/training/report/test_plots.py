@@ -21,7 +21,7 @@ def names(paths):
     return {path.stem for path in paths}
 
 
-def test_a_whole_run_gets_every_curve_as_well_formed_svg(tmp_path):
+def test_a_complete_run_has_every_curve_as_well_formed_svg(tmp_path):
     run_dir = write_run(tmp_path / "run", ["apple", "pear"])
 
     paths = write_curves(run_dir)
@@ -44,7 +44,7 @@ def test_a_pull_that_is_always_zero_has_no_curve(tmp_path):
     assert "pull" not in names(write_curves(tmp_path))
 
 
-def test_curves_of_an_earlier_call_do_not_stay(tmp_path):
+def test_curves_of_an_earlier_call_are_removed(tmp_path):
     write_records(tmp_path, [step_record(500)])
     write_curves(tmp_path)
     write_records(tmp_path, [{"kind": "step", "step": 1, "loss": 1.0}])
@@ -71,7 +71,7 @@ def test_sparse_logs_draw_without_a_warning(tmp_path, records):
     write_curves(tmp_path)
 
 
-def test_the_metric_that_chose_the_weights_is_drawn_whatever_its_name(tmp_path):
+def test_the_selection_metric_is_drawn_whatever_its_name(tmp_path):
     write_records(tmp_path, [{"kind": "evaluation", "step": 1, "metric": "precision_at_9", "precision_at_9": 0.5}])
 
     assert names(write_curves(tmp_path)) == {"validation"}
