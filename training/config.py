@@ -268,20 +268,20 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         # A bare word is a string, since quotes within quotes are awkward in a shell.
         value = text.strip()
-    section, dot, knob = name.strip().partition(".")
+    section, dot, setting = name.strip().partition(".")
     if not dot:
         tables[section] = value
         return
     table = tables.setdefault(section, {})
     if not isinstance(table, dict):
         raise InvalidConfig(f"the override {override!r} names a setting of {section!r}, which is not a section")
-    table[knob] = value
+    table[setting] = value
 
 
 def _build(cls: type[Section], table: Mapping[str, Any], prefix: str) -> Section:
     """Build one section; errors for unknown names and wrong types name the setting."""
     hints = get_type_hints(cls)
-    known = {knob.name for knob in dataclasses.fields(cast(Any, cls))}
+    known = {setting.name for setting in dataclasses.fields(cast(Any, cls))}
     for name in table:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)

@@ -74,7 +74,7 @@ def test_drawing_one_by_one_equals_drawing_together():
         assert first + one.draw(0, 3, first) == other.draw(0, 4)
 
 
-def test_a_restored_queue_goes_on_alike():
+def test_a_restored_queue_continues_alike():
     generator = np.random.default_rng(0)
     groups = Groups.of_labels(np.arange(3).repeat(5))
     queues = Queues(groups, generator)

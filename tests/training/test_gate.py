@@ -150,7 +150,7 @@ def test_an_improvement_within_chance_is_rejected():
 
 @pytest.mark.parametrize("primary", ["seen_recall_at_1", "unseen_recall_at_1"])
 def test_a_single_part_may_be_primary(primary):
-    """The seen part gains, the unseen one stays as it is."""
+    """The seen part gains, the unseen part does not change."""
     pair = both(first(0, 80), first(30, 80), num_unseen=40)
 
     verdict = decided(*pair, replace(LENIENT, primary=primary))
@@ -336,7 +336,7 @@ def test_the_index_needs_the_minimum_recall(recall, is_met):
     assert reason(verdict, "index_recall").figures["is_checked"] == (recall is not None)
 
 
-def test_force_promotes_and_keeps_what_failed():
+def test_force_promotes_and_lists_the_failed_checks():
     pair = both(first(40, 40), first(0, 40), candidate={"index_recall": 0.1})
 
     verdict = decided(*pair, GatePolicy(force=True, force_reason="the shop closes at noon"))
@@ -347,7 +347,7 @@ def test_force_promotes_and_keeps_what_failed():
     assert "the shop closes at noon" in verdict.reasons[-1].message
 
 
-def test_force_is_not_used_where_nothing_failed():
+def test_force_is_not_reported_if_no_check_failed():
     verdict = decided(*both(first(0, 40), first(40, 40)), GatePolicy(force=True, force_reason="just in case"))
 
     assert (verdict.promote, verdict.is_forced) == (True, False)

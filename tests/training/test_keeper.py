@@ -61,7 +61,7 @@ def signals_of(folder, name="child"):
 
 
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("import sys; sys.exit(3)", 3)])
-def test_the_status_is_that_of_the_command(start, code, status):
+def test_the_exit_status_equals_that_of_the_command(start, code, status):
     assert start.keeper(*python(code)).wait(WAIT_SECONDS) == status
 
 
@@ -71,7 +71,7 @@ def test_a_command_that_was_killed_has_the_status_of_its_signal(start):
     assert start.keeper(*python(killing_itself)).wait(WAIT_SECONDS) == 128 + signal.SIGKILL
 
 
-def test_output_and_errors_are_those_of_the_command(start):
+def test_output_and_errors_of_the_command_pass_through(start):
     keeper = start.keeper(
         *python("import sys; print('out'); print('err', file=sys.stderr); print(repr(sys.stdin.read()))"),
         stdout=subprocess.PIPE,

@@ -213,7 +213,7 @@ def test_restored_projections_continue_alike():
         assert made.has_ended
 
 
-def test_without_representatives_nothing_is_ever_projected():
+def test_without_representatives_there_are_no_projections():
     parameters = weights()
     projections = Projections(ProjectionConfig(), parameters, 1, is_active=False)
     projections.count_step()

@@ -40,7 +40,7 @@ from training.errors import InvalidDataset
 log = logging.getLogger(__name__)
 
 # Settings that affect the number or choice of views, but not the views themselves.
-_NO_MATTER_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
+_IRRELEVANT_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
 # Scenes are numbered after all possible views, so that more views do not change them.
 _FIRST_SCENE = 100
 _IMAGES_PER_PART = 256
@@ -91,8 +91,10 @@ class FeatureStore:
         # `plain` applies when a view is chosen, not when it is computed.
         self._augmentation = Augmentation(dataclasses.replace(augmentation, plain=0.0), preprocessing)
         self._device = device
-        knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
-        digest = hashlib.sha256(canonical_json([_VERSION, knobs])).hexdigest()[:8]
+        settings = {
+            name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _IRRELEVANT_TO_A_VIEW
+        }
+        digest = hashlib.sha256(canonical_json([_VERSION, settings])).hexdigest()[:8]
         self.directory = directory / f"{self._embedder.space_id}-{digest}"
 
     def read_or_compute(

@@ -34,7 +34,7 @@ def paired_bootstrap(
     both are excluded. Queries are drawn one by one, not by class, so the interval applies to new queries of the same
     classes. Raises InvalidEmbeddings if nothing can be paired.
     """
-    _check_knobs(num_samples, confidence)
+    _check_settings(num_samples, confidence)
     differences = _differences(before, after)
     means = _sample_means(differences, num_samples, np.random.default_rng(seed))
     return _interval(float(differences.mean()), means, confidence)
@@ -55,7 +55,7 @@ def stratified_paired_bootstrap(
     whose queries are all NaN is excluded. With one stratum the result equals `paired_bootstrap`. Raises
     InvalidEmbeddings if nothing can be paired.
     """
-    _check_knobs(num_samples, confidence)
+    _check_settings(num_samples, confidence)
     differences = _differences(before, after)
     if strata.shape != before.shape:
         raise InvalidEmbeddings(f"strata of shape {strata.shape} for {len(before)} queries; give one per query")
@@ -66,7 +66,7 @@ def stratified_paired_bootstrap(
     return _interval(float(np.mean([part.mean() for part in parts])), means, confidence)
 
 
-def _check_knobs(num_samples: int, confidence: float) -> None:
+def _check_settings(num_samples: int, confidence: float) -> None:
     if num_samples < 1 or not 0 < confidence < 1:
         raise ValueError(f"want num_samples >= 1 and 0 < confidence < 1, got {num_samples} and {confidence}")
 

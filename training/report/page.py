@@ -215,8 +215,12 @@ def _run_card(card: Record) -> str:
     groups: list[tuple[str, Record]] = [("run", {key: card[key] for key in single if card.get(key) is not None})]
     groups += [(name, table(card, name)) for name in ("snapshot", "split", "best", "versions")]
     facts = "".join(facts_table(name, group) for name, group in groups if group)
-    knobs = config_tables(table(card, "config"))
-    return f'<h3>What ran</h3><div class="knobs">{facts}</div><h3>Configuration</h3><div class="knobs">{knobs}</div>'
+    config = config_tables(table(card, "config"))
+    return f"{_grid('What ran', facts)}{_grid('Configuration', config)}"
+
+
+def _grid(title: str, tables: str) -> str:
+    return f'<h3>{title}</h3><div class="facts-grid">{tables}</div>'
 
 
 def _reproduction(card: Record) -> str:

@@ -133,7 +133,7 @@ def test_larger_squares_are_resized_to_the_network_input():
     assert not math.isnan(float(varied.sum()))
 
 
-def test_plain_images_are_what_evaluation_crops():
+def test_plain_images_equal_the_crop_of_evaluation():
     """The cached square shows more than the evaluation's crop."""
     preprocessing = Preprocessing(image_size=56, crop_fraction=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 128, dtype=np.uint8)[None, :, None], (128, 1, 3)))

@@ -14,7 +14,7 @@ def places(states, state):
 
 
 @pytest.mark.parametrize("rows", [shop_rows(), plain_rows(), shop_rows(num_examples=1)])
-def test_states_are_those_of_the_split(rows):
+def test_states_equal_the_split(rows):
     snapshot = made_snapshot(rows)
     split = split_of(snapshot, SplitConfig())
 

@@ -140,7 +140,7 @@ def test_the_hash_is_the_one_that_earlier_versions_used():
     assert share_of("unseen class", "class 1") == pytest.approx(0.9527764749, abs=1e-9)
 
 
-def test_a_larger_share_holds_out_what_the_smaller_one_did():
+def test_a_larger_share_includes_a_smaller_one():
     snapshot = made_snapshot(plain_rows())
 
     small, large = (split_of(snapshot, SplitConfig(unseen_share=share)) for share in (0.1, 0.4))

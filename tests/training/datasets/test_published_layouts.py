@@ -167,14 +167,14 @@ def test_reads_grocery_with_its_parts_and_iconic_images(tmp_path, around):
     assert len(dataset.notes) == 4
 
 
-def test_a_grocery_without_its_test_list_says_so(tmp_path):
+def test_a_missing_test_list_of_grocery_is_reported(tmp_path):
     write_grocery(tmp_path)
     (tmp_path / "test.txt").unlink()
 
     assert "test.txt" in [error.location for error in read_dataset(tmp_path).errors]
 
 
-def test_published_counts_are_those_of_the_literature():
+def test_published_counts_equal_the_literature():
     assert CUB_200_2011.num_images == 11_788
     assert CARS_196.num_images == 16_185
     assert STANFORD_ONLINE_PRODUCTS.num_images == 120_053

@@ -74,7 +74,7 @@ def test_queries_that_are_nan_in_both_are_excluded():
         (np.zeros(0), np.zeros(0), "nothing to compare"),
     ],
 )
-def test_refuses_what_cannot_be_paired(before, after, message):
+def test_refuses_evaluations_that_cannot_be_paired(before, after, message):
     with pytest.raises(InvalidEmbeddings, match=message):
         paired_bootstrap(before, after)
 

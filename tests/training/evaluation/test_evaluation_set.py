@@ -104,7 +104,7 @@ def test_without_examples_every_test_image_is_left_out_of_its_own_answer():
     assert evaluation_set.is_unseen.all()
 
 
-def test_queries_with_nothing_to_find_are_left_out_and_counted():
+def test_queries_without_relevant_images_are_omitted_and_counted():
     rows = [*shop_rows(), ("stray-1", "stray", "example"), ("single-c", "single")]
     classes = tuple(f"class {label}" for label in range(5))
 
@@ -219,7 +219,7 @@ def either(request):
     return set_of(shop_rows() if request.param == "shop" else plain_rows())
 
 
-def test_a_set_is_read_as_it_was_written(either, tmp_path):
+def test_a_set_survives_a_round_trip(either, tmp_path):
     path = tmp_path / "sets" / "set.arrow"
 
     either.write(path)
@@ -233,7 +233,7 @@ def test_a_set_is_read_as_it_was_written(either, tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["set.arrow"]
 
 
-def test_a_measurement_is_read_as_it_was_written(either, tmp_path):
+def test_a_measurement_survives_a_round_trip(either, tmp_path):
     measurement = measured(either)
 
     measurement.write(tmp_path / "one.arrow")

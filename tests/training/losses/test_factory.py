@@ -28,7 +28,7 @@ def test_every_name_makes_a_loss(name, pairs):
 
 
 @pytest.mark.parametrize("name", get_args(LossName))
-def test_parameters_are_those_of_the_loss(name):
+def test_parameters_match_the_constructor_of_the_loss(name):
     """A configuration sets the parameters of the constructor, except sizes and the generator."""
     taken = set(inspect.signature(_CLASSES[name]).parameters) - {"num_classes", "embedding_dim", "generator"}
 
@@ -94,7 +94,7 @@ def test_a_mixed_loss_refuses_other_pairs():
         ({"mixed_weight": -1}, r"mixed_weight must be a number from 0 to 1000, got -1"),
     ],
 )
-def test_a_bad_knob_is_named_with_what_exists(options, message):
+def test_an_invalid_setting_is_named_with_the_valid_ones(options, message):
     with pytest.raises(InvalidConfig, match=message):
         LossConfig(**options)
 

@@ -18,7 +18,7 @@ def scalars(run_dir, tag):
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_records_come_back_as_they_were_written(tmp_path):
+def test_records_survive_a_round_trip(tmp_path):
     records = [step_record(10), {"kind": "warning", "step": 10, "message": "Ähre"}]
 
     with MetricsLog(tmp_path / "run", tensorboard=False) as log:

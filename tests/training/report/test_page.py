@@ -56,7 +56,7 @@ class Outline(HTMLParser):
         assert self.open_tags.pop() == tag
 
 
-def test_the_verdict_says_what_training_did(page):
+def test_the_verdict_describes_the_change_of_recall(page):
     assert "Recall@1 over all queries rose from 27.5% to 61.4% (+33.9 points)." in page
     assert "Recall@1 over classes seen in training rose from 28.1% to 66.1% (+38.0 points)." in page
     assert "Recall@1 over classes never trained on rose from 25.1% to 38.4% (+13.3 points)." in page

@@ -36,7 +36,7 @@ def test_a_stage_is_written_from_its_first_image(path, clock):
     }  # fmt: skip
 
 
-def test_speed_and_time_left_are_those_of_the_stage(path, clock):
+def test_speed_and_time_left_are_measured_per_stage(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.on_progress("Reading", 5000, 5000)
     file.on_progress("Decoding", 10, 210)
