@@ -226,8 +226,7 @@ def test_without_representatives_there_are_no_projections():
 HALF_SPACES = [((-1.0, 0.0), -1.0), ((0.0, -1.0), -1.0), ((1.0, 1.0), 3.0)]
 
 
-@pytest.mark.parametrize("relaxation", [1.0, 0.7])
-@pytest.mark.parametrize("start", [(-3.0, 4.0), (6.0, -2.0), (5.0, 5.0)])
+@pytest.mark.parametrize(("start", "relaxation"), [((-3.0, 4.0), 1.0), ((6.0, -2.0), 0.7), ((5.0, 5.0), 1.0)])
 def test_on_half_spaces_the_loop_ends_in_their_intersection(start, relaxation):
     """Method test 5: each projection enforces one half-space, as a selection enforces one set of pairs."""
     point = torch.nn.Parameter(torch.tensor(start))
