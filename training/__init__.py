@@ -1,1 +1,1 @@
-"""Labelled images to a checkpoint and a report. Nothing is trained yet: this room is reserved."""
+"""Train an embedding on labelled images: data, losses, the training loop, evaluation, gate and report."""

@@ -1,4 +1,4 @@
-"""`python -m training`: the commands of this room where the rest of Akin is not installed."""
+"""`python -m training`: the training commands where the rest of Akin is not installed."""
 
 import typer
 from rich.markup import escape

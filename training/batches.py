@@ -1,7 +1,7 @@
 """Batches of P classes × m images, with the representatives of the current selection among them (method.md §3).
 
-A batch is planned one step ahead: its seeds are drawn, and the classes near them asked for, before the step in between
-is computed. So the device never idles while the host chooses, and mining sees a table that is one step old.
+A batch is planned one step ahead: its seed classes are drawn and their nearest classes requested before the current
+step is computed. The device therefore never waits for the host, and mining uses a table that is one step old.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ONE_QUEUE = 0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step trains on, class by class: the m images of a class stand together, its representative first."""
+    """The images of one step: the m images of a class are adjacent, with its representative first."""
 
     images: NDArray[np.int64]  # [P × m] positions among the training images
     labels: NDArray[np.int64]  # [P × m] class ids
@@ -31,17 +31,17 @@ class Batch:
 
 @dataclass(slots=True)
 class _Plan:
-    """The seeds of the next batch, and the classes near them."""
+    """The seed classes of the next batch and the classes nearest to them."""
 
     seeds: list[int]
     nearest: NearestClasses | None
 
 
 class BatchSampler:
-    """Draws batches for ever; equal seeds and states give equal batches.
+    """Draws an endless sequence of batches; equal seeds and states give equal batches.
 
-    `labels` are the class ids 0..C-1 of the training images, each class with at least two images;
-    `is_catalogue` says which of them are catalogue images.
+    `labels` are the class ids 0..C-1 of the training images, with at least two images per class; `is_catalogue` marks
+    the catalogue images among them.
     """
 
     def __init__(
@@ -60,14 +60,13 @@ class BatchSampler:
         self.num_classes = len(images)
         self._config = config
         self._table = table
-        # Never more classes than there are.
         self._num_per_batch = min(config.classes_per_batch, self.num_classes)
         self._classes = Queues(Groups.of_one(self.num_classes), for_classes)
         self._images = Queues(images, for_images)
         self._representatives = self._images if config.share_queue else Queues(images, for_representatives)
         self._catalogue = _catalogue_groups(labels, is_catalogue, self.num_classes)
         self._catalogue_queues = Queues(self._catalogue, for_representatives)
-        # -1: not drawn yet in this projection.
+        # The representative of each class; -1: not drawn yet in this projection.
         self._current = np.full(self.num_classes, -1, np.int64)
         self._drawn_at = np.zeros(self.num_classes, np.int64)
         self._num_batches = 0
@@ -77,16 +76,16 @@ class BatchSampler:
 
     @property
     def epoch(self) -> float:
-        """How often every class has been a seed."""
+        """The mean number of times that a class has been a seed."""
         return self._num_drawn / self.num_classes
 
     def begin_projection(self, number: int) -> None:
-        """Forget the representatives; each class draws a new one when it is first used (projections count from 0)."""
+        """Discard the representatives; each class draws a new one at its first use (projections count from 0)."""
         self._projection = number
         self._current.fill(-1)
 
     def representative_of(self, class_id: int) -> int:
-        """Return the image that stands for a class in this projection, drawn at first use."""
+        """Return the representative of a class in this projection, drawn at first use."""
         image = int(self._current[class_id])
         if image < 0:
             image = self._draw_representative(class_id)
@@ -95,31 +94,31 @@ class BatchSampler:
         return image
 
     def mean_age_of_representatives(self, classes: NDArray[np.int64]) -> float | None:
-        """Return for how many steps the representatives of these classes have been held; None where there are none."""
+        """Return the mean number of steps since the representatives were drawn; None without representatives."""
         if self._config.representatives == "none":
             return None
         return float((self._num_batches - self._drawn_at[classes]).mean())
 
     def prepare(self) -> None:
-        """Draw the seeds of the next batch and ask for the classes near them."""
+        """Draw the seed classes of the next batch and request the classes nearest to them."""
         config = self._config
         num_mined = int(config.hard_class_fraction * self._num_per_batch)
         if self._table.filled_share < config.mine_from_share:
             num_mined = 0
         seeds = self._classes.draw(_ONE_QUEUE, self._num_per_batch - num_mined)
         self._num_drawn += len(seeds)
-        # A seed without a row has no direction to look into.
-        looking = [seed for seed in seeds if self._table.is_filled(seed)] if num_mined else []
+        # A seed without a row in the table has no neighbours.
+        seeds_in_table = [seed for seed in seeds if self._table.is_filled(seed)] if num_mined else []
         nearest = None
-        if looking:
-            # Among so many candidates one is always outside the batch.
-            nearest = self._table.request_nearest(np.array(looking, np.int64), self._num_per_batch)
+        if seeds_in_table:
+            # With as many candidates as classes per batch, at least one is outside the batch.
+            nearest = self._table.request_nearest(np.array(seeds_in_table, np.int64), self._num_per_batch)
         self._plan = _Plan(seeds, nearest)
 
     def take(self) -> Batch:
-        """Return the batch that was prepared."""
+        """Return the prepared batch."""
         if self._plan is None:
-            raise RuntimeError("prepare() comes before take()")
+            raise RuntimeError("call prepare() before take()")
         plan, self._plan = self._plan, None
         num_random = len(plan.seeds)
         classes = plan.seeds
@@ -136,9 +135,9 @@ class BatchSampler:
     def _batch_of(self, classes: list[int], num_mined: int) -> Batch:
         images_per_class = self._config.images_per_class
         images: list[int] = []
-        with_representatives = self._config.representatives != "none"
+        has_representatives = self._config.representatives != "none"
         for class_id in classes:
-            if with_representatives:
+            if has_representatives:
                 first = self.representative_of(class_id)
                 images.append(first)
                 images += self._images.draw(class_id, images_per_class - 1, (first,))
@@ -146,20 +145,20 @@ class BatchSampler:
                 images += self._images.draw(class_id, images_per_class)
         ids = np.array(classes, np.int64)
         is_representative = np.zeros((len(classes), images_per_class), np.bool_)
-        is_representative[:, 0] = with_representatives
+        is_representative[:, 0] = has_representatives
         return Batch(
             np.array(images, np.int64), ids.repeat(images_per_class), is_representative.reshape(-1), ids, num_mined
         )
 
     def _draw_representative(self, class_id: int) -> int:
         source = self._config.representatives
-        is_catalogue_turn = source == "catalogue" or (source == "alternate" and self._projection % 2 == 0)
-        if is_catalogue_turn and self._catalogue.size(class_id):
+        draws_from_catalogue = source == "catalogue" or (source == "alternate" and self._projection % 2 == 0)
+        if draws_from_catalogue and self._catalogue.size(class_id):
             return self._catalogue_queues.draw(class_id, 1)[0]
         return self._representatives.draw(class_id, 1)[0]
 
     def state(self) -> dict[str, Any]:
-        """Return everything that decides the next batches."""
+        """Return everything that determines the next batches."""
         assert self._plan is not None
         nearest = None if self._plan.nearest is None else torch.from_numpy(self._plan.nearest.wait().copy())
         return {
@@ -178,7 +177,7 @@ class BatchSampler:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a stored state, with the batch that was planned then."""
+        """Continue from a stored state, including its planned batch."""
         for generator, stored in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = stored
         for name, queues in (

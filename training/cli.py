@@ -1,7 +1,7 @@
-"""akin train, evaluate, snapshot: the commands of this room.
+"""The commands `train`, `evaluate`, `snapshot` and `presets`.
 
-They run where only the usual machine-learning packages are, as `python -m training`, and are part of `akin` where all
-of it is installed. Imports stand inside, so that each command loads what it needs.
+They are part of `akin`, and run as `python -m training` where only the machine-learning packages are installed.
+Imports are inside the functions so that each command loads only what it needs.
 """
 
 import shlex
@@ -20,12 +20,13 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
-    from training.report.progress import TrainingProgress
+    from training.report.progress import ProgressDisplay, TrainingProgress
     from training.run import RunOutcome
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
 
+# Signals this close together are one request to stop.
 _SAME_REQUEST_SECONDS = 1.0
 
 DEFAULT_CACHE = Path("akin-data/cache")
@@ -38,18 +39,20 @@ Parts = dict[str, dict[str, float]]
 DataOption = Annotated[
     Path,
     typer.Option(
-        "--data", help="Labelled images: a folder per class, a CSV / NDJSON file, a published data set, a snapshot."
+        "--data",
+        help="Labelled images: a folder per class, CSV or NDJSON file, published data set or snapshot.",
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one knob, for example --set projections.passes=4; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Change a setting, such as --set projections.passes=4; repeatable."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this room to a command line."""
+    """Register the training commands on a Typer application."""
     app.command("train")(train)
     app.command("evaluate")(evaluate)
     app.command("snapshot")(snapshot)
@@ -58,27 +61,26 @@ def add_commands(app: typer.Typer) -> None:
 
 def train(
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoint, metrics and report; it must be new.")],
-    preset: Annotated[str, typer.Option(help="A named configuration (akin presets).")] = "",
-    config: Annotated[Path | None, typer.Option(help="A TOML file of knobs, in place of a preset.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="New folder for the checkpoint, metrics and report.")],
+    preset: Annotated[str, typer.Option(help="Name of a configuration (list them with akin presets).")] = "",
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, instead of a preset.")] = None,
     set_: SetOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set seed=N.")] = None,
     device: DeviceOption = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded images and features are kept between runs.")] = (
+    cache: Annotated[Path, typer.Option(help="Folder for decoded images and features, reused by later runs.")] = (
         DEFAULT_CACHE
     ),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     json: JsonOption = False,
     progress_file: Annotated[Path | None, typer.Option("--progress-file", hidden=True)] = None,
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
 ) -> None:
     """Learn an embedding from labelled images; writes a checkpoint and a report.
 
-    Without --preset or --config, `head` where there is no GPU and `small` where there is one. On SIGTERM or Ctrl+C the
-    run saves its state and ends; --resume goes on with it.
+    The default preset is `small` on a GPU and `head` on a CPU. On SIGTERM or Ctrl+C the run saves its state and ends;
+    --resume continues it.
     """
-    from training.report.progress import choose_progress
     from training.run import RunHooks, RunOptions
     from training.run import train as run_training
 
@@ -88,13 +90,14 @@ def train(
     chosen = _choose_config(preset, config, overrides, device)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     options = RunOptions(data, out, chosen, cache, device, resume, command)
-    with _stop_request() as should_stop, stage_bar() as on_progress:
-        # Only now, since from here on SIGTERM lets the state be saved.
+    with _stop_request() as should_stop, _display() as display:
+        # Only after the handlers are installed: from here on SIGTERM saves the state.
         if end_with_parent:
             _end_with_parent()
-        progress = choose_progress(notes)
+        progress: TrainingProgress = display
+        on_progress: Callable[[str, int, int], None] = display.stage
         if progress_file is not None:
-            progress, on_progress = _with_file(progress_file, progress, on_progress)
+            progress, on_progress = _with_file(progress_file, display)
         outcome = run_training(options, RunHooks(progress, on_progress, should_stop, _announce))
     if not outcome.is_first:
         return
@@ -105,24 +108,24 @@ def train(
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A checkpoint's folder.")],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder of a checkpoint.")],
     data: DataOption,
-    part: Annotated[str, typer.Option(help="test, validation, or all: every image, nothing held out.")] = "test",
+    part: Annotated[str, typer.Option(help="test, validation, or all (every image, nothing held out).")] = "test",
     set_: SetOption = None,
-    ks: Annotated[str, typer.Option(help="Where recall is measured, parted by commas.")] = "1,2,4,8",
-    clustering: Annotated[bool, typer.Option("--clustering", help="k-means too: NMI, AMI, pairwise F1.")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show each class.")] = False,
+    ks: Annotated[str, typer.Option(help="Values of k for recall@k, separated by commas.")] = "1,2,4,8",
+    clustering: Annotated[bool, typer.Option("--clustering", help="Also run k-means: NMI, AMI, pairwise F1.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show recall@1 of each class.")] = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Measure a checkpoint on labelled images: recall@k, R-precision, MAP@R, clustering.
 
-    Where the images have roles, examples are searched among the catalogue's images; otherwise each image among
-    all others. The split is that of `akin train` with the same --set split.… knobs.
+    If the images have roles, examples are searched among the catalogue images, otherwise each image among all others.
+    The split equals that of `akin train` with the same --set split.… settings.
     """
     from training.evaluation.checkpoints import evaluate_checkpoint
 
-    with stage_bar() as on_progress:
+    with _display() as display:
         measured = evaluate_checkpoint(
             checkpoint,
             data,
@@ -131,7 +134,7 @@ def evaluate(
             ks=_numbers(ks),
             clustering=clustering,
             device=device,
-            on_progress=on_progress,
+            on_progress=display.stage,
         )
     if json:
         _print_json(measured)
@@ -152,14 +155,14 @@ def evaluate(
 
 def snapshot(
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to create.")],
 ) -> None:
-    """Copy labelled images into a snapshot: what a run reads, sealed with a hash, so that it can be repeated."""
+    """Copy labelled images into a snapshot with a hash, so that a run can be repeated on exactly these images."""
     from training.data.snapshot import open_training_data, write_snapshot
 
-    with stage_bar() as on_progress:
-        taken = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
-        write_snapshot(taken, out)
+    with _display() as display:
+        taken = open_training_data(data, lambda done, total: display.stage("Reading", done, total))
+        write_snapshot(taken, out, lambda done, total: display.stage("Copying", done, total))
     for note in taken.notes:
         _announce(note)
     for problem in taken.problems:
@@ -172,14 +175,14 @@ def snapshot(
 
 
 def presets(
-    name: Annotated[str, typer.Argument(help="Print this one as TOML, to start a file of your own.")] = "",
+    name: Annotated[str, typer.Argument(help="Preset to print as TOML, as the start of a file of your own.")] = "",
 ) -> None:
     """List the presets of `akin train`, or print one."""
     from training.config import PRESETS_DIR, load_preset, preset_names
 
     if name:
         load_preset(name)
-        print((PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8"), end="")  # noqa: T201  # a file to keep
+        print((PRESETS_DIR / f"{name}.toml").read_text(encoding="utf-8"), end="")  # noqa: T201  # verbatim, for a file
         return
     for known in preset_names():
         first_line = (PRESETS_DIR / f"{known}.toml").read_text(encoding="utf-8").partition("\n")[0]
@@ -192,17 +195,17 @@ def _choose_config(preset: str, path: Path | None, overrides: list[str], device:
     from training.errors import InvalidConfig
 
     if preset and path:
-        raise InvalidConfig("give --preset or --config, not both; --set changes single knobs of either")
+        raise InvalidConfig("give --preset or --config, not both; --set changes single settings of either")
     if path:
         return load_config(path, overrides)
     if not preset:
         preset = "small" if choose_device(device, "float32").type == "cuda" else "head"
-        notes.print(f"preset {preset} (choose another with --preset)", highlight=False)
+        notes.print(f"using preset {preset}; choose another with --preset", highlight=False)
     return load_preset(preset, overrides)
 
 
 def _end_with_parent() -> None:
-    """Get SIGTERM when the process that started this one ends; stop at once where it has ended."""
+    """Request SIGTERM for when the parent process ends; exit at once if it already has."""
     from training.parent_process import ParentGone, end_with_parent
 
     try:
@@ -212,20 +215,18 @@ def _end_with_parent() -> None:
         raise typer.Exit(128 + signal.SIGTERM) from None
 
 
-def _with_file(
-    path: Path, progress: "TrainingProgress", on_progress: Callable[[str, int, int], None]
-) -> tuple["TrainingProgress", Callable[[str, int, int], None]]:
-    """Let a file follow what is shown."""
+def _with_file(path: Path, display: "ProgressDisplay") -> tuple["TrainingProgress", Callable[[str, int, int], None]]:
+    """Write to a file what the display shows."""
     from training.distributed import is_first_process
     from training.report.progress_file import ProgressFile
 
-    file = ProgressFile(path, progress, is_writer=is_first_process)
+    file = ProgressFile(path, display, is_writer=is_first_process)
 
-    def move(stage: str, done: int, total: int) -> None:
-        on_progress(stage, done, total)
+    def on_progress(stage: str, done: int, total: int) -> None:
+        display.stage(stage, done, total)
         file.on_progress(stage, done, total)
 
-    return file, move
+    return file, on_progress
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -236,7 +237,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise InvalidConfig(f"--ks takes numbers above 0, parted by commas; got {text!r}")
+        raise InvalidConfig(f"--ks takes numbers above 0, separated by commas; got {text!r}")
     return numbers
 
 
@@ -246,7 +247,7 @@ def _announce(line: str) -> None:
 
 def _print_outcome(outcome: "RunOutcome") -> None:
     if outcome.checkpoint is None:
-        remedy = "go on with --resume" if outcome.steps else "start it again with --resume; what was computed is kept"
+        remedy = "continue with --resume" if outcome.steps else "start again with --resume; computed features are kept"
         output.print(f"stopped after step {outcome.steps}; {remedy}", highlight=False)
         return
     _print_parts(outcome.before, outcome.after)
@@ -256,15 +257,15 @@ def _print_outcome(outcome: "RunOutcome") -> None:
 
 
 def _print_parts(before: Parts, after: Parts) -> None:
-    """Show metrics a line and the parts of the queries as columns, before → after where both are known."""
+    """Print one row per metric and one column per part of the queries, as before → after where both are known."""
     from rich.table import Table
 
     from training.report.run_folder import metric_title
 
     if not after:
-        output.print("nothing was held out, so nothing was measured (split.test)", highlight=False)
+        output.print("no test images were held out (split.test), so nothing was measured", highlight=False)
         return
-    # One part alone is all there is, and says more than "all".
+    # With a single part, "all" would repeat its column.
     parts = [name for name in after if name != "all" or len(after) != 2]
     table = Table()
     table.add_column("")
@@ -302,50 +303,38 @@ def _outcome_json(outcome: "RunOutcome") -> dict[str, Any]:
 def _print_json(value: object) -> None:
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201  # not through rich: no markup
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201  # rich would read markup
 
 
 @contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each stage of the preparation; gives the function that moves it: (stage, done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _display() -> Iterator["ProgressDisplay"]:
+    """Show progress on standard error, and restore the terminal at the end."""
+    from training.report.progress import choose_progress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
-    tasks: dict[str, Any] = {}
-
-    def move(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            progress.start()
-            tasks[stage] = progress.add_task(stage)
-        progress.update(tasks[stage], completed=done, total=total)
-        # Training has a display of its own, and a terminal holds one at a time.
-        if done >= total:
-            progress.stop()
-
+    display = choose_progress(notes)
     try:
-        yield move
+        yield display
     finally:
-        progress.stop()
+        display.finished()
 
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether SIGTERM or SIGINT has come; a second one ends the process at once.
+    """Yield a function that tells whether SIGTERM or SIGINT was received; a second one ends the process at once.
 
-    What comes right after the first counts as the same: a service manager and whoever started this one both send it.
+    Signals within a second of the first are the same request: a service manager and a shell may both send one.
     """
     received: list[float] = []
 
-    def remember(number: int, _frame: FrameType | None) -> None:
+    def note_signal(number: int, _frame: FrameType | None) -> None:
         received.append(time.monotonic())
         if len(received) == 1:
-            notes.print("saving the state and stopping", highlight=False)
+            notes.print("saving the state, then stopping", highlight=False)
         elif received[-1] - received[0] > _SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             signal.raise_signal(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(received)
     finally:

@@ -1,7 +1,7 @@
-"""Every knob of a training run, as frozen values with a TOML form.
+"""The configuration of a training run: frozen dataclasses with a TOML form.
 
-A configuration is read from a preset or a TOML file, changed by overrides such as `projections.passes=4`, checked as a
-whole, and stored in the run card. A knob that does not exist is an error that names those that do.
+A configuration is read from a preset or a TOML file, changed by overrides such as `projections.passes=4`, validated as
+a whole and stored in the run card. An unknown setting is an error that names the valid ones.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What is trained. With `train = "head"` the backbone is frozen and its features are computed once."""
+    """The network. With `train = "head"` the backbone is frozen and its features are computed once."""
 
     backbone: str = DEFAULT_BACKBONE
     weights: Literal["pretrained", "random"] = "pretrained"
-    checkpoint: str = ""  # start from this checkpoint: its architecture and preprocessing replace those named here
+    checkpoint: str = ""  # start from this checkpoint, with its architecture and preprocessing
     pooling: Literal["average", "gem"] = "average"
     embedding_dim: int = 256
     head_start: Literal["principal_components", "whitening", "random"] = "principal_components"
-    head_shrinkage: float = 1.0  # of whitening: how much is kept of directions that no class varies in
+    head_shrinkage: float = 1.0  # of whitening: weight of directions in which no class varies
     train: Literal["all", "head"] = "all"
-    image_size: int = 0  # pixels; 0: what the backbone's weights were trained with
-    freeze_batch_norm: bool = True  # statistics only
+    image_size: int = 0  # pixels; 0: the size the backbone's weights were trained with
+    freeze_batch_norm: bool = True  # the statistics; see train_batch_norm_affine for scale and shift
     train_batch_norm_affine: bool = True
 
     def __post_init__(self) -> None:
@@ -50,19 +50,19 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class AugmentationConfig:
-    """How a training image is varied. Areas and probabilities are shares within 0..1."""
+    """How training images are augmented. Areas are shares of the image and probabilities are within 0..1."""
 
     crop_area_min: float = 0.16
     crop_area_max: float = 1.0
-    crop_ratio: float = 4 / 3  # width to height, and its inverse
+    crop_ratio: float = 4 / 3  # largest width to height, and height to width
     flip: float = 0.5
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     grey: float = 0.0
-    plain: float = 0.0  # how often an image is taken as it is
-    # Of frozen features: how many augmented views of each image are computed, and of catalogue images how many
-    # made-up scenes (training/data/scenes.py).
+    plain: float = 0.0  # probability that an image is not augmented
+    # For frozen features: the augmented views computed for each image, and the synthetic scenes for each catalogue
+    # image (training/data/scenes.py).
     views: int = 4
     catalogue_views: int = 4
     catalogue_scenes: int = 0
@@ -82,17 +82,17 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """P classes of m images each, the representatives among them, and hard class mining."""
+    """Batches of P classes with m images each, their representatives, and hard class mining."""
 
     classes_per_batch: int = 8
     images_per_class: int = 4
     representatives: Representatives = "queue"
     representative_transform: Literal["evaluation", "training"] = "training"
-    share_queue: bool = False  # representatives from the queue of the other images: the control of method test 1
+    share_queue: bool = False  # draw representatives from the queue of the other images (control of method test 1)
     hard_class_fraction: float = 0.5
-    # Mining starts when the table holds this share of the classes.
+    # Mining starts once the table contains this share of the classes.
     mine_from_share: float = 0.6
-    refresh_table: bool = False  # embed every class's representative anew when a projection begins
+    refresh_table: bool = False  # embed every class's representative when a projection begins
 
     def __post_init__(self) -> None:
         _check(self.classes_per_batch >= 2, "batches.classes_per_batch", self.classes_per_batch, "at least 2")
@@ -109,19 +109,19 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProjectionConfig:
-    """How long a feasible set is held, and how strongly the weights are pulled to where the projection began."""
+    """How long a projection lasts, and how strongly the weights are pulled to its starting point."""
 
     passes: float = 8.0  # T = passes × ceil(C / P)
-    steps: int = 0  # T itself; 0: from `passes`
+    steps: int = 0  # T; 0: computed from `passes`
     until: Literal["steps", "metric"] = "steps"
-    patience: int = 3  # of until = "metric": evaluations without a better metric
+    patience: int = 3  # for until = "metric": evaluations without improvement
     pull: Literal["none", "coupled", "decoupled"] = "none"
-    pull_weight: float = 2e-4  # λ of a coupled pull, ρ of a decoupled one
+    pull_weight: float = 2e-4  # λ of the coupled pull, ρ of the decoupled one
     pull_decay: float = 1.0
     anchor: Literal["last", "best"] = "last"
-    relaxation: float = 1.0  # a: where a projection ended, taken this far from where it began
-    final_relaxation: float = 1.0  # the same, once, between the run's first and last weights
-    choose_final_relaxation: bool = False  # a from a grid, by the validation metric
+    relaxation: float = 1.0  # a: the share of the way from a projection's start to its end
+    final_relaxation: float = 1.0  # the same between the run's first and last weights, once
+    choose_final_relaxation: bool = False  # choose a from a grid by the validation metric
 
     def __post_init__(self) -> None:
         _check(self.passes > 0, "projections.passes", self.passes, "above 0")
@@ -142,23 +142,23 @@ class ProjectionConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserConfig:
-    """The optimiser, its learning rates and how they change over the run."""
+    """The optimiser, its learning rates and their schedule."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     backbone_learning_rate: float = 1e-5
     head_learning_rate: float = 1e-4
     loss_learning_rate: float = 1e-3
-    weight_decay: float = 1e-4  # never of batch norm, biases, pooling or loss parameters
-    momentum: float = 0.9  # of sgd
+    weight_decay: float = 1e-4  # not applied to batch norm, biases, pooling and loss parameters
+    momentum: float = 0.9  # for sgd
     schedule: Literal["constant", "cosine"] = "constant"
     warm_up_steps: int = 0
-    head_warm_up_steps: int = 0  # at first only the head and the loss parameters are trained
-    clip_norm: float = 10.0  # 0: no clipping
+    head_warm_up_steps: int = 0  # steps in which only the head and the loss parameters are trained
+    clip_norm: float = 10.0  # 0: do not clip
 
     def __post_init__(self) -> None:
         for name in ("backbone_learning_rate", "head_learning_rate", "loss_learning_rate"):
             value = getattr(self, name)
-            remedy = 'above 0; to keep the backbone as it is, set network.train = "head"'
+            remedy = 'above 0; to freeze the backbone, set network.train = "head"'
             _check(value > 0, f"optimiser.{name}", value, remedy)
         for name in ("weight_decay", "clip_norm"):
             value = getattr(self, name)
@@ -170,14 +170,14 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """When the model is measured, by what it is chosen, and when a run ends early."""
+    """When the model is evaluated, which metric selects it, and when a run stops early."""
 
     every: int = 200  # steps between evaluations on the validation part
-    metric: str = "auto"  # auto: mean_of_parts_recall_at_1 where there are two parts, else map_at_r
+    metric: str = "auto"  # auto: mean_of_parts_recall_at_1 if there are two parts, else map_at_r
     ks: tuple[int, ...] = (1, 2, 4, 8)
-    patience: int = 0  # evaluations without a better metric before the run ends; 0: never
-    keep: Literal["best", "last"] = "best"  # the weights of the checkpoint
-    clustering: bool = False  # k-means on the test part at the end
+    patience: int = 0  # evaluations without improvement before the run stops; 0: never
+    keep: Literal["best", "last"] = "best"  # which weights become the checkpoint
+    clustering: bool = False  # run k-means on the test part at the end
     bf16: bool = True  # on CUDA
 
     def __post_init__(self) -> None:
@@ -191,18 +191,18 @@ class EvaluationConfig:
 
     @property
     def all_ks(self) -> tuple[int, ...]:
-        """Where recall is measured: at `ks`, and always at 1, which reports show."""
+        """The k of recall@k: `ks`, and always 1, which reports show."""
         return tuple(sorted({1, *self.ks}))
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """One training run."""
+    """The configuration of one training run."""
 
     steps: int = 2000
     seed: int = 0
     log_every: int = 20
-    save_every: int = 500  # steps between states that a run can go on from
+    save_every: int = 500  # steps between states from which a run can resume
     split: SplitConfig = field(default_factory=SplitConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -223,7 +223,7 @@ class TrainingConfig:
             _check(pull == "none", "projections.pull without representatives", pull, "none")
 
     def to_json(self) -> dict[str, Any]:
-        """Return nested tables of plain values, every knob included."""
+        """Return nested tables of plain values with every setting."""
         return cast(dict[str, Any], _plain(dataclasses.asdict(self)))
 
 
@@ -233,7 +233,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read a preset; raises InvalidConfig for a name that does not exist."""
+    """Read a preset; raises InvalidConfig for an unknown name."""
     path = PRESETS_DIR / f"{name}.toml"
     if not path.is_file():
         raise InvalidConfig(f"there is no preset {name!r}; presets are {', '.join(preset_names())}")
@@ -241,7 +241,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read a TOML file; `overrides` such as `projections.passes=4` replace single values of it."""
+    """Read a TOML file; `overrides` such as `projections.passes=4` replace single values."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -262,31 +262,31 @@ def config_from_tables(tables: Mapping[str, object], overrides: Sequence[str] = 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name.strip():
-        raise InvalidConfig(f"the override {override!r} is not of the form SECTION.KNOB=VALUE")
+        raise InvalidConfig(f"the override {override!r} is not of the form SECTION.NAME=VALUE")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        # A bare word is meant as text: no shell wants quotes within quotes.
+        # A bare word is a string, since quotes within quotes are awkward in a shell.
         value = text.strip()
-    section, dot, knob = name.strip().partition(".")
+    section, dot, setting = name.strip().partition(".")
     if not dot:
         tables[section] = value
         return
     table = tables.setdefault(section, {})
     if not isinstance(table, dict):
-        raise InvalidConfig(f"the override {override!r} names a knob of {section!r}, which is no section")
-    table[knob] = value
+        raise InvalidConfig(f"the override {override!r} names a setting of {section!r}, which is not a section")
+    table[setting] = value
 
 
 def _build(cls: type[Section], table: Mapping[str, Any], prefix: str) -> Section:
-    """Build one section; unknown names and values of a wrong type are errors that name the knob."""
+    """Build one section; errors for unknown names and wrong types name the setting."""
     hints = get_type_hints(cls)
-    known = {knob.name for knob in dataclasses.fields(cast(Any, cls))}
+    known = {setting.name for setting in dataclasses.fields(cast(Any, cls))}
     for name in table:
         if name not in known:
             similar = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {similar[0]!r}? " if similar else ""
-            raise InvalidConfig(f"unknown knob {prefix + name!r}; {hint}knobs there are {', '.join(sorted(known))}")
+            raise InvalidConfig(f"unknown setting {prefix + name!r}; {hint}settings are {', '.join(sorted(known))}")
     values = {name: _convert(hints[name], value, prefix + name) for name, value in table.items()}
     return cls(**values)
 
@@ -294,7 +294,7 @@ def _build(cls: type[Section], table: Mapping[str, Any], prefix: str) -> Section
 def _convert(hint: Any, value: object, name: str) -> object:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise InvalidConfig(f"{name} is a section of knobs, got {value!r}")
+            raise InvalidConfig(f"{name} is a section of settings, got {value!r}")
         return _build(cast(type[object], hint), value, f"{name}.")
     if get_origin(hint) is Literal:
         return _one_of(get_args(hint), value, name)
@@ -338,6 +338,6 @@ def _plain(value: object) -> object:
 
 
 def _check(is_good: bool, name: str, value: object, needed: str) -> None:
-    # NaN fails every comparison and ends here too.
+    # NaN fails every comparison and therefore raises too.
     if not is_good:
         raise InvalidConfig(f"{name} must be {needed}; got {value!r}")

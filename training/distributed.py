@@ -1,8 +1,8 @@
-"""Several processes, one GPU each (torchrun): the same run as one process with the whole batch.
+"""Training with several processes, one GPU each (torchrun), equivalent to one process with the whole batch.
 
-Every process draws the same batch and embeds its own share of it; embeddings are gathered, and each process computes
-the loss of the whole batch, so that active pairs are counted globally. A process's own rows carry the gradient, times
-the number of processes, since DistributedDataParallel averages over them.
+Every process draws the same batch and embeds its share; the embeddings are gathered, and each process computes the
+loss of the whole batch, so that active pairs are counted globally. The gradient flows through a process's own rows,
+times the number of processes, since DistributedDataParallel averages the gradients.
 """
 
 from collections.abc import Iterator
@@ -28,30 +28,30 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """True for the process that writes files and shows progress."""
+        """Whether this process writes the files and shows the progress."""
         return self.rank == 0
 
     def share_of(self, num_rows: int) -> slice:
-        """Return the rows of a batch that this process embeds: equal, contiguous shares."""
+        """Return the rows of a batch that this process embeds; shares are equal and contiguous."""
         each = num_rows // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Average the gradients of `network` over the processes; alone, return it as it is."""
+        """Wrap `network` to average its gradients over the processes; a single process returns it unchanged."""
         if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
-        # Buffers are equal already: batch norm is frozen, or counts over all processes.
+        # Buffers are already equal: batch norm is frozen, or synchronised over all processes.
         return DistributedDataParallel(network, broadcast_buffers=False)
 
     def gather(self, embeddings_ND: Tensor) -> Tensor:
-        """Return the embeddings of the whole batch, in its order."""
+        """Return the embeddings of the whole batch, in batch order."""
         if self.size == 1:
             return embeddings_ND
         gathered: Tensor = _Gather.apply(embeddings_ND, self)  # type: ignore[no-untyped-call]  # torch has no types here
         return gathered
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Say whether `flag` is set in any process."""
+        """Tell whether `flag` is set in any process."""
         if self.size == 1:
             return flag
         value = torch.tensor([int(flag)], device=device)
@@ -59,7 +59,7 @@ class ProcessGroup:
         return bool(value.item())
 
     def broadcast(self, value: dict[str, Any]) -> dict[str, Any]:
-        """Return the first process's value in all of them."""
+        """Return the value of the first process in all processes."""
         if self.size == 1:
             return value
         values = [value]
@@ -68,7 +68,7 @@ class ProcessGroup:
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Let the first process fill caches; the others then find them."""
+        """Run the block in the first process, which fills the caches, and then in the others."""
         if self.size > 1 and not self.is_first:
             dist.barrier()
         yield
@@ -93,11 +93,11 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the other processes where torchrun started this one; otherwise it is alone."""
+    """Join the other processes if torchrun started this one; otherwise yield a group of one."""
     if not dist.is_torchelastic_launched():
         yield ProcessGroup()
         return
-    # The others wait while the first one decodes images or computes features.
+    # The timeout covers the time in which the first process decodes images or computes features.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
@@ -106,12 +106,12 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def is_first_process() -> bool:
-    """Say whether this process is alone, or the first of those that have joined already."""
+    """Tell whether this process is alone or the first of its group."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this process's own GPU where torchrun started several processes on a machine."""
+    """Return this process's own GPU if torchrun started several processes on the machine."""
     if device.type == "cuda" and dist.is_torchelastic_launched():
         return torch.device("cuda", dist.get_node_local_rank(fallback_rank=0))
     return device

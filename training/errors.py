@@ -1,14 +1,14 @@
-"""What can go wrong between labelled images and a checkpoint.
+"""The errors of training.
 
 TrainingError
-├── InvalidDataset           what is to be trained on cannot be read, or has no layout that is known
-│   ├── InvalidSnapshot      a snapshot whose files are not what its manifest says
-│   └── UnfitData            it can be read but not trained on: too few classes, an empty split, broken rows
-├── InvalidConfig            a knob that does not exist, or has a value that cannot be used
-├── InvalidRun               a run's folder that cannot be continued or read
-├── InvalidEmbeddings        what is to be evaluated has wrong shapes, labels or values
-├── InvalidEvaluation        a file of an evaluation that is damaged or missing
-├── TrainingDiverged         the loss is no number any more
+├── InvalidDataset           the training data cannot be read or have an unknown layout
+│   ├── InvalidSnapshot      a snapshot's files do not match its manifest
+│   └── UnfitData            the data can be read but not used: too few classes, an empty split
+├── InvalidConfig            an unknown setting or an invalid value
+├── InvalidRun               a run's folder cannot be resumed or read
+├── InvalidEmbeddings        embeddings or labels have invalid shapes or values
+├── InvalidEvaluation        a file of an evaluation is damaged or missing
+├── TrainingDiverged         the loss became NaN or infinite
 └── DeviceLost               the accelerator failed or ran out of memory
 """
 
@@ -16,55 +16,55 @@ from typing import ClassVar
 
 
 class TrainingError(Exception):
-    """Base of every error of this room; its message is safe to show to a client."""
+    """Base class of the errors of training; messages are safe to show to a client."""
 
     code: ClassVar[str] = "training-error"
 
 
 class InvalidDataset(TrainingError):
-    """A path to train on is missing, damaged or of no layout that is known."""
+    """The training data are missing, damaged or of an unknown layout."""
 
     code = "invalid-dataset"
 
 
 class InvalidSnapshot(InvalidDataset):
-    """A snapshot's files are not what its manifest says."""
+    """A snapshot's files do not match its manifest."""
 
     code = "invalid-snapshot"
 
 
 class UnfitData(InvalidDataset):
-    """The data can be read, but nothing can be learnt or measured with them."""
+    """The data can be read, but not trained on or evaluated with."""
 
     code = "unfit-data"
 
 
 class InvalidConfig(TrainingError):
-    """A knob that does not exist, or a value that it cannot take."""
+    """A setting is unknown or has an invalid value."""
 
     code = "invalid-config"
 
 
 class InvalidRun(TrainingError):
-    """A run's folder cannot be continued or read."""
+    """A run's folder cannot be resumed or read."""
 
     code = "invalid-run"
 
 
 class InvalidEmbeddings(TrainingError):
-    """Embeddings or labels have shapes or values that cannot be evaluated."""
+    """Embeddings or labels have invalid shapes or values."""
 
     code = "invalid-embeddings"
 
 
 class InvalidEvaluation(TrainingError):
-    """A file that holds an evaluation, or what was searched in it, is damaged or missing."""
+    """A file of an evaluation set or measurement is damaged or missing."""
 
     code = "invalid-evaluation"
 
 
 class TrainingDiverged(TrainingError):
-    """The loss is no number any more."""
+    """The loss or the weights became NaN or infinite."""
 
     code = "training-diverged"
 

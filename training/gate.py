@@ -1,8 +1,8 @@
-"""The gate: whether a new model may take the active one's place, and why.
+"""The gate: decide whether a new model may replace the active one, and why.
 
-Both were measured on the same queries against the same gallery. The candidate has to be better by more than chance
-explains, and may not pay for it elsewhere. Everything here is arithmetic on what was measured: no file, no model, no
-clock, so that equal figures always give the same verdict.
+Both models are measured on the same queries against the same gallery. The candidate must be better by more than chance
+explains, and not worse elsewhere. The module only computes with measurements (no files, models or clocks), so equal
+measurements always give the same verdict.
 
 Shape legend: Q queries.
 """
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 Figure = float | int | str | bool | None
 
-# Of figures that are equal by the rules but differ in how they were summed up.
+# Tolerance for values that are equal up to the rounding of sums.
 _SLACK = 1e-9
-# Five queries that all get worse still happen by chance (2 in 32); six hardly do.
+# Five queries that all get worse can happen by chance (2 in 32); six rarely do.
 _LEAST_PART_QUERIES = 6
 _MORE_QUERIES = "label more examples, or force the promotion and give a reason"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What a model found on an evaluation set, query by query, and what it costs."""
+    """The results of a model for each query of an evaluation set, and its costs."""
 
     space_id: str
     evaluation_set_id: str
     query_keys: tuple[str, ...]  # SHA-256 of each query
     labels: tuple[str, ...]
     is_unseen: NDArray[np.bool_]  # [Q]
-    first_hit_rank: NDArray[np.int64]  # [Q] from 1 on
+    first_hit_rank: NDArray[np.int64]  # [Q] the best rank is 1
     r_precision: NDArray[np.float64]  # [Q]
     map_at_r: NDArray[np.float64]  # [Q]
     latency_milliseconds: float | None = None  # None: not measured
-    index_recall: float | None = None  # None: its index is not built yet
+    index_recall: float | None = None  # None: the index is not built yet
 
     def __post_init__(self) -> None:
         columns = (self.is_unseen, self.first_hit_rank, self.r_precision, self.map_at_r)
@@ -66,7 +66,7 @@ class Measured:
         latency_milliseconds: float | None = None,
         index_recall: float | None = None,
     ) -> Self:
-        """Join a measurement with its set; raises ValueError when it was measured on another one."""
+        """Combine a measurement with its set; raises ValueError if it was measured on another set."""
         if measurement.evaluation_set_id != evaluation_set.evaluation_set_id:
             raise ValueError(
                 f"measured on evaluation set {measurement.evaluation_set_id}, not {evaluation_set.evaluation_set_id}"
@@ -85,17 +85,17 @@ class Measured:
         )
 
     def metric(self, name: str) -> NDArray[np.float64]:
-        """Return a metric [Q] of each query."""
+        """Return a metric for each query [Q]."""
         return metric_of_queries(name, self.first_hit_rank, self.r_precision, self.map_at_r)
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One check, and how it went.
+    """One check and its outcome.
 
-    `code` names what would speak against the candidate, whether it does or not: same_model, few_queries, not_better,
-    part_worse, metric_drop, class_drop, slower, index_recall. Two say why no check decided: no_active_release and
-    forced. Where there was nothing to check, `is_met` is true and `figures["is_checked"]` false.
+    `code` names the failure that the check looks for: same_model, few_queries, not_better, part_worse, metric_drop,
+    class_drop, slower, index_recall. Two codes explain a verdict without a comparison: no_active_release and forced.
+    If there was nothing to check, `is_met` is true and `figures["is_checked"]` is false.
     """
 
     code: str
@@ -106,7 +106,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class PartChange:
-    """Recall@1 of the queries of one part, under the active model and the candidate."""
+    """Recall@1 on the queries of one part with the active model (before) and the candidate (after)."""
 
     num_queries: int
     before: float
@@ -116,12 +116,12 @@ class PartChange:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the candidate is promoted, with every check in a fixed order."""
+    """Whether the candidate is promoted, and every check in a fixed order."""
 
     promote: bool
-    is_forced: bool  # a check failed, and the policy passes over it
+    is_forced: bool  # a check failed and the policy overrides it
     reasons: tuple[Reason, ...]
-    primary: Interval | None = None  # None: there was nothing to compare with
+    primary: Interval | None = None  # None: no active model to compare with
     parts: Mapping[str, PartChange] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,18 +130,18 @@ class Verdict:
 
 
 def decide(candidate: Measured, active: Measured | None, policy: GatePolicy) -> Verdict:
-    """Compare the candidate with the active release's model, None where there is none.
+    """Compare the candidate with the model of the active release, if there is one.
 
-    Raises ValueError when the two were not measured on the same queries, which is the caller's mistake.
+    Raises ValueError if the two were not measured on the same queries, a bug of the caller.
     """
     primary: Interval | None = None
     parts: dict[str, PartChange] = {}
     if active is None:
-        reasons = [Reason("no_active_release", True, "no release is active, so there is none to be better than")]
+        reasons = [Reason("no_active_release", True, "no release is active, so there is nothing to compare with")]
     else:
         _check_same_queries(candidate, active)
         if candidate.space_id == active.space_id:
-            message = "the candidate is the model that is active already; train on other data, or with other knobs"
+            message = "the candidate is the active model itself; train on other data or with other settings"
             reasons = [Reason("same_model", False, message, {"space_id": candidate.space_id})]
         else:
             comparison = _Comparison(candidate, active, policy)
@@ -151,7 +151,7 @@ def decide(candidate: Measured, active: Measured | None, policy: GatePolicy) -> 
     is_passed = all(reason.is_met for reason in reasons)
     is_forced = policy.force and not is_passed
     if is_forced:
-        message = f"passed in spite of the failed checks: {policy.force_reason.strip()}"
+        message = f"promoted in spite of failed checks: {policy.force_reason.strip()}"
         reasons.append(Reason("forced", True, message, {"force_reason": policy.force_reason}))
     return Verdict(is_passed or is_forced, is_forced, tuple(reasons), primary, parts)
 
@@ -166,36 +166,36 @@ def _check_same_queries(candidate: Measured, active: Measured) -> None:
         or candidate.labels != active.labels
         or not np.array_equal(candidate.is_unseen, active.is_unseen)
     ):
-        raise ValueError("the queries of the two measurements differ, or stand in another order")
+        raise ValueError("the queries of the two measurements differ, or are in another order")
 
 
 def _index_recall(candidate: Measured, policy: GatePolicy) -> Reason:
     recall, least = candidate.index_recall, policy.min_index_recall
     figures = {"index_recall": recall, "min_index_recall": least, "is_checked": recall is not None}
     if recall is None:
-        return Reason("index_recall", True, "the index is not built yet; its recall is checked when it is", figures)
+        return Reason("index_recall", True, "the index is not built yet; its recall is checked once it is", figures)
     message = f"the index finds {recall:.1%} of the exact answers"
     is_met = recall >= least - _SLACK
     if not is_met:
-        message += f", and {least:.1%} are needed; build it with a larger search effort, or an exact index"
+        message += f", and {least:.1%} are required; build it with a larger search effort, or use an exact index"
     return Reason("index_recall", is_met, message, figures)
 
 
 class _Comparison:
-    """The candidate beside the active model."""
+    """The candidate compared with the active model."""
 
     def __init__(self, candidate: Measured, active: Measured, policy: GatePolicy) -> None:
         self._candidate, self._active, self._policy = candidate, active, policy
         self._num_queries = {"seen": int((~candidate.is_unseen).sum()), "unseen": int(candidate.is_unseen.sum())}
         self._before, self._after = active.metric("recall_at_1"), candidate.metric("recall_at_1")
         sizes = [size for size in self._num_queries.values() if size]
-        # A mean of two parts would let three queries weigh as much as three hundred.
+        # Otherwise three queries of one part would have the weight of three hundred of the other.
         self._parts_weigh_alike = len(sizes) == 2 and min(sizes) >= policy.min_queries
         self.parts = {name: self._part_change(name) for name, size in self._num_queries.items() if size}
         self.primary = self._primary()
 
     def reasons(self) -> Iterator[Reason]:
-        """Yield every check in the order in which they are shown."""
+        """Yield every check in a fixed order."""
         yield self._few_queries()
         yield self._not_better()
         for name, change in self.parts.items():
@@ -228,7 +228,7 @@ class _Comparison:
         return self._policy.primary.removesuffix("_recall_at_1")
 
     def _mean(self, values: NDArray[np.float64]) -> float:
-        """Return the mean over the parts, or over all queries where a part has too few."""
+        """Return the mean over the parts, or over all queries if a part has too few."""
         if not self._parts_weigh_alike:
             return float(values.mean())
         return sum(float(values[self._mask(part)].mean()) for part in self.parts) / len(self.parts)
@@ -239,20 +239,20 @@ class _Comparison:
         figures = {**{f"num_{name}": number for name, number in self._num_queries.items()}, "min_queries": least}
         what = f"{size:,} queries" + (f" of {part} classes" if part in self._num_queries else "")
         if size < least:
-            message = f"{what} prove nothing, and at least {least:,} are needed; {_MORE_QUERIES}"
+            message = f"{what} are too few to decide, at least {least:,} are needed; {_MORE_QUERIES}"
             return Reason("few_queries", False, message, figures)
         message = f"measured with {what}"
         small = [f"{number} of {name}" for name, number in self._num_queries.items() if 0 < number < least]
         if part not in self._num_queries and small:
-            message += f"; with only {small[0]} classes, every query weighs the same in place of every part"
+            message += f"; with only {small[0]} classes, every query weighs the same instead of every part"
         return Reason("few_queries", True, message, figures)
 
     def _not_better(self) -> Reason:
         if self.primary is None:
             part = self._primary_part
             message = (
-                f"there are no queries of {part} classes, by which the policy decides; label examples of such, or "
-                "choose policy.primary = 'mean_of_parts_recall_at_1'"
+                f"there are no queries of {part} classes, which the policy requires; label examples of such classes, "
+                "or set policy.primary = 'mean_of_parts_recall_at_1'"
             )
             return Reason("not_better", False, message, {"is_checked": False})
         change = self.parts.get(self._primary_part)
@@ -262,7 +262,7 @@ class _Comparison:
         figures = {"before": before, "after": after, **asdict(interval), "min_improvement": least}
         message = f"recall@1 of {self._primary_words()} goes from {before:.3f} to {after:.3f} ({self._words(interval)})"
         if not is_met:
-            message += f"; the low end has to exceed {least:g}"
+            message += f"; the lower end has to exceed {least:g}"
         return Reason("not_better", is_met, message, figures)
 
     def _primary_words(self) -> str:
@@ -282,7 +282,7 @@ class _Comparison:
             **asdict(change.interval), "is_checked": is_checked,
         }  # fmt: skip
         if not is_checked:
-            message = f"{change.num_queries} queries of {part} classes are too few to tell whether these got worse"
+            message = f"{change.num_queries} queries of {part} classes are too few to tell whether they got worse"
             return Reason("part_worse", True, message, figures)
         is_met = change.interval.high >= -_SLACK
         verb = "did not get worse" if is_met else "got worse"
@@ -293,7 +293,7 @@ class _Comparison:
         before, after = self._mean(self._active.metric(metric)), self._mean(self._candidate.metric(metric))
         allowed = float(self._policy.guards[metric])
         is_met = before - after <= allowed + _SLACK
-        message = f"{metric} goes from {before:.3f} to {after:.3f}, and may fall by {allowed:g}"
+        message = f"{metric} goes from {before:.3f} to {after:.3f}; it may fall by {allowed:g}"
         return Reason(
             "metric_drop", is_met, message, {"metric": metric, "before": before, "after": after, "max_drop": allowed}
         )
@@ -303,11 +303,11 @@ class _Comparison:
         names, groups = np.unique(np.array(self._candidate.labels), return_inverse=True)
         sizes = np.bincount(groups)
         if not (sizes >= least).any():
-            message = f"no class has {least} queries, so none is looked at by itself"
+            message = f"no class has {least} queries, so no class is checked by itself"
             return Reason("class_drop", True, message, {"min_class_queries": least, "is_checked": False})
         drops = np.bincount(groups, self._before - self._after) / sizes
         drops[sizes < least] = -np.inf
-        # argmax names the first of equals, and names ascend.
+        # argmax returns the first of equal drops, and names are sorted.
         worst = int(drops.argmax())
         drop, label = float(drops[worst]), str(names[worst])
         is_met = drop <= allowed + _SLACK
@@ -319,9 +319,9 @@ class _Comparison:
         }
         if drop <= _SLACK:
             return Reason("class_drop", is_met, f"no class of {least} queries or more lost recall@1", figures)
-        message = f"of classes with {least} queries or more, {label!r} loses the most: recall@1 falls by {drop:.3f}"
+        message = f"of the classes with {least} or more queries, {label!r} loses most: recall@1 falls by {drop:.3f}"
         if not is_met:
-            message += f", and may fall by {allowed:g}; look at its images and labels"
+            message += f", more than the allowed {allowed:g}; check its images and labels"
         return Reason("class_drop", is_met, message, figures)
 
     def _slower(self) -> Reason:
@@ -333,11 +333,11 @@ class _Comparison:
             "max_latency_ratio": allowed,
         }
         if before is None or after is None:
-            message = "the models' speed was not measured, so it is not compared"
+            message = "the latency of the models was not measured, so it is not compared"
             return Reason("slower", True, message, {**figures, "is_checked": False})
         ratio = after / before
         is_met = ratio <= allowed + _SLACK
         message = f"an image takes {after:.1f} ms, {ratio:.2f} times the active model's {before:.1f} ms"
         if not is_met:
-            message += f", and may take {allowed:g} times as long; choose a smaller network or image"
+            message += f", more than the allowed {allowed:g} times; choose a smaller network or image size"
         return Reason("slower", is_met, message, {**figures, "ratio": ratio})

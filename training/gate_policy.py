@@ -1,4 +1,4 @@
-"""What a new model must show before it may answer searches: numbers that an operator may change."""
+"""The thresholds that a new model must pass before it may answer searches."""
 
 import math
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ DEFAULT_GUARDS = {"map_at_r": 0.02}
 
 @dataclass(frozen=True, slots=True)
 class GatePolicy:
-    """When a candidate is promoted; raises InvalidConfig for a value that cannot be used.
+    """When a candidate is promoted; raises InvalidConfig for an invalid value.
 
     Attributes:
-        primary: what has to improve.
-        confidence: of every interval.
-        min_improvement: the low end of the primary metric's interval has to exceed it.
-        min_queries: fewer queries than these prove nothing, and a part of fewer does not weigh as much as the other.
-        guards: metric → how far it may fall.
-        max_class_drop: how far recall@1 of a single class may fall.
-        min_class_queries: classes with fewer queries are not looked at one by one.
-        max_latency_ratio: how many times the active model's milliseconds an image may take.
-        min_index_recall: least share of the exact answers that the new index finds.
-        force: promote whatever the figures say; needs `force_reason`.
+        primary: the metric that has to improve.
+        confidence: the confidence of every interval.
+        min_improvement: what the lower end of the primary metric's interval has to exceed.
+        min_queries: the fewest queries for a decision, and for a part to weigh as much as the other part.
+        guards: metric → largest allowed drop.
+        max_class_drop: largest allowed drop of recall@1 of a single class.
+        min_class_queries: classes with fewer queries are not checked by themselves.
+        max_latency_ratio: largest allowed ratio of the candidate's to the active model's latency.
+        min_index_recall: smallest allowed share of the exact answers that the new index finds.
+        force: promote in spite of failed checks; requires `force_reason`.
     """
 
     primary: PrimaryMetric = "mean_of_parts_recall_at_1"
@@ -43,7 +43,7 @@ class GatePolicy:
     def __post_init__(self) -> None:
         if self.primary not in get_args(PrimaryMetric):
             raise _invalid("primary", f"one of {', '.join(get_args(PrimaryMetric))}", self.primary)
-        # An interval of 50 % or less would call a coin's toss an improvement.
+        # With a confidence of 50 % or less, a coin toss would count as an improvement.
         _check_number("confidence", self.confidence, "a number from 0.5 to below 1", low=0.5, below=1.0)
         _check_number("min_improvement", self.min_improvement, "a number from 0 to below 1", low=0.0, below=1.0)
         for name in ("max_class_drop", "min_index_recall"):
@@ -59,7 +59,7 @@ class GatePolicy:
         if not isinstance(self.force_reason, str):
             raise _invalid("force_reason", "text", self.force_reason)
         if self.force and not self.force_reason.strip():
-            raise _invalid("force_reason", "a text that says why the gate is passed over", self.force_reason)
+            raise _invalid("force_reason", "a text that says why the gate is overridden", self.force_reason)
 
     def _check_guards(self) -> None:
         if not isinstance(self.guards, Mapping):
@@ -71,7 +71,7 @@ class GatePolicy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> Self:
-        """Make a policy of the keys that are given, and defaults; raises InvalidConfig naming key and value."""
+        """Create a policy from the given keys and defaults; raises InvalidConfig naming key and value."""
         if not isinstance(values, Mapping):
             raise InvalidConfig(f"the policy must be an object, got {values!r}")
         known = [key.name for key in fields(cls)]
@@ -82,7 +82,7 @@ class GatePolicy:
         return cls(**chosen)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything by name, as `from_json` reads it."""
+        """Return all values by name, as `from_json` reads them."""
         values = {key.name: getattr(self, key.name) for key in fields(self)}
         return {**values, "guards": dict(self.guards)}
 

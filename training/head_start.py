@@ -1,4 +1,4 @@
-"""How a new linear head starts: principal components, or within-class whitening.
+"""Initial weights of a new linear head: principal components or within-class whitening.
 
 Shape legend: M feature vectors, C channels, D embedding dimension, K classes.
 """
@@ -21,17 +21,17 @@ def start_head(
     groups_M: NDArray[np.int64],
     is_plain_M: NDArray[np.bool_],
 ) -> None:
-    """Give a new head its first weights, from unit pooled features of training images and augmented views of them.
+    """Initialise a new head from unit pooled features of training images and their augmented views.
 
-    `groups_M` tells the kinds of images of a class apart, catalogue images and photos, which weigh the same
-    whatever their numbers; `is_plain_M` the images themselves from their views. Raises InvalidConfig for more
-    dimensions than channels, and for principal components than images.
+    `groups_M` numbers the kinds of images of a class (catalogue images, photos), which have equal weight whatever
+    their counts; `is_plain_M` marks the images themselves, as opposed to augmented views. Raises InvalidConfig for
+    more dimensions than channels or, with principal components, than images.
     """
     if config.head_start == "random":
         return
     assert isinstance(model.head, LinearHead)
     num_images, num_channels = int(is_plain_M.sum()), pooled_MC.shape[1]
-    # Whitening has a direction for every channel, with few images too.
+    # Whitening gives one direction per channel, however few images there are.
     most = num_channels if config.head_start == "whitening" else min(num_images, num_channels)
     if model.embedding_dim > most:
         raise InvalidConfig(
@@ -58,17 +58,16 @@ def whitened_components(
     *,
     shrinkage: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return weight [D, C] and bias [D]: within-class whitening, then principal components of what it gives.
+    """Return weight [D, C] and bias [D]: within-class whitening, then principal components of the result.
 
-    Directions in which images of one class differ, as light, ground and the step from studio to photo make them,
-    are scaled down, so that what is left tells classes apart: (S + s·tr(S)/C·I)^(-1/2), S the scatter within classes
-    and s the shrinkage, which keeps a little of directions that no training class varies in. The closed form of what
-    metric learning does to a linear map (relevant component analysis, Shental et al., ECCV 2002); that the kinds of
-    images weigh the same is our choice. Components are those of the images themselves: with augmented views among
-    them, classes that were never trained on were found less often (docs/study.md).
+    Whitening with (S + s·tr(S)/C·I)^(-1/2), where S is the scatter within classes and s the shrinkage, scales down the
+    directions in which images of one class differ (light, background, studio or photo). The shrinkage limits
+    directions in which no training class varies. This is relevant component analysis (Shental et al., ECCV 2002);
+    equal weights for the kinds of images are our choice. The components come from the images without augmented views,
+    which lowered the recall of unseen classes (docs/study.md).
     """
     features_MC = pooled_MC.astype(np.float64)
-    # Some classes may have no vector here.
+    # Renumber: some classes may have no vector here.
     labels_M = np.unique(labels_M, return_inverse=True)[1]
     weights_M = _weights(labels_M, groups_M)
     num_classes, num_channels = int(labels_M.max()) + 1, features_MC.shape[1]
@@ -83,13 +82,13 @@ def whitened_components(
     ridge = shrinkage * np.trace(within_CC) / num_channels
     whitening_CC = (vectors / np.sqrt(eigenvalues.clip(min=0) + ridge)) @ vectors.T
     _, components = np.linalg.eigh(whitening_CC @ total_CC @ whitening_CC)
-    # eigh orders upwards; the largest variance comes first.
+    # eigh sorts eigenvalues in ascending order; the largest variance comes first here.
     weight_DC = components[:, ::-1][:, :embedding_dim].T @ whitening_CC
     return torch.from_numpy(weight_DC).float(), torch.from_numpy(-weight_DC @ centre_C).float()
 
 
 def _weights(labels_M: NDArray[np.int64], groups_M: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weigh vectors so that classes weigh the same, the groups of a class, and the vectors of a group; the sum is 1."""
+    """Return weights with sum 1, equal for all classes, all groups of a class and all vectors of a group."""
     cells = labels_M * (int(groups_M.max()) + 1) + groups_M
     _, cell_of, sizes = np.unique(cells, return_inverse=True, return_counts=True)
     first_of_cell = np.unique(cells, return_index=True)[1]

@@ -1,10 +1,11 @@
-"""What the network being trained takes: images, or frozen features of them.
+"""Inputs of the network being trained: images, or precomputed features of a frozen backbone.
 
-Both kinds serve the same loop: training inputs for a batch, and embeddings as the finished model would give them.
+Both provide the training inputs of a batch, and embeddings equal to those of the finished model.
 
 Shape legend: B images of a batch, N images, C channels, D embedding dimension.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -22,35 +23,38 @@ from training.data.features import Features
 _FEATURES_PER_BLOCK = 4096
 _IMAGES_PER_BLOCK = 256
 
+# Receives the number of embedded images and of all images.
+OnEmbedded = Callable[[int, int], None]
+
 
 class TrainingInputs(Protocol):
-    """The images of a snapshot by position, as a network takes them."""
+    """The images of a snapshot, by position, as inputs of a network."""
 
     @property
     def network(self) -> nn.Module:
-        """The module that is trained: inputs to unit embeddings [B, D]."""
+        """The module that is trained; maps inputs to unit embeddings [B, D]."""
 
     def batch(
         self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
     ) -> Tensor:
-        """Return the training inputs of `images[rows]` on the device; those marked `is_plain` are not varied.
+        """Return the training inputs of `images[rows]` on the device; images marked `is_plain` are not augmented.
 
-        What is random is drawn for all of `images`, so that every process of several draws alike.
+        Random numbers are drawn for all of `images`, so that several processes draw the same.
         """
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed images [N, D] with the model as it stands, as the finished checkpoint would."""
+        """Embed images [N, D] with the current model, exactly as its checkpoint would."""
 
 
 class Pixels(Protocol):
-    """Decoded images by position: an image cache."""
+    """Decoded images by position, such as an ImageCache."""
 
     def pixels(self, indices: NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
         """Return uint8 pixels [B, H, W, 3]."""
 
 
 class ImageInputs:
-    """Decoded images, augmented on the device; the whole network is trained."""
+    """Decoded images that are augmented on the device, to train the whole network."""
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class ImageInputs:
         evaluation_cache: Pixels,
         augmentation: AugmentationConfig,
         device: torch.device,
+        on_embedded: OnEmbedded | None = None,
     ) -> None:
         self._model = model
         self._preprocessing = preprocessing
@@ -67,6 +72,7 @@ class ImageInputs:
         self._evaluation_cache = evaluation_cache
         self._augmentation = Augmentation(augmentation, preprocessing)
         self._device = device
+        self._on_embedded = on_embedded
 
     @property
     def network(self) -> nn.Module:
@@ -83,23 +89,26 @@ class ImageInputs:
         return self._augmentation.apply(pixels, draws[rows])
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed through the road that indexing and requests take, in float32."""
-        return embed_cached(
-            Embedder(self._model, self._preprocessing, device=str(self._device)), self._evaluation_cache, images
-        )
+        """Embed in float32 with the `Embedder` that indexing and requests use."""
+        embedder = Embedder(self._model, self._preprocessing, device=str(self._device))
+        return embed_cached(embedder, self._evaluation_cache, images, self._on_embedded)
 
 
-def embed_cached(embedder: Embedder, cache: Pixels, images: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embed cached images [N, D] a block at a time, so that a memory-mapped cache is never in memory as a whole."""
+def embed_cached(
+    embedder: Embedder, cache: Pixels, images: NDArray[np.int64], on_embedded: OnEmbedded | None = None
+) -> NDArray[np.float32]:
+    """Embed cached images [N, D] in blocks, so that a memory-mapped cache is never loaded as a whole."""
     embeddings = np.empty((len(images), embedder.embedding_dim), np.float32)
     for start in range(0, len(images), _IMAGES_PER_BLOCK):
         block = slice(start, start + _IMAGES_PER_BLOCK)
         embeddings[block] = embedder.embed_pixels(cache.pixels(images[block]).numpy())
+        if on_embedded is not None:
+            on_embedded(min(block.stop, len(images)), len(images))
     return embeddings
 
 
 class FeatureInputs:
-    """Features of a frozen backbone, computed once: view 0 is the image itself, the others are augmented."""
+    """Precomputed features of a frozen backbone: view 0 is the image itself, the others are augmented."""
 
     def __init__(
         self,
@@ -118,15 +127,15 @@ class FeatureInputs:
 
     @property
     def network(self) -> nn.Module:
-        """The head alone, with the normalisation of its output."""
+        """The head and the normalisation of its output."""
         return self._network
 
     def batch(
         self, images: NDArray[np.int64], is_plain: NDArray[np.bool_], generator: torch.Generator, rows: slice
     ) -> Tensor:
-        """Return features [B, C], each of a view drawn at random; plain images give view 0.
+        """Return features [B, C] of one view per image: view 0 with probability `plain`, else any augmented view.
 
-        Augmented views are drawn alike; with the probability `plain` it is view 0, the image as it is.
+        Images marked `is_plain` always give view 0. Augmented views are equally likely.
         """
         positions = torch.from_numpy(images)
         uniform = torch.rand(2, len(images), generator=generator)
@@ -138,7 +147,7 @@ class FeatureInputs:
 
     @torch.inference_mode()
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed from view 0: what the whole network gives, since the backbone does not change."""
+        """Embed view 0, which equals embedding the image, since the backbone does not change."""
         parts = []
         for start in range(0, len(images), _FEATURES_PER_BLOCK):
             block = torch.from_numpy(images[start : start + _FEATURES_PER_BLOCK])

@@ -1,4 +1,4 @@
-"""The training loop (method.md §6), from the first projection to the weights that are kept.
+"""The training loop (method.md §6), from the first projection to the selected weights.
 
 Shape legend: B images of a batch, P classes, D embedding dimension.
 """
@@ -29,12 +29,12 @@ from training.optimisation import (
 from training.projections import Projections, norm_of, relax
 from training.report.diagnostics import CollapseWatch, PullWatch, diagnose
 
-# Shares of the way from the first weights to the last that are tried where the final relaxation is chosen.
+# Candidate shares of the way from the first weights to the last, when the final relaxation is chosen.
 RELAXATION_GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class TrainingLoop:
-    """One run: `run()` trains from the state it is in to the end."""
+    """One training run; `run()` trains from the current state to the end."""
 
     def __init__(self, parts: LoopParts, hooks: LoopHooks | None = None) -> None:
         self._parts = parts
@@ -64,9 +64,9 @@ class TrainingLoop:
         self._is_resumed = False
 
     def run(self) -> LoopResult:
-        """Train to the last step, until the metric stops improving, or until asked to stop.
+        """Train to the last step, until the metric stops improving, or until a stop is requested.
 
-        Raises TrainingDiverged when loss or weights are no numbers; the states saved before stay as they are.
+        Raises TrainingDiverged if the loss or the weights become NaN or infinite; saved states remain valid.
         """
         config = self._config
         if not self._is_resumed:
@@ -84,34 +84,34 @@ class TrainingLoop:
             if self._projections.has_ended:
                 self._projections.end()
                 self._begin_projection()
-            must_stop = self._must_stop()
-            if must_stop or self._step % config.save_every == 0:
+            should_stop = self._is_stop_requested()
+            if should_stop or self._step % config.save_every == 0:
                 self._save()
-            if must_stop:
+            if should_stop:
                 return self._result("interrupted", 1.0)
-        # So that what follows the loop can be repeated without it.
+        # Evaluation and report can then be repeated without training again.
         self._save()
         return self._finish("completed" if self._step == config.steps else "stopped_early")
 
     def _is_over(self) -> bool:
         return self._step >= self._config.steps or 0 < self._config.evaluation.patience <= self._num_stale
 
-    def _must_stop(self) -> bool:
-        """Ask whether to stop; several processes agree on it now and then, since asking all of them takes time."""
+    def _is_stop_requested(self) -> bool:
+        """Tell whether a stop is requested; several processes agree only at logged steps, since that takes time."""
         group = self._parts.group
         if group.size > 1 and self._step % self._config.log_every:
             return False
         return group.any(self._hooks.should_stop(), self._parts.device)
 
     def _save(self) -> None:
-        """Save the state, unless it is worthless: then the one before is worth keeping."""
+        """Save the state; raise TrainingDiverged instead of replacing a valid state by non-finite weights."""
         if not torch.isfinite(norm_of(self._copy_of_weights())):
             self._diverge("weights")
         if self._parts.group.is_first:
             self._hooks.save(self._step, self.state())
 
     def _begin_projection(self) -> None:
-        """Choose new representatives, and make the weights as they are the anchor."""
+        """Choose new representatives and make the current weights the anchor weights."""
         projections = self._projections
         if not projections.is_active:
             return
@@ -119,7 +119,7 @@ class TrainingLoop:
         self._parts.batches.begin_projection(projections.number)
         if self._config.batches.refresh_table:
             self._refresh_table()
-        self._tell({"kind": "projection", "projection": projections.number, "pull_weight": projections.weight})
+        self._record({"kind": "projection", "projection": projections.number, "pull_weight": projections.weight})
 
     def _train_step(self) -> None:
         parts, config = self._parts, self._config
@@ -155,13 +155,14 @@ class TrainingLoop:
         self._mined += batch.num_mined
         if is_logged:
             self._log(batch, output, embeddings_BD, labels_B, gradient_norm, pull_ratio)
+        self._hooks.advanced(self._step)
 
     @property
     def _uses_bf16(self) -> bool:
         return self._config.evaluation.bf16 and self._parts.device.type == "cuda"
 
     def _add_pull(self, *, is_measured: bool) -> Tensor | None:
-        """Add the coupled pull to the gradients; returns ‖λ(θ − θ_k)‖ / ‖∇L‖ where it is measured."""
+        """Add the coupled pull to the gradients; returns ‖λ(θ − θ_k)‖ / ‖∇L‖ if measured."""
         if not is_measured or not self._projections.is_coupled:
             self._projections.add_pull()
             return None
@@ -172,7 +173,7 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _ratio_of_decoupled_pull(self, before: list[Tensor]) -> Tensor:
-        """Return the length of the pull that follows over that of the optimiser's step."""
+        """Return the length of the coming pull divided by the length of the optimiser's step."""
         step = norm_of(torch._foreach_sub(list[Tensor](self._parameters), before))
         return self._projections.pull_length() / step.clamp(min=1e-12)
 
@@ -209,22 +210,22 @@ class TrainingLoop:
         with torch.no_grad():
             record |= {name: float(value) for name, value in diagnose(embeddings_BD, labels_B).items()}
         self._mined = 0
-        self._tell(record)
+        self._record(record)
         spread, distance = record["embedding_spread"], record["negative_distance_q50"]
         for warning in (self._collapse_watch.update(spread, distance), self._pull_watch.update(record["pull_ratio"])):
             if warning:
                 self._warnings.append(warning)
-                self._tell({"kind": "warning", "message": warning})
+                self._record({"kind": "warning", "message": warning})
 
     def _diverge(self, what: str) -> NoReturn:
-        best = f", and holds the best weights, of step {self._best_step}" if self._best else ""
+        best = f", with the best weights of step {self._best_step}" if self._best else ""
         raise TrainingDiverged(
-            f"the {what} turned into no number at step {self._step}; the state saved last, if any, is kept{best}: "
+            f"the {what} became NaN or infinite at step {self._step}; the state saved last, if any, is kept{best}; "
             "lower optimiser.head_learning_rate and optimiser.backbone_learning_rate, or set optimiser.clip_norm"
         )
 
     def _evaluate(self) -> None:
-        """Measure the model on the validation part; remember the best weights."""
+        """Evaluate the model on the validation part and keep the best weights."""
         if self._parts.validate is None:
             return
         metrics = self._validated(self._parts.validate)
@@ -237,15 +238,15 @@ class TrainingLoop:
                 self._best = _copies(self._parts.inputs.network)
         else:
             self._num_stale += 1
-        self._tell({"kind": "evaluation", **metrics, "is_best": self._num_stale == 0})
+        self._record({"kind": "evaluation", **metrics, "is_best": self._num_stale == 0})
 
     def _validated(self, validate: Callable[[], Record]) -> Record:
-        """Validate in the first process and tell the others, so that all of them decide alike."""
+        """Validate in the first process and broadcast the result, so that all processes decide alike."""
         group = self._parts.group
         return group.broadcast(validate() if group.is_first else {})
 
     def _finish(self, status: Status) -> LoopResult:
-        """Put the weights that are kept into the model: the best or last, relaxed towards the run's first."""
+        """Load the selected weights into the model: the best or last, relaxed towards the run's first."""
         model, config = self._parts.model, self._config.projections
         if self._best:
             _load_tensors(self._parts.inputs.network, self._best)
@@ -257,7 +258,7 @@ class TrainingLoop:
             if self._parts.validate is not None:
                 metrics = self._validated(self._parts.validate)
                 self._kept_metric, self._metric_name = _metric_of(metrics), str(metrics["metric"])
-                self._tell({"kind": "evaluation", **metrics, "final_relaxation": share})
+                self._record({"kind": "evaluation", **metrics, "final_relaxation": share})
         model.eval()
         return self._result(status, share)
 
@@ -280,19 +281,19 @@ class TrainingLoop:
         return self._seconds_before + time.monotonic() - self._started
 
     def _best_relaxation(self, validate: Callable[[], Record]) -> float:
-        """Return the share with the best validation metric; of equal ones the smallest step back."""
+        """Return the share with the best validation metric, the largest of equally good ones."""
         end = self._copy_of_weights()
         metrics = {}
         for share in reversed(RELAXATION_GRID):
             relax(self._parameters, self._first, share)
             metrics[share] = _metric_of(self._validated(validate))
             relax(self._parameters, end, 0.0)
-        self._tell({"kind": "relaxation", "metrics": {str(share): metric for share, metric in metrics.items()}})
+        self._record({"kind": "relaxation", "metrics": {str(share): metric for share, metric in metrics.items()}})
         return max(metrics, key=lambda share: (metrics[share], share))
 
     @torch.no_grad()
     def _refresh_table(self) -> None:
-        """Embed the representative of every class anew, without augmentation."""
+        """Embed the representative of every class, without augmentation."""
         parts = self._parts
         images = np.array([parts.batches.representative_of(c) for c in range(parts.batches.num_classes)], np.int64)
         embeddings = torch.from_numpy(parts.inputs.embed(parts.positions[images])).to(parts.device)
@@ -300,16 +301,16 @@ class TrainingLoop:
         set_training_mode(parts.model, self._config.network)
 
     def _wrapped(self) -> nn.Module:
-        """Return the network for this part of the run: at first only the head is trained, then all of it."""
+        """Return the network with the weights to train at this step: the head during warm-up, then all."""
         is_warm_up = self._step < self._config.optimiser.head_warm_up_steps
         set_trainable(self._parts.model, self._config.network, head_only=is_warm_up)
         return self._parts.group.wrap(self._parts.inputs.network)
 
-    def _tell(self, record: Record) -> None:
+    def _record(self, record: Record) -> None:
         self._hooks.record({"step": self._step, "seconds": round(self._seconds, 3), **record})
 
     def state(self) -> dict[str, Any]:
-        """Return everything that influences the next step, on the CPU (method.md §6)."""
+        """Return on the CPU everything that influences the next step (method.md §6)."""
         parts = self._parts
         return {
             "network": _on_cpu(parts.inputs.network.state_dict()),
@@ -336,7 +337,7 @@ class TrainingLoop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state of a run with the same configuration and data."""
+        """Continue from the state of a run with the same configuration and data."""
         parts = self._parts
         parts.inputs.network.load_state_dict(state["network"])
         parts.loss.load_state_dict(state["loss"])

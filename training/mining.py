@@ -1,6 +1,6 @@
-"""Hard class mining: the classes whose representatives are close (method.md §5; how often and how many is our choice).
+"""Hard class mining: classes with close representatives (method.md §5; how often and how many is our choice).
 
-Shape legend: C classes, P classes of a batch, S seeds, D embedding dimension, K candidates a seed.
+Shape legend: C classes, P classes of a batch, S seeds, D embedding dimension, K candidates per seed.
 """
 
 from dataclasses import dataclass
@@ -14,43 +14,43 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class NearestClasses:
-    """A request for the classes nearest to each seed [S, K], which may still be under way on the device."""
+    """The classes nearest to each seed [S, K], possibly still being copied from the device."""
 
     classes: Tensor
     arrived: torch.cuda.Event | None
 
     def wait(self) -> NDArray[np.int64]:
-        """Return the nearest classes, best first."""
+        """Wait for the copy and return the nearest classes, nearest first."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.classes.numpy()
 
 
 class RepresentativeTable:
-    """The latest embedding of each class's representative, and when it was written.
+    """The latest embedding of each class's representative, and the step at which it was written.
 
-    It is refreshed for free from each batch and never leaves its device; what the host needs to know of it (which
-    rows are filled, how old they are) is kept on the host, so that nothing waits for the device.
+    It is refreshed from each batch at no extra cost and stays on its device. Which rows are filled and how old they
+    are is also kept on the host, so that nothing waits for the device.
     """
 
     def __init__(self, num_classes: int, embedding_dim: int, device: torch.device) -> None:
         self.embeddings_CD = torch.zeros(num_classes, embedding_dim, device=device)
-        # Added to the scores: an empty row is never near.
+        # Added to the scores, so that an empty row is never among the nearest.
         self._penalty_C = torch.full((num_classes,), -torch.inf, device=device)
         self._written_at_C = np.full(num_classes, -1, np.int64)
         self._num_filled = 0
 
     @property
     def filled_share(self) -> float:
-        """Share of the classes with a row, within 0..1."""
+        """Share of the classes with a filled row, within 0..1."""
         return self._num_filled / len(self._written_at_C)
 
     def is_filled(self, class_id: int) -> bool:
-        """Say whether a class has a row."""
+        """Tell whether a class has a filled row."""
         return bool(self._written_at_C[class_id] >= 0)
 
     def refresh(self, classes: NDArray[np.int64], embeddings_PD: Tensor, step: int) -> None:
-        """Write the rows of `classes`, each of which appears once."""
+        """Write the rows of `classes`, which are distinct."""
         rows_P = torch.from_numpy(classes).to(self.embeddings_CD.device, non_blocking=True)
         self.embeddings_CD.index_copy_(0, rows_P, embeddings_PD.detach().float())
         self._penalty_C.index_fill_(0, rows_P, 0.0)
@@ -58,7 +58,7 @@ class RepresentativeTable:
         self._written_at_C[classes] = step
 
     def request_nearest(self, seeds: NDArray[np.int64], num_candidates: int) -> NearestClasses:
-        """Ask for the `num_candidates` classes nearest to each seed, itself left out; O(S × C), never C × C."""
+        """Find the `num_candidates` classes nearest to each seed other than itself; O(S × C), never C × C."""
         device = self.embeddings_CD.device
         seeds_S = torch.from_numpy(seeds).to(device, non_blocking=True)
         scores_SC = torch.addmm(self._penalty_C, self.embeddings_CD[seeds_S], self.embeddings_CD.T)
@@ -73,14 +73,14 @@ class RepresentativeTable:
         return NearestClasses(on_host, arrived)
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the table for a resumed run."""
         return {
             "embeddings": self.embeddings_CD.detach().cpu().clone(),
             "written_at": torch.from_numpy(self._written_at_C.copy()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a stored state."""
+        """Continue from a stored state."""
         self.embeddings_CD.copy_(state["embeddings"])
         self._written_at_C[:] = state["written_at"].numpy()
         is_filled = self._written_at_C >= 0
@@ -92,9 +92,9 @@ class RepresentativeTable:
 def choose_classes(
     seeds: list[int], nearest_SK: NDArray[np.int64], num_classes: int, table: RepresentativeTable
 ) -> list[int]:
-    """Fill a batch: the seeds in turn each take their nearest class not yet in it, until `num_classes` are there.
+    """Fill a batch of `num_classes`: the seeds take turns adding their nearest class that is not in it yet.
 
-    Stops early when no seed has a candidate left; the caller fills the rest with further seeds.
+    The batch stays smaller if no seed has a candidate left; the caller adds further seeds.
     """
     chosen = list(seeds)
     in_batch = set(seeds)

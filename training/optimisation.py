@@ -15,11 +15,11 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def set_trainable(model: EmbeddingModel, config: NetworkConfig, *, head_only: bool = False) -> None:
-    """Decide which weights of a model are trained; `head_only` for the head's warm-up, or a frozen backbone."""
+    """Set which weights of a model are trained; `head_only` during the warm-up of the head."""
     is_frozen = head_only or config.train == "head"
     for parameter in model.parameters():
         parameter.requires_grad_(not is_frozen)
-    # GeM's exponent belongs to the features, which a frozen backbone computes once.
+    # Not the exponent of GeM pooling: it is part of the precomputed features of a frozen backbone.
     for parameter in model.head.parameters():
         parameter.requires_grad_(True)
     if not config.train_batch_norm_affine:
@@ -29,7 +29,7 @@ def set_trainable(model: EmbeddingModel, config: NetworkConfig, *, head_only: bo
 
 
 def set_training_mode(model: EmbeddingModel, config: NetworkConfig) -> None:
-    """Put a model into training mode; frozen batch norm keeps using, and never changes, its stored statistics."""
+    """Put a model into training mode; frozen batch norm uses its stored statistics and does not update them."""
     model.train()
     if config.train == "head":
         model.backbone.eval()
@@ -39,12 +39,12 @@ def set_training_mode(model: EmbeddingModel, config: NetworkConfig) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trained weights in a fixed order: what projections anchor and pull."""
+    """Return the trained weights in a fixed order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def create_optimiser(model: EmbeddingModel, loss: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """Build the optimiser over the trainable weights of model and loss, each group with its own learning rate."""
+    """Create the optimiser of the trainable weights of model and loss, with one learning rate per group."""
     undecayed = {id(parameter) for module in _batch_norms(model) for parameter in module.parameters()}
     groups: list[dict[str, object]] = []
     parts: list[tuple[str, Iterable[tuple[str, nn.Parameter]], float]] = [
@@ -65,7 +65,7 @@ def create_optimiser(model: EmbeddingModel, loss: nn.Module, config: OptimiserCo
             if parameters:
                 group: dict[str, object] = {"params": parameters, "lr": learning_rate, "base_lr": learning_rate}
                 groups.append({**group, "weight_decay": decay})
-    # One kernel over all weights, on the CPU too.
+    # Fused: one kernel for all weights, also on the CPU.
     if config.name == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
     optimiser = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
@@ -73,7 +73,7 @@ def create_optimiser(model: EmbeddingModel, loss: nn.Module, config: OptimiserCo
 
 
 def learning_rate_factor(step: int, num_steps: int, config: OptimiserConfig) -> float:
-    """Return the share of the base learning rate that step 0..num_steps-1 takes: linear warm-up, then the schedule."""
+    """Return the factor of the base learning rate at step 0..num_steps-1: linear warm-up, then the schedule."""
     if step < config.warm_up_steps:
         return (step + 1) / config.warm_up_steps
     if config.schedule == "constant":
@@ -89,7 +89,7 @@ def set_learning_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 
 
 def clip_gradients(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
-    """Scale the gradients down to the norm `clip_norm` (0: leave them); returns the norm before, on the device."""
+    """Scale the gradients down to the norm `clip_norm` (0: never); returns the norm before, on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if clip_norm > 0:
@@ -98,7 +98,7 @@ def clip_gradients(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Say whether a model has statistics of batches."""
+    """Tell whether a model contains batch norm."""
     return bool(_batch_norms(model))
 
 

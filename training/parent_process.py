@@ -1,4 +1,4 @@
-"""Ending together with the process that started this one, where the system offers it (Linux)."""
+"""End a process together with its parent (Linux; does nothing elsewhere)."""
 
 import ctypes
 import os
@@ -11,29 +11,29 @@ _SET_CHILD_SUBREAPER = 36
 
 
 class ParentGone(Exception):
-    """The process that started this one had ended before it could be asked for."""
+    """The parent process had already ended."""
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Let SIGTERM come to this process when the thread that started it ends; exec keeps that.
+    """Request SIGTERM for this process when the thread that started it ends; survives exec.
 
-    `parent` is the id of the process that started this one, where it is known: raises ParentGone if it is gone
-    already. Without it, an orphan is known by its new parent, the first process of the machine or container.
+    Raises ParentGone if the parent has already ended: if its id is no longer `parent`, or, without `parent`, if the
+    new parent is process 1.
     """
     before = os.getppid() if parent is None else parent
     _control(_SET_DEATH_SIGNAL, signal.SIGTERM)
-    # Asked after the signal was set: what ends later sends it, what ended before shows here.
+    # Checked after the request: a parent that ends later sends the signal, one that ended before shows here.
     now = os.getppid()
     if now != before or (parent is None and now == 1):
         raise ParentGone(f"the process {before} that started this one has ended")
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever descendants lose theirs."""
+    """Become the parent of orphaned descendants."""
     _control(_SET_CHILD_SUBREAPER, 1)
 
 
 def _control(option: int, value: int) -> None:
     if sys.platform == "linux":
-        # Names of the process's own symbols, so that no library has to be found.
+        # None: symbols of this process, so that no library has to be located.
         ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0)

@@ -1,4 +1,4 @@
-"""From a path and a configuration to what a run trains on: snapshot, split, checked images, inputs."""
+"""Prepare a run: read a snapshot, split it, check the images and create the inputs of the network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from training.head_start import start_head
 from training.inputs import FeatureInputs, ImageInputs, TrainingInputs, embed_cached
 from training.starting_model import StartingModel
 
-# Enough to tell nearly equal images.
+# Large enough to recognise near-duplicates.
 _THUMBNAILS = Preprocessing(image_size=64, interpolation="bilinear")
-# As many features as a head's start is computed from at most; more change little, and take memory in float64.
+# The most features from which a head is initialised; more change little and take memory in float64.
 _MOST_FOR_HEAD = 20_000
 
-# Told what is being done, how much of it is done, and how much there is.
+# Receives the name of the stage, the number of images done and the number of all images.
 OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The images of a run: positions are those of `snapshot.images`, class ids count the training classes."""
+    """The images of a run. Positions index `snapshot.images`; class ids number the training classes."""
 
     snapshot: Snapshot
     split: Split
@@ -46,7 +46,7 @@ class TrainingData:
 
     @property
     def num_classes(self) -> int:
-        """Classes that are trained on."""
+        """The number of classes that are trained on."""
         return len(self.class_names)
 
 
@@ -55,11 +55,11 @@ def read_training_data(
 ) -> TrainingData:
     """Read, decode, split and check; raises InvalidDataset or UnfitData, whose messages name rows and remedies.
 
-    Images that cannot be read, or that nearly equal held-out ones, are left out of training, and the notes say so.
+    Unreadable images and near-duplicates of held-out images are excluded from training, which the notes report.
     """
     snapshot = open_training_data(path, lambda done, total: on_progress("Reading", done, total))
     split = split_snapshot(snapshot, config.split)
-    # What the whole network is trained on is decoded now anyway; frozen features need no images kept but these.
+    # Training the whole network needs these decoded images anyway; frozen features only need thumbnails.
     geometry = preprocessing if config.network.train == "all" else _THUMBNAILS
     checked = check_training_data(snapshot, split, decode_images(snapshot, geometry, cache_dir, on_progress))
     near_held_out = np.setdiff1d(checked.exclude, checked.unreadable)
@@ -78,7 +78,7 @@ def read_training_data(
 
 
 def describe_split(data: TrainingData) -> str:
-    """Say in a line what is trained on and what is held out."""
+    """Describe in one line what is trained on and what is held out."""
     held_out = []
     for name, part in (("validation", data.split.validation), ("test", data.split.test)):
         if part is None:
@@ -91,20 +91,20 @@ def describe_split(data: TrainingData) -> str:
 
 
 def _notes_on_measuring(snapshot: Snapshot, split: Split) -> list[str]:
-    """Say where a measure would say nothing."""
+    """Note the parts whose metrics are meaningless."""
     notes = []
     for name, part in (("validation", split.validation), ("test", split.test)):
         searched = None if part is None else part.query if part.gallery is None else part.gallery
         if searched is not None and len({snapshot.images[position].label for position in searched}) == 1:
             notes.append(
-                f"the {name} part searches among images of one class, so every search is right and its figures say "
-                "nothing; add classes, or raise split.unseen_share and split.validation_share"
+                f"the gallery of the {name} part has a single class, so every search succeeds and its metrics are "
+                "meaningless; add classes, or raise split.unseen_share and split.validation_share"
             )
     return notes
 
 
 def decode_images(snapshot: Snapshot, geometry: Preprocessing, cache_dir: Path, on_progress: OnProgress) -> ImageCache:
-    """Decode the images of a snapshot, or find them in the cache."""
+    """Decode the images of a snapshot, or open them from the cache."""
     return ImageCache.build(
         snapshot,
         geometry,
@@ -117,16 +117,16 @@ def decode_images(snapshot: Snapshot, geometry: Preprocessing, cache_dir: Path, 
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What is computed once from the images, whatever is then trained on it: features, or decoded images."""
+    """What is computed once from the images: features of a frozen backbone, or decoded images."""
 
     features: Features | None = None
-    images: ImageCache | None = None  # as the finished model takes them
-    squares: ImageCache | None = None  # as crops are taken from them
+    images: ImageCache | None = None  # cropped as for the finished model
+    squares: ImageCache | None = None  # whole squares, for random crops
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedInputs:
-    """What the network is fed with, and how the model embeds before training: to be called before training begins."""
+    """The inputs of the network, and the embedding function before training (call it before training begins)."""
 
     inputs: TrainingInputs
     embed_before: Embed
@@ -141,7 +141,7 @@ def gather_materials(
     cache_dir: Path,
     on_progress: OnProgress,
 ) -> Materials:
-    """Decode images, or compute frozen features, or find them in the cache; raises OSError when it is full."""
+    """Decode images or compute frozen features, or open them from the cache; raises OSError on a full disk."""
     if config.network.train == "head":
         start.model.to(device)
         store = FeatureStore(cache_dir / "features", start.model, start.preprocessing, config.augmentation, device)
@@ -163,7 +163,7 @@ def gather_materials(
 def _start_head(
     data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, embed_pooled: Embed
 ) -> None:
-    """Start the head from features of training images: of all their views where these are there."""
+    """Initialise the head from features of training images, with all their views if they were computed."""
     chosen = np.random.default_rng(config.seed).permutation(len(data.train))
     num_rows = 1 if materials.features is None else materials.features.num_views[data.train[chosen]]
     chosen = chosen[np.cumsum(np.broadcast_to(num_rows, chosen.shape)) <= _MOST_FOR_HEAD]
@@ -175,7 +175,7 @@ def _start_head(
         return
     features = materials.features
     counts = features.num_views[positions]
-    # The rows of each image's views, and which of them is the image itself.
+    # The rows of each image's views, and which rows are the images themselves.
     rows = np.concatenate([np.arange(features.offsets[p], features.offsets[p + 1]) for p in positions])
     is_plain = rows == features.offsets[positions].repeat(counts)
     pooled_MC = features.rows_RC[torch.from_numpy(rows)].numpy()
@@ -183,10 +183,15 @@ def _start_head(
 
 
 def prepare_inputs(
-    data: TrainingData, start: StartingModel, materials: Materials, config: TrainingConfig, device: torch.device
+    data: TrainingData,
+    start: StartingModel,
+    materials: Materials,
+    config: TrainingConfig,
+    device: torch.device,
+    on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> PreparedInputs:
-    """Join model and materials; a new head gets its first weights. Positions are those of the snapshot."""
-    # As the Embedder does: convolutions are up to 1.7 times as fast in this layout.
+    """Create the inputs from model and materials, and initialise a new head; positions index the snapshot."""
+    # Like the Embedder: convolutions are up to 1.7 times as fast in this layout.
     start.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs: TrainingInputs
     if materials.features is not None:
@@ -204,11 +209,16 @@ def prepare_inputs(
         cache = materials.images
         headless = Embedder(without_head(start.model), start.preprocessing, device=str(device))
 
-        def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
-            return embed_cached(headless, cache, images)
+        def on_embedded(done: int, total: int) -> None:
+            on_progress("Embedding", done, total)
 
-        inputs = ImageInputs(start.model, start.preprocessing, materials.squares, cache, config.augmentation, device)
+        def embed_pooled(images: NDArray[np.int64]) -> NDArray[np.float32]:
+            return embed_cached(headless, cache, images, on_embedded)
+
+        inputs = ImageInputs(
+            start.model, start.preprocessing, materials.squares, cache, config.augmentation, device, on_embedded
+        )
     if start.has_new_head and config.network.head_start != "random":
         _start_head(data, start, materials, config, embed_pooled)
-    # A pretrained backbone is measured by its own features, which is what a shop serves before it trains.
+    # A pretrained backbone is measured with its own features, as they are searched before any training.
     return PreparedInputs(inputs, embed_pooled if start.has_new_head and start.is_pretrained else inputs.embed)

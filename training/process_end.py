@@ -1,4 +1,4 @@
-"""The end of a process that trained."""
+"""Exit of a process that trained."""
 
 import logging
 import os
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process; one that torchrun started skips Python's own clean-up.
+    """Exit; a process that torchrun started skips Python's finalisation.
 
-    DistributedDataParallel never gives up its process group (torch 2.13), so gloo's threads live to the end. One that
-    lets go of a tensor while Python is already being taken down aborts the process ("terminate called without an
-    active exception"), and with it a run whose files are all written: rare, and only where the machine is busy.
+    DistributedDataParallel never releases its process group (torch 2.13), so gloo's threads live until the end. A
+    thread that releases a tensor during finalisation aborts the process ("terminate called without an active
+    exception") although all files are written. This is rare and happens on busy machines only.
     """
-    # Where torch was not even loaded, nothing was trained.
+    # If torch was not imported, nothing was trained.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_torchelastic_launched():
         logging.shutdown()

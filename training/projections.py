@@ -1,13 +1,13 @@
-"""Alternating projections onto feasible sets: the method's heart (method.md §1 and §2).
+"""Alternating projections onto feasible sets (method.md §1 and §2).
 
-A selection of one representative a class relaxes the constraints to those pairs that hold a representative. Projecting
-the weights onto that relaxed set, θ_{k+1} = argmin ½‖θ − θ_k‖² over θ in C_k, is solved approximately by T optimiser
-steps on L_k(θ) + (λ/2)‖θ − θ_k‖² [arXiv:1907.07585]; then the selection changes, and the next projection starts where
-this one ended. θ_k are the *anchor weights*: an exact copy of the weights when the projection begins.
+Selecting one representative per class relaxes the constraints to the pairs with a representative. The projection onto
+the relaxed set, θ_{k+1} = argmin ½‖θ − θ_k‖² over θ in C_k, is solved approximately by T optimiser steps on
+L_k(θ) + (λ/2)‖θ − θ_k‖² (arXiv:1907.07585). Then the selection changes, and the next projection starts where this one
+ended. θ_k are the *anchor weights*: an exact copy of the weights when the projection begins.
 
-λ_0 = 0, since there is no previous iterate; then λ·decay^k [arXiv:2209.09060]. Optimiser moments are kept across
-projections, and learnt loss parameters are not pulled [same]. The decoupled pull, θ ← θ − ρ(θ − θ_k) after the
-optimiser's step, and relaxed projections, θ_k + a(θ* − θ_k), are our choice.
+λ_0 = 0, since there is no previous iterate, then λ·decay^k; optimiser moments are kept across projections, and learnt
+loss parameters are not pulled (all arXiv:2209.09060). The decoupled pull θ ← θ − ρ(θ − θ_k) after the optimiser's step
+and the relaxed projections θ_k + a(θ* − θ_k) are our own.
 """
 
 import math
@@ -21,7 +21,7 @@ from training.config import ProjectionConfig
 
 
 class Projections:
-    """The anchor weights, the pull to them, and when a projection ends.
+    """The anchor weights, the pull towards them and the end of each projection.
 
     `parameters` are the network's trainable weights, in a fixed order; `steps_per_projection` is T.
     """
@@ -47,7 +47,7 @@ class Projections:
         self._num_stale = 0
 
     def begin(self) -> None:
-        """Start the next projection from the weights as they are: they become the anchor."""
+        """Start the next projection: the current weights become the anchor weights."""
         self.number += 1
         self._step = 0
         config = self._config
@@ -65,7 +65,7 @@ class Projections:
 
     @property
     def has_ended(self) -> bool:
-        """True when T steps are done, or the validation metric has stopped improving."""
+        """Whether T steps are done or, with until = "metric", the validation metric has stopped improving."""
         if not self.is_active:
             return False
         if self._config.until == "metric":
@@ -73,7 +73,7 @@ class Projections:
         return self._step >= self.steps_per_projection
 
     def observe(self, metric: float) -> None:
-        """Take note of a validation metric (higher is better) of the weights as they are."""
+        """Record the validation metric (higher is better) of the current weights."""
         if metric > self._best_metric:
             self._best_metric, self._num_stale = metric, 0
             if self.is_active and self._config.anchor == "best":
@@ -83,7 +83,7 @@ class Projections:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Leave the weights where the projection ends: its last or best, taken the share `relaxation` of the way."""
+        """Set the weights to the projection's last or best, moved the share `relaxation` of the way to them."""
         if self._best:
             _copy_into(self._parameters, self._best)
         if self._anchor_weights and self._config.relaxation < 1:
@@ -97,7 +97,7 @@ class Projections:
             return
         gradients = [parameter.grad for parameter in self._parameters]
         drift = torch._foreach_sub(self._parameters, self._anchor_weights)
-        # A backbone has no gradient while the head warms up.
+        # The backbone has no gradient during the warm-up of the head.
         pulled = [(gradient, change) for gradient, change in zip(gradients, drift, strict=True) if gradient is not None]
         if pulled:
             changes = [change for _, change in pulled]
@@ -111,28 +111,28 @@ class Projections:
 
     @property
     def is_coupled(self) -> bool:
-        """True where `add_pull` changes the gradients in this projection."""
+        """Whether `add_pull` changes the gradients in this projection."""
         return self._config.pull == "coupled" and self.weight > 0
 
     @property
     def is_decoupled(self) -> bool:
-        """True where `pull_back` changes the weights in this projection."""
+        """Whether `pull_back` changes the weights in this projection."""
         return self._config.pull == "decoupled" and self.weight > 0
 
     @torch.no_grad()
     def pull_length(self) -> Tensor:
-        """Return the length of the pull from the weights as they are, λ‖θ − θ_k‖ or ρ‖θ − θ_k‖."""
+        """Return the length of the pull on the current weights, λ‖θ − θ_k‖ or ρ‖θ − θ_k‖."""
         return norm_of(torch._foreach_sub(self._parameters, self._anchor_weights)) * self.weight
 
     @torch.no_grad()
     def drift(self) -> Tensor | None:
-        """Return ‖θ − θ_k‖ / ‖θ_k‖, or None where no anchor is kept."""
+        """Return ‖θ − θ_k‖ / ‖θ_k‖, or None without anchor weights."""
         if not self._anchor_weights:
             return None
         return norm_of(torch._foreach_sub(self._parameters, self._anchor_weights)) / norm_of(self._anchor_weights)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that decides how this projection goes on."""
+        """Return everything that determines the rest of this projection."""
         return {
             "number": self.number,
             "weight": self.weight,
@@ -144,7 +144,7 @@ class Projections:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on in a stored projection."""
+        """Continue a stored projection."""
         self.number, self.weight, self._step = state["number"], state["weight"], state["step"]
         self._best_metric, self._num_stale = state["best_metric"], state["num_stale"]
         self._anchor_weights = self._on_device(state["anchor"])
@@ -157,7 +157,7 @@ class Projections:
 
 @torch.no_grad()
 def relax(weights: Sequence[Tensor], start: Sequence[Tensor], share: float) -> None:
-    """Take `weights` the share a of the way from `start` to where they are: θ_0 + a (θ − θ_0), in place."""
+    """Set `weights` to the share a of the way from `start` to them, θ_0 + a (θ − θ_0), in place."""
     torch._foreach_lerp_(list(weights), list(start), 1 - share)
 
 
@@ -169,7 +169,7 @@ def norm_of(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
-    """Copy `sources` into `targets`, or into new tensors when there are none."""
+    """Copy `sources` into `targets`, or into new tensors if `targets` is empty."""
     if not targets:
         return [source.detach().clone() for source in sources]
     torch._foreach_copy_(list(targets), list(sources))

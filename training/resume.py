@@ -1,7 +1,7 @@
-"""States: everything that influences the next step, so that a run goes on as if it had not been interrupted.
+"""Saved states: everything that influences the next step, so that a run resumes as if never interrupted.
 
-A state is one file, written aside, flushed and renamed; the one before is removed only then. So whatever happens, a
-full disk included, the last whole state is there.
+A state is one file, written under a temporary name, flushed and renamed; the previous one is removed only afterwards.
+The last complete state therefore survives any failure, including a full disk.
 """
 
 import errno
@@ -22,7 +22,7 @@ _LITTLE_BYTES = 16 * 2**20
 
 
 def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state of `step`; raises OSError, with the states before untouched, when it cannot be written."""
+    """Write the state of `step`; raises OSError if it cannot be written and leaves earlier states untouched."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:09d}.pt"
     aside = directory / f".{path.name}"
@@ -36,7 +36,7 @@ def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise
-        # What torch raises when a write comes back short is no OSError, and says nothing of why.
+        # torch reports a short write as a RuntimeError without its cause.
         if shutil.disk_usage(directory).free < _LITTLE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise OSError(f"the state {path} cannot be written: {error}") from error
@@ -46,20 +46,20 @@ def save_state(directory: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def latest_state(directory: Path) -> Path | None:
-    """Return the newest whole state, or None."""
+    """Return the newest complete state, or None."""
     states = _states(directory)
     return states[-1] if states else None
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state on the CPU; raises InvalidRun when it is damaged or of another version."""
+    """Read a state onto the CPU; raises InvalidRun if it is damaged or of another version."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise InvalidRun(f"the state {path} cannot be read: {reason}; remove it and start the run anew") from error
+        raise InvalidRun(f"the state {path} cannot be read: {reason}; remove it and start the run again") from error
     if state.get("version") != _VERSION:
-        raise InvalidRun(f"{path} was written by another version of Akin; start the run anew in another folder")
+        raise InvalidRun(f"{path} was written by another version of Akin; start the run again in another folder")
     return state
 
 

@@ -1,4 +1,4 @@
-"""One training run from a path of labelled images to a folder with checkpoint and report: what `akin train` calls."""
+"""One training run, from labelled images to a folder with checkpoint and report: what `akin train` calls."""
 
 import errno
 import fcntl
@@ -53,13 +53,13 @@ from training.starting_model import StartingModel, create_starting_model
 CHECKPOINT, STATE, LOCK = "checkpoint", "state", ".lock"
 
 _NUM_NEIGHBOURS = 6
-# How errors of an accelerator begin that have no class of their own.
+# Words in errors of an accelerator that have no exception class of their own.
 _DEVICE_WORDS = re.compile(r"\b(CUDA|cuDNN|CUBLAS|NCCL|DefaultCPUAllocator)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What is trained on, with which knobs, and where everything is written."""
+    """What a run trains on, its configuration, and where it writes."""
 
     data: Path
     out: Path
@@ -67,23 +67,27 @@ class RunOptions:
     cache_dir: Path
     device: str = "auto"
     resume: bool = False
-    command: str = ""  # for the report: how the run was started
+    command: str = ""  # the command line, for the report
+
+
+def _ignore(_stage: str, _done: int, _total: int) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """Who watches a run, and may stop it."""
+    """Callbacks that observe a run and may stop it."""
 
     progress: TrainingProgress = field(default_factory=SilentProgress)
-    on_progress: OnProgress = lambda _stage, _done, _total: None
+    on_progress: OnProgress = _ignore
     should_stop: Callable[[], bool] = lambda: False
-    # What a person should know before it trains: what is held out, and what is wrong with the data.
+    # Receives notes before training: what is held out, and what is wrong with the data.
     announce: Callable[[str], None] = lambda _line: None
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended. Without `checkpoint` it was interrupted, and goes on with `resume`."""
+    """How a run ended. Without a checkpoint it was interrupted and can be resumed."""
 
     out: Path
     status: str
@@ -93,47 +97,47 @@ class RunOutcome:
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
-    is_first: bool = True  # of several processes the one that wrote
+    is_first: bool = True  # whether this is the process that wrote the files
 
 
 def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
     """Train, evaluate before and after, and write checkpoint and report into `options.out`.
 
-    With `resume`, go on from the last saved state; the configuration and the images must be the same. Asked to stop,
-    it saves a state and returns. Started by torchrun, all processes call this and the first one writes. Raises
-    TrainingError, EmbeddingError and OSError; what was saved before stays.
+    With `resume`, continue from the last saved state; the configuration and the images must be the same. When
+    `hooks.should_stop` returns true, the run saves a state and returns. Under torchrun all processes call this
+    function and the first one writes. Raises TrainingError, EmbeddingError and OSError; saved states remain valid.
     """
     hooks = hooks or RunHooks()
-    # Asked before the lock makes the folder.
+    # Checked here, since the lock creates the folder.
     if options.resume and not options.out.is_dir():
-        raise InvalidRun(f"{options.out} holds no run to go on with; leave out --resume to begin one")
+        raise InvalidRun(f"{options.out} contains no run to resume; omit --resume to start one")
     device = local_device(choose_device(options.device, "float32"))
     if device.type == "cuda":
-        # What asks for "the current device" must not find another process's.
+        # Code that uses the current device must not use another process's GPU.
         torch.cuda.set_device(device)
     try:
         with process_group(device) as group, _only_run_in(options.out, group):
             return _train(options, hooks, device, group)
     except _Stopped:
-        # In the preparation: there is nothing to save but what the cache has already.
+        # Stopped during preparation: the cache already contains all that is worth keeping.
         return RunOutcome(options.out, "interrupted", 0, None, None, {}, {}, ())
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(f"{error}; free some disk for {options.out}, then go on with --resume") from error
+            raise OSError(f"{error}; free some disk space for {options.out}, then continue with --resume") from error
         raise
     except RuntimeError as error:
         if "Connection closed by peer" in str(error):
-            raise InvalidRun("another process of this run has failed; its message says why") from error
+            raise InvalidRun("another process of this run failed; see its error message") from error
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _DEVICE_WORDS.search(str(error)):
             raise DeviceLost(
-                f"the device {device} failed: {str(error).splitlines()[0]}; the last saved state is kept: go on with "
-                "--resume, or start anew with smaller batches.classes_per_batch if memory ran out"
+                f"the device {device} failed: {str(error).splitlines()[0]}; the last saved state is kept: resume with "
+                "--resume, or start again with a smaller batches.classes_per_batch if memory ran out"
             ) from error
         raise
 
 
 class _Stopped(Exception):
-    """The run was asked to stop before it trained."""
+    """A stop was requested before training began."""
 
 
 def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: ProcessGroup) -> RunOutcome:
@@ -141,21 +145,23 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     _check_folder(options)
     start = create_starting_model(config.network, config.seed)
     check_processes(config, start.model, group, device)
-    on_progress = _stoppable(hooks)
+    on_progress = _stoppable(hooks, group)
     with group.first_goes_first():
         data = read_training_data(
             options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=on_progress
         )
         check_run(config, data, start.model, group)
         card = new_card(options.data, data, config, device, options.command)
-        # A run that was stopped in its preparation has no card yet, and begins.
+        # A run that was stopped during preparation has no card yet and starts from the beginning.
         if (options.out / RUN_CARD).exists():
             card = continued_card(options.out, card)
         materials = gather_materials(
             data, start, config, device=device, cache_dir=options.cache_dir, on_progress=on_progress
         )
     start = share_batch_norm(start, config, group)
-    prepared = prepare_inputs(data, start, materials, config, device)
+    # Not stoppable: this also reports while training and after it, when a request to stop is handled otherwise.
+    on_embedding = hooks.on_progress if group.is_first else _ignore
+    prepared = prepare_inputs(data, start, materials, config, device, on_embedding)
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
@@ -186,11 +192,12 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     return replace(outcome, checkpoint=options.out / CHECKPOINT, report=report, after=metrics)
 
 
-def _stoppable(hooks: RunHooks) -> OnProgress:
-    """Let a request to stop end the preparation too; decoded images and features are kept."""
+def _stoppable(hooks: RunHooks, group: ProcessGroup) -> OnProgress:
+    """Let a request to stop also end the preparation; decoded images and features are kept."""
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        hooks.on_progress(stage, done, total)
+        if group.is_first:
+            hooks.on_progress(stage, done, total)
         if hooks.should_stop():
             raise _Stopped
 
@@ -224,7 +231,8 @@ def _run_loop(
             if group.is_first:
                 save_state(state_dir, step, state)
 
-        loop = TrainingLoop(parts, LoopHooks(record, save, hooks.should_stop))
+        advanced = hooks.progress.advanced if group.is_first else LoopHooks().advanced
+        loop = TrainingLoop(parts, LoopHooks(record, save, hooks.should_stop, advanced))
         if state is not None:
             loop.restore(state)
         if group.is_first:
@@ -233,7 +241,7 @@ def _run_loop(
             return loop.run()
         except BaseException as error:
             if group.is_first:
-                # A full disk may be the very reason, and must not hide it.
+                # A full disk may be the cause; failing to write here must not hide the error.
                 with suppress(OSError):
                     write_json(options.out / RUN_CARD, {**card, "status": "failed", "error": str(error)})
             raise
@@ -249,7 +257,7 @@ def loop_parts(
     device: torch.device,
     group: ProcessGroup,
 ) -> LoopParts:
-    """Make everything that the loop works on."""
+    """Create the inputs of the loop."""
     embedding_dim = start.model.embedding_dim
     generator = torch.Generator().manual_seed(config.seed)
     loss = create_loss(config.loss, data.num_classes, embedding_dim, generator).to(device)
@@ -302,7 +310,7 @@ def _write_results(
     card: Card,
     result: LoopResult,
 ) -> Path:
-    """Write checkpoint, evaluation, neighbours, report; the run card before the report says that all is there."""
+    """Write checkpoint, evaluation and neighbours, then the completed run card, then the report."""
     facts = _save_checkpoint(options, data, start, after, result)
     test = data.split.test
     if test is not None and before is not None and after is not None:
@@ -339,7 +347,7 @@ def _save_checkpoint(
         "config": options.config.to_json(),
     }
     metrics = after.metrics if after else {}
-    # Left by a run that was cut off before its card said that it is complete.
+    # Left by a run that was killed before its card was completed.
     if (options.out / CHECKPOINT).exists():
         shutil.rmtree(options.out / CHECKPOINT)
     return save_checkpoint(
@@ -368,24 +376,26 @@ def _log(options: RunOptions, state: dict[str, Any] | None, group: ProcessGroup)
 def _check_folder(options: RunOptions) -> None:
     has_run = (options.out / RUN_CARD).exists() or (options.out / METRICS).exists()
     if has_run and not options.resume:
-        raise InvalidRun(f"{options.out} holds a run already; go on with it by --resume, or train into another folder")
+        raise InvalidRun(
+            f"{options.out} already contains a run; continue it with --resume, or train into another folder"
+        )
     if not options.resume and options.out.exists() and any(p.name != LOCK for p in options.out.iterdir()):
         raise InvalidRun(f"{options.out} is not empty; train into a new folder")
 
 
 @contextmanager
 def _only_run_in(out: Path, group: ProcessGroup) -> Iterator[None]:
-    """Hold the lock of a run's folder, so that two processes never write one run."""
+    """Hold the lock of a run's folder, so that two processes never write to the same run."""
     if not group.is_first:
         yield
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidRun(f"{out} cannot be made a folder: {error.strerror}; name another place with --out") from error
+        raise InvalidRun(f"the folder {out} cannot be created: {error.strerror}; choose another with --out") from error
     with (out / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidRun(f"another process trains into {out}; wait for it, or name another folder") from None
+            raise InvalidRun(f"another process trains into {out}; wait for it, or choose another folder") from None
         yield

@@ -1,4 +1,4 @@
-"""The run card: every knob, version and hash that a run needs to be understood, and to be repeated."""
+"""The run card: every setting, version and hash needed to understand and repeat a run."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Card = dict[str, Any]
 
 
 def new_card(data_path: Path, data: TrainingData, config: TrainingConfig, device: torch.device, command: str) -> Card:
-    """Describe a run that begins."""
+    """Create the card of a new run."""
     return {
         "title": f"Training on {data_path.resolve().name}",
         "command": command,
@@ -50,7 +50,7 @@ def new_card(data_path: Path, data: TrainingData, config: TrainingConfig, device
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file of a run, whole or not at all."""
+    """Write a JSON file of a run atomically."""
     aside = path.with_suffix(".draft")
     with aside.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
@@ -61,7 +61,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def finished_card(card: Card, data: TrainingData, config: TrainingConfig, result: LoopResult) -> Card:
-    """Add to a card how its run ended."""
+    """Return the card with the outcome of its run."""
     finished = {
         **card,
         "status": "interrupted" if result.status == "interrupted" else "completed",
@@ -79,21 +79,21 @@ def finished_card(card: Card, data: TrainingData, config: TrainingConfig, result
 
 
 def continued_card(run_dir: Path, card: Card) -> Card:
-    """Return the card of a run that goes on; raises InvalidRun when it was begun on other data or with other knobs."""
+    """Return the card of a resumed run; raises InvalidRun if it began with other data or another configuration."""
     stored = dict(read_run_table(run_dir, RUN_CARD))
-    # Without its page a run was cut off among its results, which are then written again.
+    # A run without its page was killed while writing its results, which are then written again.
     if stored.get("status") == "completed" and (run_dir / REPORT).exists():
         raise InvalidRun(f"the run in {run_dir} is complete; train into another folder, or read {run_dir}/report.html")
     hashes = [table(of, "snapshot").get("hash") for of in (stored, card)]
     if hashes[0] != hashes[1]:
         raise InvalidRun(
-            f"{run_dir} was begun on other images (snapshot {str(hashes[0])[:12]}, now {str(hashes[1])[:12]}); give "
-            "it the same data again, or train into another folder"
+            f"{run_dir} was started with other images (snapshot {str(hashes[0])[:12]}, now {str(hashes[1])[:12]}); "
+            "give the same data again, or train into another folder"
         )
     if stored.get("config") != card["config"]:
         names = ", ".join(_differences(stored.get("config", {}), card["config"])[:5])
         raise InvalidRun(
-            f"{run_dir} was begun with another configuration ({names}); give the same one, or train into another folder"
+            f"{run_dir} was started with another configuration ({names}); give the same, or train into another folder"
         )
     stored.pop("error", None)
     earlier = {name: stored.get(name) for name in ("created_at", "device", "git_sha", "versions", "command")}
@@ -142,13 +142,13 @@ def _version(package: str) -> str | None:
 
 
 def _git_sha() -> str | None:
-    """Return the commit of the code where it runs from a checkout."""
+    """Return the commit of the code if it runs from a checkout, else None."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607  # wherever git is; nothing of it comes from outside
+            ["git", "rev-parse", "HEAD"],  # noqa: S607  # git is found on PATH; the arguments are constants
             cwd=root,
             capture_output=True,
             text=True,

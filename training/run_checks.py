@@ -1,4 +1,4 @@
-"""What a run needs that neither the configuration nor the data can tell alone, checked before it trains."""
+"""Checks before training that need the configuration, the data and the processes together."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from training.starting_model import StartingModel
 
 
 def check_processes(config: TrainingConfig, model: EmbeddingModel, group: ProcessGroup, device: torch.device) -> None:
-    """Raise InvalidConfig, in every process alike, for what several of them cannot train."""
+    """Raise InvalidConfig, in every process, for a configuration that several processes cannot train."""
     if _trains_statistics(config, model) and group.size > 1 and device.type != "cuda":
         raise InvalidConfig(
             "batch norm over several processes needs CUDA; set network.freeze_batch_norm = true, or use one process"
@@ -27,7 +27,7 @@ def _trains_statistics(config: TrainingConfig, model: EmbeddingModel) -> bool:
 
 
 def check_run(config: TrainingConfig, data: TrainingData, model: EmbeddingModel, group: ProcessGroup) -> None:
-    """Raise InvalidConfig for knobs that would be ignored, or could not work, with these data and processes."""
+    """Raise InvalidConfig for settings that would be ignored or fail with these data and processes."""
     num_per_batch = min(config.batches.classes_per_batch, data.num_classes)
     if num_per_batch % group.size:
         raise InvalidConfig(
@@ -37,8 +37,8 @@ def check_run(config: TrainingConfig, data: TrainingData, model: EmbeddingModel,
     projections = config.projections
     if _trains_statistics(config, model) and (projections.final_relaxation < 1 or projections.choose_final_relaxation):
         raise InvalidConfig(
-            "projections.final_relaxation would join earlier weights with the last batch-norm statistics; set "
-            "network.freeze_batch_norm = true, or leave it out"
+            "projections.final_relaxation would combine earlier weights with the last batch-norm statistics; set "
+            "network.freeze_batch_norm = true, or omit it"
         )
     if data.split.validation is None:
         _check_without_validation(config)
@@ -70,7 +70,7 @@ def _check_without_validation(config: TrainingConfig) -> None:
 
 
 def share_batch_norm(start: StartingModel, config: TrainingConfig, group: ProcessGroup) -> StartingModel:
-    """Let batch norm that is trained count over all processes."""
+    """Synchronise batch norm over all processes if its statistics are trained."""
     if group.size == 1 or config.network.freeze_batch_norm or config.network.train == "head":
         return start
     model = nn.SyncBatchNorm.convert_sync_batchnorm(start.model)  # type: ignore[no-untyped-call]

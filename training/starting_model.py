@@ -15,19 +15,19 @@ from training.errors import InvalidConfig
 
 @dataclass(frozen=True, slots=True)
 class StartingModel:
-    """A model before training, and how much of it is new."""
+    """A model before training, and where its weights come from."""
 
     model: EmbeddingModel
     preprocessing: Preprocessing
-    has_new_head: bool  # still random: see `head_start`
+    has_new_head: bool  # random until `start_head` initialises it
     is_pretrained: bool
     source: str
 
 
 def create_starting_model(config: NetworkConfig, seed: int) -> StartingModel:
-    """Build the model of a configuration; every random weight depends on `seed` alone.
+    """Create the model of a configuration; every random weight depends on `seed` alone.
 
-    Raises InvalidConfig, and what loading a checkpoint or published weights raises (EmbeddingError).
+    Raises InvalidConfig, and EmbeddingError if a checkpoint or published weights cannot be loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def create_starting_model(config: NetworkConfig, seed: int) -> StartingModel:
         preprocessing = dataclasses.replace(preprocessing, image_size=config.image_size)
     if config.train == "head" and not is_pretrained:
         raise InvalidConfig(
-            'network.train = "head" keeps the backbone as it is, and network.weights = "random" gives it nothing to '
-            'know; set network.weights = "pretrained" or network.train = "all"'
+            'network.train = "head" freezes the backbone, which network.weights = "random" leaves untrained; '
+            'set network.weights = "pretrained" or network.train = "all"'
         )
     return StartingModel(model, preprocessing, has_new_head, is_pretrained, source)

@@ -1,10 +1,11 @@
-"""A small problem that a loop learns in a second: classes that are clouds of features, and a linear head."""
+"""A problem that is learnt in under a second: each class is a cloud of features, the model a linear head."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from embedding.model import Architecture, create_model, with_linear_head
 from training.batches import BatchSampler
@@ -18,7 +19,8 @@ from training.mining import RepresentativeTable
 
 NUM_CLASSES = 24
 IMAGES_PER_CLASS = 6
-NUM_TRAINED = 16  # classes; the others are for validation
+NUM_TRAINED = 16  # classes 0 to 15; the others are for validation
+CLOUD_LABELS = np.arange(NUM_CLASSES).repeat(IMAGES_PER_CLASS)
 NUM_VIEWS = 3
 CHANNELS = 128
 DIM = 16
@@ -35,7 +37,7 @@ CONFIG = TrainingConfig(
 
 
 def with_knobs(config: TrainingConfig = CONFIG, **sections: Any) -> TrainingConfig:
-    """Return the configuration with other knobs: with_knobs(projections={"pull": "coupled"}, steps=8)."""
+    """Return a copy with other settings: with_knobs(projections={"pull": "coupled"}, steps=8)."""
     changed = {
         name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
         for name, value in sections.items()
@@ -44,37 +46,47 @@ def with_knobs(config: TrainingConfig = CONFIG, **sections: Any) -> TrainingConf
 
 
 def features() -> torch.Tensor:
-    """Return unit features [N, V, C]: a class's direction hides in noise that all share."""
+    """Return unit features [N, V, C]: the direction of a class is hidden by noise common to all classes."""
     generator = torch.Generator().manual_seed(7)
     centres = torch.randn(NUM_CLASSES, 8, generator=generator)
     mixing = torch.randn(8, CHANNELS, generator=generator)
     signal = (centres @ mixing).repeat_interleave(IMAGES_PER_CLASS, 0)
-    # Strong noise in a few directions, as light and background are: what a head can learn to ignore.
+    # Strong noise in a few directions, like light and background, which a head can learn to ignore.
     nuisance = torch.randn(len(signal), 12, generator=generator) @ torch.randn(12, CHANNELS, generator=generator)
     images = signal + 2.0 * nuisance
     views = images[:, None] + 0.5 * torch.randn(len(signal), NUM_VIEWS, CHANNELS, generator=generator)
     return torch.nn.functional.normalize(views, dim=2)
 
 
-def loop_parts(config: TrainingConfig = CONFIG, *, validated: bool = True) -> LoopParts:
-    """Make all parts of a loop over the clouds; equal configurations give equal parts."""
+def loop_parts(
+    config: TrainingConfig = CONFIG,
+    *,
+    validated: bool = True,
+    trained: NDArray[np.int64] | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> LoopParts:
+    """Create the parts of a loop over the clouds; equal configurations give equal parts.
+
+    `trained` are the positions to train on, by default all images of the trained classes; `labels` replaces their
+    true labels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, _ = create_model(Architecture("conv4"), pretrained=False)
         model = with_linear_head(model, DIM)
     config = with_knobs(config, network={"train": "head"})
-    labels = np.arange(NUM_CLASSES).repeat(IMAGES_PER_CLASS)
     device = torch.device("cpu")
-    offsets = np.arange(len(labels) + 1) * NUM_VIEWS
+    offsets = np.arange(len(CLOUD_LABELS) + 1) * NUM_VIEWS
     inputs = FeatureInputs(model, Features(features().flatten(0, 1), offsets, {}), device)
-    trained = np.flatnonzero(labels < NUM_TRAINED)
-    is_catalogue = np.arange(len(trained)) % IMAGES_PER_CLASS == 0
+    trained = np.flatnonzero(CLOUD_LABELS < NUM_TRAINED) if trained is None else trained
+    labels = CLOUD_LABELS[trained] if labels is None else labels
+    is_catalogue = trained % IMAGES_PER_CLASS == 0
     table = RepresentativeTable(NUM_TRAINED, DIM, device)
-    batches = BatchSampler(config.batches, labels[trained], is_catalogue, table, seed=config.seed)
-    held_out = np.flatnonzero(labels >= NUM_TRAINED)
+    batches = BatchSampler(config.batches, labels, is_catalogue, table, seed=config.seed)
+    held_out = np.flatnonzero(CLOUD_LABELS >= NUM_TRAINED)
 
     def validate() -> dict[str, Any]:
-        metrics = summarise(evaluate_retrieval(inputs.embed(held_out), labels[held_out]))["all"]
+        metrics = summarise(evaluate_retrieval(inputs.embed(held_out), CLOUD_LABELS[held_out]))["all"]
         return {**metrics, "metric": "map_at_r"}
 
     generator = torch.Generator().manual_seed(config.seed)
@@ -92,5 +104,5 @@ def loop_parts(config: TrainingConfig = CONFIG, *, validated: bool = True) -> Lo
 
 
 def weights(parts: LoopParts) -> torch.Tensor:
-    """Return the trained weights in one row."""
+    """Return the trained weights as one vector."""
     return torch.cat([parameter.detach().reshape(-1) for parameter in parts.model.head.parameters()])

@@ -1,4 +1,4 @@
-"""Starting a keeper as a worker does, and looking at the processes that are there."""
+"""Start a keeper as a worker does, and inspect running processes."""
 
 import os
 import signal
@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# A worker: holds the keeper's input, says who is who, and waits to be killed.
+# An upper bound for a busy machine; nothing waits this long where all works.
+WAIT_SECONDS = 120.0
+# A worker: holds the keeper's input, prints the keeper's process id and waits to be killed.
 WORKER = """
 import subprocess, sys, time
 keeper = subprocess.Popen([sys.executable, "-m", "training.keeper", *sys.argv[1:]], stdin=subprocess.PIPE)
@@ -19,7 +21,7 @@ time.sleep(600)
 
 
 class Starter:
-    """Starts keepers, and ends at last what is left of them."""
+    """Starts keepers, and kills what is left of them at the end."""
 
     def __init__(self):
         self._started = []
@@ -36,13 +38,13 @@ class Starter:
         return worker, int(worker.stdout.readline())
 
     def close(self):
-        """Kill what still runs, and close every pipe."""
+        """Kill what still runs and close every pipe."""
         for process in self._started:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
-                    # What was written for a process that has ended is lost.
+                    # Input for a process that has ended is lost.
                     with suppress(BrokenPipeError):
                         pipe.close()
 
@@ -53,14 +55,14 @@ class Starter:
 
 
 def is_running(process):
-    """Tell whether a process is there and no zombie that nobody has reaped."""
+    """Tell whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def wait_until(is_true, seconds=60.0):
+def wait_until(is_true, seconds=WAIT_SECONDS):
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline, "it took too long"
@@ -68,13 +70,13 @@ def wait_until(is_true, seconds=60.0):
 
 
 def pid_in(path):
-    """Wait for a process to write its id, and return it."""
+    """Wait for a process to write its id and return it."""
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
 
 
 def processes_with(text):
-    """Return the running processes whose command line holds a text."""
+    """Return the running processes whose command line contains a text."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -1,4 +1,4 @@
-"""A data set that a small network learns in seconds: coloured shapes, a folder a class."""
+"""A data set of coloured shapes, one folder per class, that a small network learns in seconds."""
 
 import zlib
 from pathlib import Path
@@ -11,7 +11,7 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (50, 70, 200)}
 
 
 def draw_shape(shape: str, colour: tuple[int, int, int], seed: int) -> Image.Image:
-    """Draw one shape somewhere on a noisy ground."""
+    """Draw one shape at a random place on a noisy background."""
     generator = np.random.default_rng(seed)
     ground = generator.integers(90, 165, (48, 48, 3), dtype=np.uint8)
     image = Image.fromarray(ground)
@@ -32,7 +32,7 @@ def draw_shape(shape: str, colour: tuple[int, int, int], seed: int) -> Image.Ima
 
 
 def write_shapes(root: Path, *, per_class: int = 8, with_examples: bool = False) -> Path:
-    """Write twelve classes of images; with examples, all but the first of each class are such."""
+    """Write twelve classes of images; with examples, all but the first image of each class are examples."""
     for shape in SHAPES:
         for name, colour in COLOURS.items():
             folder = root / f"{name}-{shape}"
@@ -45,5 +45,5 @@ def write_shapes(root: Path, *, per_class: int = 8, with_examples: bool = False)
 
 
 def hash_of(text: str) -> int:
-    """Return a number that depends on the text alone, in every process."""
+    """Return a hash of the text that is equal in every process."""
     return zlib.crc32(text.encode())

@@ -1,4 +1,4 @@
-"""A run's folder as a training of 1,000 steps would leave it, without the training."""
+"""A run's folder as a training of 1,000 steps would write it."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def write_json(run_dir: Path, name: str, value: object) -> None:
 
 
 def write_run(run_dir: Path, labels: list[str], *, with_curves: bool = True) -> Path:
-    """Write every file of a run but those that its report makes; without curves the log holds warnings only."""
+    """Write every file of a run except those of its report; without curves the log contains warnings only."""
     run_dir.mkdir(parents=True)
     records = [record for record in metrics_records() if with_curves or record["kind"] == "warning"]
     lines = [json.dumps(record) + "\n" for record in records]

@@ -34,7 +34,7 @@ def filled_table():
     return table
 
 
-def test_a_batch_holds_different_classes_with_m_images_each():
+def test_a_batch_has_distinct_classes_with_m_images_each():
     batch = take(sampler())
 
     assert len(set(batch.classes.tolist())) == 4
@@ -55,7 +55,7 @@ def test_representatives_stay_until_the_projection_ends_and_then_change():
     made.begin_projection(1)
     changed = {label: made.representative_of(label) for label in range(NUM_CLASSES)}
 
-    # Queues give out every image before any repeats, so none is the same.
+    # Queues return every image once before repeating, so none is the same.
     assert all(changed[label] != image for label, image in held.items())
 
 
@@ -70,8 +70,8 @@ def test_every_image_of_a_class_represents_once_in_as_many_projections():
     assert sorted(seen) == np.flatnonzero(LABELS == 3).tolist()
 
 
-def test_a_representative_is_drawn_at_first_use_so_that_none_is_thrown_away():
-    """Projections that never use a class take nothing from its queue."""
+def test_a_representative_is_drawn_at_first_use():
+    """Projections that do not use a class draw nothing from its queue."""
     made = sampler()
     for projection in range(3):
         made.begin_projection(projection)
@@ -84,7 +84,7 @@ def test_a_representative_is_drawn_at_first_use_so_that_none_is_thrown_away():
     assert sorted(seen) == list(range(IMAGES_PER_CLASS))
 
 
-def test_no_representative_stands_beside_itself():
+def test_a_representative_occurs_once_in_its_batch():
     made = sampler(images_per_class=5)
     for _ in range(40):
         images = take(made).images.reshape(4, 5)
@@ -92,7 +92,7 @@ def test_no_representative_stands_beside_itself():
         assert all(len(set(row)) == 5 for row in images.tolist())
 
 
-def test_every_class_is_a_seed_once_an_epoch():
+def test_every_class_is_a_seed_once_per_epoch():
     made = sampler(hard_class_fraction=0.5, table=filled_table())
     seeds = []
     for _ in range(NUM_CLASSES // 2):
@@ -116,7 +116,7 @@ def test_mining_fills_the_share_with_the_nearest_classes():
     assert first_mined == order[0]
 
 
-def test_nothing_is_mined_before_the_table_holds_most_classes():
+def test_mining_starts_once_the_table_contains_most_classes():
     table = RepresentativeTable(NUM_CLASSES, 8, torch.device("cpu"))
     table.refresh(np.arange(5), torch.eye(8)[:5], step=0)
     made = sampler(hard_class_fraction=0.5, table=table)

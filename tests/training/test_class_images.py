@@ -29,7 +29,7 @@ def test_a_label_without_images_is_an_empty_group():
 
 
 @given(size=st.integers(1, 9), count=st.integers(1, 4), seed=st.integers(0, 99))
-def test_over_a_queue_every_member_serves_once_before_any_repeats(size, count, seed):
+def test_every_member_is_drawn_once_before_any_repeats(size, count, seed):
     _, queues = queues_of([size], seed)
 
     drawn = [queues.draw(0, 1)[0] for _ in range(size * count)]
@@ -39,7 +39,7 @@ def test_over_a_queue_every_member_serves_once_before_any_repeats(size, count, s
 
 
 @given(size=st.integers(2, 9), count=st.integers(1, 8), seed=st.integers(0, 99))
-def test_a_draw_has_no_member_twice_where_there_are_enough(size, count, seed):
+def test_a_draw_has_distinct_members_if_the_group_has_enough(size, count, seed):
     _, queues = queues_of([size], seed)
 
     for _ in range(20):
@@ -49,7 +49,7 @@ def test_a_draw_has_no_member_twice_where_there_are_enough(size, count, seed):
 
 
 @given(size=st.integers(2, 9), count=st.integers(1, 8), seed=st.integers(0, 99))
-def test_the_representative_is_never_drawn_beside_itself(size, count, seed):
+def test_the_representative_is_never_drawn_again_for_its_batch(size, count, seed):
     groups, queues = queues_of([3, size], seed)
     first = int(groups.offsets[1])
 
@@ -57,15 +57,15 @@ def test_the_representative_is_never_drawn_beside_itself(size, count, seed):
         assert representative not in queues.draw(1, count, (representative,))
 
 
-def test_two_images_fill_any_number_of_places():
-    """A class of two, one of them the representative: the other repeats."""
+def test_a_class_of_two_images_repeats_the_other_image():
+    """One of the two images is the representative."""
     _, queues = queues_of([2])
 
     assert queues.draw(0, 3, (1,)) == [0, 0, 0]
 
 
 def test_drawing_one_by_one_equals_drawing_together():
-    """So plain batches and batches with a representative from the same queue are the same draws."""
+    """Plain batches and batches with a representative from the same queue therefore draw alike."""
     _, one = queues_of([7], seed=3)
     _, other = queues_of([7], seed=3)
 
@@ -74,7 +74,7 @@ def test_drawing_one_by_one_equals_drawing_together():
         assert first + one.draw(0, 3, first) == other.draw(0, 4)
 
 
-def test_a_restored_queue_goes_on_alike():
+def test_a_restored_queue_continues_alike():
     generator = np.random.default_rng(0)
     groups = Groups.of_labels(np.arange(3).repeat(5))
     queues = Queues(groups, generator)
@@ -92,8 +92,8 @@ def test_a_restored_queue_goes_on_alike():
 
 
 @pytest.mark.parametrize("num_classes", [10, 100_000])
-def test_nothing_is_done_for_classes_that_are_not_drawn(num_classes):
-    """A draw shuffles its own class only: the order of the others is untouched."""
+def test_a_draw_leaves_other_classes_untouched(num_classes):
+    """A draw shuffles only its own class."""
     groups = Groups.of_labels(np.arange(num_classes).repeat(3))
     queues = Queues(groups, np.random.default_rng(0))
 

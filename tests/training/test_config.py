@@ -22,7 +22,7 @@ def test_every_preset_can_be_read(name):
     assert isinstance(load_preset(name), TrainingConfig)
 
 
-def test_presets_are_those_that_are_documented():
+def test_the_presets_are_complete():
     assert set(preset_names()) == {"tiny", "head", "small", "base", "paper-cub", "paper-cars", "paper-sop"}
 
 
@@ -33,7 +33,7 @@ def test_a_stored_configuration_is_read_back_equal(name):
     assert config_from_tables(config.to_json()) == config
 
 
-def test_the_papers_setting_is_the_papers():
+def test_the_paper_preset_has_the_settings_of_the_paper():
     config = load_preset("paper-cub")
 
     assert (config.batches.classes_per_batch, config.batches.images_per_class) == (8, 4)
@@ -55,7 +55,7 @@ def test_the_papers_setting_is_the_papers():
         ("network.backbone=timm/vit_small_patch16_224", "network", "backbone", "timm/vit_small_patch16_224"),
     ],
 )
-def test_overrides_change_one_knob(override, section, knob, value):
+def test_an_override_changes_one_setting(override, section, knob, value):
     config = config_from_tables({}, [override])
 
     assert getattr(getattr(config, section) if section else config, knob) == value
@@ -64,9 +64,9 @@ def test_overrides_change_one_knob(override, section, knob, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stepz=7", r"unknown knob 'stepz'; did you mean 'steps'\?"),
-        ("projections.pasess=4", r"unknown knob 'projections.pasess'; did you mean 'passes'\?"),
-        ("nothing.at_all=4", "unknown knob 'nothing'"),
+        ("stepz=7", r"unknown setting 'stepz'; did you mean 'steps'\?"),
+        ("projections.pasess=4", r"unknown setting 'projections.pasess'; did you mean 'passes'\?"),
+        ("nothing.at_all=4", "unknown setting 'nothing'"),
         ("steps=many", "steps takes a value of type int, got 'many'"),
         ("steps=1.5", "steps takes a value of type int"),
         ("steps=true", "steps takes a value of type int"),
@@ -81,21 +81,21 @@ def test_overrides_change_one_knob(override, section, knob, value):
         ("evaluation.ks=3", "evaluation.ks takes a list"),
         ("evaluation.metric=recall_at_3", "evaluation.metric must be one of auto"),
         ("steps", "not of the form"),
-        ("steps.a=1", "'steps', which is no section"),
-        ("projections=1", "projections is a section of knobs"),
+        ("steps.a=1", "'steps', which is not a section"),
+        ("projections=1", "projections is a section of settings"),
     ],
 )
-def test_what_cannot_be_used_names_the_knob_and_the_remedy(override, message):
+def test_an_invalid_override_names_the_setting_and_the_remedy(override, message):
     with pytest.raises(InvalidConfig, match=message):
         config_from_tables({"steps": 10}, [override])
 
 
-def test_a_decoupled_pull_of_one_would_undo_every_step():
+def test_a_decoupled_pull_of_one_is_refused():
     with pytest.raises(InvalidConfig, match="below 1"):
         ProjectionConfig(pull="decoupled", pull_weight=1.0)
 
 
-def test_without_representatives_there_are_no_pairs_with_them():
+def test_representative_pairs_need_representatives():
     with pytest.raises(InvalidConfig, match="pairs without representatives"):
         config_from_tables({"batches": {"representatives": "none"}, "loss": {"pairs": "representative"}})
 
@@ -108,17 +108,17 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
         load_config(path)
 
 
-def test_an_unknown_preset_lists_those_there_are():
+def test_an_unknown_preset_lists_the_presets():
     with pytest.raises(InvalidConfig, match=r"no preset 'huge'; presets are base, head"):
         load_preset("huge")
 
 
-def test_t_is_passes_over_the_classes():
+def test_the_steps_of_a_projection_are_passes_over_the_classes():
     assert ProjectionConfig(passes=8).steps_of(num_classes=61, classes_per_batch=8) == 64
     assert ProjectionConfig(steps=1).steps_of(num_classes=61, classes_per_batch=8) == 1
 
 
-def test_every_knob_is_in_the_stored_configuration():
+def test_every_setting_is_in_the_stored_configuration():
     stored = TrainingConfig().to_json()
 
     for field in dataclasses.fields(TrainingConfig):

@@ -19,7 +19,7 @@ CODES_OF_A_COMPARISON = [
 
 
 def measured(hits, *, num_unseen=0, space_id="a", labels=None, map_at_r=None, **changed):
-    """What a model found, whose first hits are at rank 1 where `hits` [Q]; the last queries are unseen classes'."""
+    """Measurements of a model with recall@1 of `hits` [Q]; the last queries are of unseen classes."""
     hits = np.asarray(hits, bool)
     keys = tuple(f"{number:064x}" for number in range(len(hits)))
     average = np.where(hits, 0.8, 0.2) if map_at_r is None else np.broadcast_to(map_at_r, hits.shape).astype(float)
@@ -37,7 +37,7 @@ def measured(hits, *, num_unseen=0, space_id="a", labels=None, map_at_r=None, **
 
 
 def decided(*arguments):
-    """Decide; without annotations, since what may be None is there in these tests."""
+    """Decide; not annotated, since nothing is None in these tests."""
     return decide(*arguments)
 
 
@@ -86,7 +86,7 @@ def test_without_an_active_release_the_candidate_is_promoted():
     assert (verdict.primary, verdict.parts) == (None, {})
 
 
-def test_without_an_active_release_the_index_has_to_be_good_all_the_same():
+def test_without_an_active_release_the_index_recall_is_still_required():
     verdict = decided(measured(first(3, 3), index_recall=0.9), None, GatePolicy())
 
     assert not verdict.promote
@@ -111,22 +111,22 @@ def test_the_active_model_itself_is_not_promoted():
         {"is_unseen": np.ones(40, bool)},
     ],
 )
-def test_measurements_on_other_queries_are_our_mistake(changed):
+def test_measurements_on_other_queries_are_refused(changed):
     candidate, active = both(first(5, 40), first(30, 40))
 
     with pytest.raises(ValueError, match=r"different evaluation sets|queries of the two measurements differ"):
         decided(replace(candidate, **changed), active, GatePolicy())
 
 
-def test_a_certain_improvement_exceeds_any_least_one():
+def test_a_certain_improvement_exceeds_any_minimum():
     verdict = decided(*both(first(0, 40), first(40, 40)), replace(LENIENT, min_improvement=0.999))
 
     assert verdict.primary == Interval(1.0, 1.0, 1.0)
     assert verdict.promote
 
 
-def test_an_improvement_of_exactly_the_least_is_not_enough():
-    """Where all unseen queries gain and no seen one does, every draw gains one half."""
+def test_an_improvement_of_exactly_the_minimum_is_not_enough():
+    """If all unseen and no seen queries gain, every draw gains one half."""
     verdict = decided(*both(first(0, 80), ~first(40, 80), num_unseen=40), replace(LENIENT, min_improvement=0.5))
     slightly_less = replace(LENIENT, min_improvement=0.4999)
 
@@ -135,7 +135,7 @@ def test_an_improvement_of_exactly_the_least_is_not_enough():
     assert decided(*both(first(0, 80), ~first(40, 80), num_unseen=40), slightly_less).promote
 
 
-def test_an_improvement_within_chance_is_none():
+def test_an_improvement_within_chance_is_rejected():
     before = first(100, 200)
     after = before.copy()
     after[:5] = False
@@ -149,8 +149,8 @@ def test_an_improvement_within_chance_is_none():
 
 
 @pytest.mark.parametrize("primary", ["seen_recall_at_1", "unseen_recall_at_1"])
-def test_a_single_part_may_decide(primary):
-    """The seen part gains, the unseen one stays as it is."""
+def test_a_single_part_may_be_primary(primary):
+    """The seen part gains, the unseen part does not change."""
     pair = both(first(0, 80), first(30, 80), num_unseen=40)
 
     verdict = decided(*pair, replace(LENIENT, primary=primary))
@@ -159,7 +159,7 @@ def test_a_single_part_may_decide(primary):
     assert verdict.primary == verdict.parts[primary.split("_")[0]].interval
 
 
-def test_a_part_that_decides_and_has_no_queries_is_named():
+def test_a_primary_part_without_queries_is_named():
     verdict = decided(*both(first(0, 80), first(80, 80)), replace(LENIENT, primary="unseen_recall_at_1"))
 
     assert not verdict.promote
@@ -168,7 +168,7 @@ def test_a_part_that_decides_and_has_no_queries_is_named():
     assert not reason(verdict, "few_queries").is_met
 
 
-def test_a_part_that_is_absent_is_left_out_of_the_mean():
+def test_a_part_without_queries_is_excluded_from_the_mean():
     verdict = decided(*both(first(0, 40), first(30, 40)), LENIENT)
 
     assert verdict.promote
@@ -176,7 +176,7 @@ def test_a_part_that_is_absent_is_left_out_of_the_mean():
     assert set(verdict.parts) == {"seen"}
 
 
-def test_a_part_that_got_worse_is_not_outweighed():
+def test_a_part_that_got_worse_rejects_the_candidate():
     before = np.concatenate([np.zeros(100, bool), first(40, 60)])
     after = np.concatenate([np.ones(100, bool), first(25, 60)])
 
@@ -199,7 +199,7 @@ def test_a_part_that_got_worse_within_chance_is_allowed():
 
 
 @pytest.mark.parametrize(("num_unseen", "is_met"), [(5, True), (6, False)])
-def test_a_handful_of_queries_cannot_show_that_a_part_got_worse(num_unseen, is_met):
+def test_fewer_than_six_queries_cannot_show_that_a_part_got_worse(num_unseen, is_met):
     before = np.concatenate([np.zeros(100, bool), np.ones(num_unseen, bool)])
 
     verdict = decided(*both(before, ~before, num_unseen=num_unseen), LENIENT)
@@ -208,7 +208,7 @@ def test_a_handful_of_queries_cannot_show_that_a_part_got_worse(num_unseen, is_m
 
 
 @pytest.mark.parametrize(("number", "promote"), [(1, False), (19, False), (20, True), (21, True)])
-def test_few_queries_prove_nothing(number, promote):
+def test_too_few_queries_reject_the_candidate(number, promote):
     verdict = decided(*both(first(0, number), first(number, number)), LENIENT)
 
     assert verdict.promote == promote
@@ -224,8 +224,8 @@ def test_queries_of_both_parts_count_together():
     assert reason(verdict, "few_queries").figures == {"num_seen": 12, "num_unseen": 12, "min_queries": 20}
 
 
-def test_one_query_does_not_weigh_as_much_as_a_hundred():
-    """In a mean of parts it would gain one half, and be sure of it."""
+def test_a_part_of_one_query_does_not_weigh_as_much_as_the_other():
+    """In a mean of parts the gain would be a certain one half."""
     verdict = decided(*both(first(0, 101), ~first(100, 101), num_unseen=1), LENIENT)
 
     assert not verdict.promote
@@ -234,14 +234,14 @@ def test_one_query_does_not_weigh_as_much_as_a_hundred():
 
 
 @pytest.mark.parametrize(("num_unseen", "mean"), [(19, 19 / 119), (20, 0.5)])
-def test_parts_weigh_the_same_where_both_have_enough_queries(num_unseen, mean):
+def test_parts_have_equal_weight_if_both_have_enough_queries(num_unseen, mean):
     verdict = decided(*both(first(0, 100 + num_unseen), ~first(100, 100 + num_unseen), num_unseen=num_unseen), LENIENT)
 
     assert verdict.primary.mean_difference == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(("fall", "is_met"), [(0.0199, True), (0.02, True), (0.0201, False), (-0.3, True)])
-def test_a_guarded_metric_may_fall_by_so_much(fall, is_met):
+def test_a_guarded_metric_may_fall_by_the_allowed_drop(fall, is_met):
     candidate, active = both(
         first(0, 100), first(60, 100), candidate={"map_at_r": 0.5 - fall}, active={"map_at_r": 0.5}
     )
@@ -262,7 +262,7 @@ def test_guards_are_checked_one_by_one_in_the_order_of_their_names():
     assert found == [("map_at_r", False), ("r_precision", True), ("recall_at_4", True)]
 
 
-def test_a_guard_looks_at_the_mean_of_parts():
+def test_a_guard_checks_the_mean_of_parts():
     """The unseen part's fall of 0.1 is 0.05 of the mean, however few of the queries it has."""
     before, after = np.full(120, 0.5), np.full(120, 0.5)
     after[-20:] = 0.4
@@ -276,7 +276,7 @@ def test_a_guard_looks_at_the_mean_of_parts():
 
 
 def class_that_loses(num_lost, num_queries, num_others=100):
-    """One class of so many queries loses some of its hits; queries of small classes gain."""
+    """One class of `num_queries` loses some of its hits; queries of small classes gain."""
     labels = ["loser"] * num_queries + [f"other {n}" for n in range(num_others)]
     before = first(num_queries, num_queries + num_others)
     after = np.concatenate([~first(num_lost, num_queries), np.ones(num_others, bool)])
@@ -284,7 +284,7 @@ def class_that_loses(num_lost, num_queries, num_others=100):
 
 
 @pytest.mark.parametrize(("num_lost", "is_met"), [(4, True), (5, True), (6, False)])
-def test_a_single_class_may_lose_so_much(num_lost, is_met):
+def test_a_single_class_may_lose_the_allowed_drop(num_lost, is_met):
     verdict = decided(*class_that_loses(num_lost, 10), GatePolicy())
 
     assert verdict.promote == is_met
@@ -293,13 +293,13 @@ def test_a_single_class_may_lose_so_much(num_lost, is_met):
 
 
 @pytest.mark.parametrize(("num_queries", "is_met"), [(9, True), (10, False)])
-def test_a_class_of_few_queries_is_not_looked_at(num_queries, is_met):
+def test_a_class_of_few_queries_is_not_checked(num_queries, is_met):
     verdict = decided(*class_that_loses(num_queries, num_queries), GatePolicy())
 
     assert reason(verdict, "class_drop").is_met == is_met
 
 
-def test_classes_that_gain_are_no_loss():
+def test_classes_that_gain_are_no_drop():
     verdict = decided(*both(first(0, 40), first(40, 40), labels=["one"] * 20 + ["two"] * 20), GatePolicy())
 
     assert "no class" in reason(verdict, "class_drop").message
@@ -308,7 +308,7 @@ def test_classes_that_gain_are_no_loss():
 @pytest.mark.parametrize(
     ("before", "after", "is_met"), [(10, 14.99, True), (10, 15, True), (10, 15.01, False), (10, 2, True)]
 )
-def test_a_model_may_be_slower_by_so_much(before, after, is_met):
+def test_a_model_may_be_slower_by_the_allowed_ratio(before, after, is_met):
     pair = both(
         first(0, 40), first(40, 40),
         candidate={"latency_milliseconds": after}, active={"latency_milliseconds": before},
@@ -321,7 +321,7 @@ def test_a_model_may_be_slower_by_so_much(before, after, is_met):
 
 
 @pytest.mark.parametrize("known", ["candidate", "active"])
-def test_a_speed_that_was_not_measured_is_not_compared(known):
+def test_a_latency_that_was_not_measured_is_not_compared(known):
     verdict = decided(*both(first(0, 40), first(40, 40), **{known: {"latency_milliseconds": 3.0}}), GatePolicy())
 
     assert verdict.promote
@@ -329,14 +329,14 @@ def test_a_speed_that_was_not_measured_is_not_compared(known):
 
 
 @pytest.mark.parametrize(("recall", "is_met"), [(None, True), (0.9499, False), (0.95, True), (1.0, True)])
-def test_the_index_has_to_find_so_much(recall, is_met):
+def test_the_index_needs_the_minimum_recall(recall, is_met):
     verdict = decided(*both(first(0, 40), first(40, 40), candidate={"index_recall": recall}), GatePolicy())
 
     assert verdict.promote == reason(verdict, "index_recall").is_met == is_met
     assert reason(verdict, "index_recall").figures["is_checked"] == (recall is not None)
 
 
-def test_force_promotes_and_keeps_what_failed():
+def test_force_promotes_and_lists_the_failed_checks():
     pair = both(first(40, 40), first(0, 40), candidate={"index_recall": 0.1})
 
     verdict = decided(*pair, GatePolicy(force=True, force_reason="the shop closes at noon"))
@@ -347,7 +347,7 @@ def test_force_promotes_and_keeps_what_failed():
     assert "the shop closes at noon" in verdict.reasons[-1].message
 
 
-def test_force_is_not_used_where_nothing_failed():
+def test_force_is_not_reported_if_no_check_failed():
     verdict = decided(*both(first(0, 40), first(40, 40)), GatePolicy(force=True, force_reason="just in case"))
 
     assert (verdict.promote, verdict.is_forced) == (True, False)
@@ -401,11 +401,12 @@ def test_figures_are_made_of_a_measurement_and_its_set():
         {"latency_milliseconds": float("nan")},
     ],
 )
-def test_figures_that_cannot_be_are_our_mistake(changed):
+def test_invalid_measurements_are_refused(changed):
     with pytest.raises(ValueError, match=r"queries|nothing to find|latency"):
         replace(measured(first(2, 4)), **changed)
 
 
+@pytest.mark.long
 def test_the_gate_loads_neither_network_nor_loop():
     program = (
         "import sys, training.gate; "

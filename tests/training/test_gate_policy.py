@@ -35,12 +35,12 @@ from training.gate_policy import GatePolicy
         (["force"], "the policy must be an object"),
     ],
 )
-def test_a_policy_that_cannot_be_is_named(values, message):
+def test_an_invalid_policy_is_refused(values, message):
     with pytest.raises(InvalidConfig, match=message):
         GatePolicy.from_json(values)
 
 
-def test_a_policy_is_read_as_it_was_written():
+def test_a_policy_survives_a_round_trip():
     policy = GatePolicy(min_improvement=0.01, guards={"recall_at_4": 0.1}, force=True, force_reason="so")
 
     assert GatePolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy

@@ -9,7 +9,7 @@ from training.head_start import start_head, whitened_components
 
 
 def problem(num_classes=30, per_class=8, channels=24, seed=0):
-    """Classes differ in the last eight channels a little, images of a class in the first four a lot."""
+    """Classes differ slightly in the last eight channels, images of a class strongly in the first four."""
     generator = np.random.default_rng(seed)
     labels = np.arange(num_classes).repeat(per_class)
     features = np.zeros((len(labels), channels))
@@ -33,7 +33,7 @@ def embed(features, weight, bias):
     return features @ weight.numpy().T + bias.numpy()
 
 
-def test_whitening_finds_classes_that_hide_behind_what_varies_within_them():
+def test_whitening_separates_classes_with_large_variance_within_them():
     features, labels = problem()
     groups = np.zeros(len(labels), np.int64)
 
@@ -43,7 +43,7 @@ def test_whitening_finds_classes_that_hide_behind_what_varies_within_them():
     assert recall(embed(features, weight, bias), labels) > 0.95
 
 
-def test_it_serves_classes_that_it_has_not_seen():
+def test_whitening_separates_unseen_classes():
     features, labels = problem(60)
     seen = labels < 30
     groups = np.zeros(int(seen.sum()), np.int64)
@@ -77,7 +77,7 @@ def test_components_come_in_the_order_of_their_variance():
 
 
 def test_few_catalogue_images_weigh_as_much_as_many_photos():
-    """The step from studio to photo is scatter within the class, however few the studio images are."""
+    """The shift from studio to photo is scatter within the class, however few studio images there are."""
     features, labels = problem()
     is_catalogue = np.zeros(len(labels), bool)
     is_catalogue[::8] = True
@@ -100,13 +100,13 @@ def test_more_shrinkage_is_nearer_to_principal_components():
 
     weight, _ = whitened_components(features, labels, groups, plain(labels), 4, shrinkage=1e6)
 
-    # The first channels have the largest variance, which whitening would have taken away.
+    # The first channels have the largest variance, which whitening would have scaled down.
     energy = (weight[:, :4] ** 2).sum() / (weight**2).sum()
     assert float(energy) > 0.95
 
 
 @pytest.mark.parametrize("start", ["principal_components", "whitening"])
-def test_a_head_starts_as_it_is_told(start):
+def test_a_head_is_initialised(start):
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 6)
     features, labels = problem(channels=128)
@@ -124,7 +124,7 @@ def test_a_head_starts_as_it_is_told(start):
     assert not any(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
 
-def test_a_random_start_leaves_the_head_alone():
+def test_a_random_start_does_not_change_the_head():
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 6)
     features, labels = problem(channels=128)
@@ -142,7 +142,7 @@ def test_a_random_start_leaves_the_head_alone():
     assert all(torch.equal(old, new) for old, new in zip(before, model.head.parameters(), strict=True))
 
 
-def test_fewer_images_than_components_name_the_knob():
+def test_fewer_images_than_components_name_the_setting():
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 100)
     features, labels = problem(num_classes=5, channels=128)
@@ -152,8 +152,8 @@ def test_fewer_images_than_components_name_the_knob():
         start_head(model, NetworkConfig(head_start="principal_components"), features, labels, groups, plain(labels))
 
 
-def test_whitening_needs_few_images():
-    """A small shop trains with the default preset."""
+def test_whitening_works_with_few_images():
+    """So that a small shop can train with the default preset."""
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 100)
     features, labels = problem(num_classes=5, channels=128)

@@ -1,4 +1,4 @@
-"""The keeper, with real processes."""
+"""The keeper with real processes."""
 
 import json
 import os
@@ -9,13 +9,16 @@ import time
 
 import pytest
 
-from tests.training.keeping import ROOT, Starter, is_running, kill, pid_in, processes_with, wait_until
+from tests.training.keeping import ROOT, WAIT_SECONDS, Starter, is_running, kill, pid_in, processes_with, wait_until
 from tests.training.shapes import write_shapes
 from training.report.run_folder import read_run_table
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system offers it on Linux only")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl"),
+    pytest.mark.long,
+]
 
-# Writes its id and what it gets; ends on SIGTERM unless told to ignore it.
+# Writes its process id and the signals it receives; ends on SIGTERM unless its name says "stubborn".
 CHILD = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -28,11 +31,11 @@ def stop(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, stop)
 (folder / f"{name}.pid").write_text(f"{os.getpid()}\\n")
-deadline = time.monotonic() + 120
+deadline = time.monotonic() + 600
 while time.monotonic() < deadline:
     time.sleep(0.05)
 """
-# Starts a process in a session of its own, as torchrun does, and then does as CHILD.
+# Starts a process in its own session, like torchrun, and then behaves like CHILD.
 PARENT = f"""
 import subprocess, sys
 CHILD = {CHILD!r}
@@ -58,17 +61,17 @@ def signals_of(folder, name="child"):
 
 
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("import sys; sys.exit(3)", 3)])
-def test_the_status_is_that_of_the_command(start, code, status):
-    assert start.keeper(*python(code)).wait(30) == status
+def test_the_exit_status_equals_that_of_the_command(start, code, status):
+    assert start.keeper(*python(code)).wait(WAIT_SECONDS) == status
 
 
 def test_a_command_that_was_killed_has_the_status_of_its_signal(start):
     killing_itself = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
-    assert start.keeper(*python(killing_itself)).wait(30) == 128 + signal.SIGKILL
+    assert start.keeper(*python(killing_itself)).wait(WAIT_SECONDS) == 128 + signal.SIGKILL
 
 
-def test_output_and_errors_are_those_of_the_command(start):
+def test_output_and_errors_of_the_command_pass_through(start):
     keeper = start.keeper(
         *python("import sys; print('out'); print('err', file=sys.stderr); print(repr(sys.stdin.read()))"),
         stdout=subprocess.PIPE,
@@ -77,25 +80,29 @@ def test_output_and_errors_are_those_of_the_command(start):
 
     out, err = keeper.stdout.read(), keeper.stderr.read()
 
-    assert (keeper.wait(30), out, err) == (0, "out\n''\n", "err\n")
+    assert (keeper.wait(WAIT_SECONDS), out, err) == (0, "out\n''\n", "err\n")
 
 
 @pytest.mark.parametrize(("command", "status"), [(["/no/such/program"], 127), ([str(ROOT)], 126)])
 def test_a_command_that_cannot_be_run_is_named(start, command, status):
     keeper = start.keeper(*command, stderr=subprocess.PIPE)
 
-    assert keeper.wait(30) == status
+    assert keeper.wait(WAIT_SECONDS) == status
     assert command[0] in keeper.stderr.read()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--grace", "-1", "--", "true"], ["--grace", "nan", "--", "true"]])
-def test_a_command_line_without_sense_is_refused(arguments):
+def test_an_invalid_command_line_is_refused(arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "training.keeper", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "training.keeper", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
     )
 
     assert done.returncode == 2
-    assert "give a command behind --" in done.stderr
+    assert "give a command after --" in done.stderr
 
 
 def test_a_command_ends_when_its_worker_is_killed(start, tmp_path):
@@ -109,7 +116,7 @@ def test_a_command_ends_when_its_worker_is_killed(start, tmp_path):
     assert signals_of(tmp_path) == [signal.SIGTERM]
 
 
-def test_what_the_worker_writes_is_no_reason_to_stop(start, tmp_path):
+def test_input_from_the_worker_does_not_stop_the_command(start, tmp_path):
     keeper = start.keeper(*python(CHILD, tmp_path))
     pid_in(tmp_path / "child.pid")
 
@@ -120,7 +127,7 @@ def test_what_the_worker_writes_is_no_reason_to_stop(start, tmp_path):
     keeper.stdin.close()
 
     assert is_going_on
-    assert keeper.wait(30) == 7
+    assert keeper.wait(WAIT_SECONDS) == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -131,18 +138,18 @@ def test_a_signal_to_the_keeper_stops_the_command_once(start, tmp_path, number):
     keeper.send_signal(number)
     keeper.send_signal(number)
 
-    assert keeper.wait(30) == 7
+    assert keeper.wait(WAIT_SECONDS) == 7
     assert signals_of(tmp_path) == [signal.SIGTERM]
     assert not is_running(child)
 
 
-def test_the_commands_group_is_another_than_the_keepers(start, tmp_path):
-    """Ctrl+C on the worker's terminal goes to the worker's group, and the worker decides."""
+def test_the_command_has_its_own_process_group(start, tmp_path):
+    """Ctrl+C on the worker's terminal signals the worker's group only; the worker decides."""
     keeper = start.keeper(*python(CHILD, tmp_path))
     child = pid_in(tmp_path / "child.pid")
     groups = os.getpgid(child), os.getpgid(keeper.pid)
     keeper.stdin.close()
-    keeper.wait(30)
+    keeper.wait(WAIT_SECONDS)
 
     assert groups[0] == child != groups[1]
 
@@ -153,39 +160,39 @@ def test_a_command_that_ignores_the_request_is_killed_after_the_grace(start, tmp
 
     asked_at = time.monotonic()
     keeper.stdin.close()
-    status = keeper.wait(30)
+    status = keeper.wait(WAIT_SECONDS)
 
     assert status == 128 + signal.SIGKILL
-    assert 0.5 <= time.monotonic() - asked_at < 10
+    assert time.monotonic() - asked_at >= 0.5
     assert signals_of(tmp_path, "stubborn") == [signal.SIGTERM]
     assert not is_running(child)
 
 
 @pytest.mark.parametrize("name", ["child", "stubborn"])
-def test_processes_that_have_left_the_group_end_too(start, tmp_path, name):
+def test_processes_outside_the_group_end_too(start, tmp_path, name):
     keeper = start.keeper(*python(PARENT, tmp_path, name), grace=1.0)
     processes = [pid_in(tmp_path / f"{who}.pid") for who in (name, f"{name}-grandchild")]
     assert os.getpgid(processes[0]) != os.getpgid(processes[1])
 
     keeper.stdin.close()
-    keeper.wait(30)
+    keeper.wait(WAIT_SECONDS)
 
     assert [process for process in processes if is_running(process)] == []
 
 
-def test_what_a_killed_command_left_is_asked_before_it_is_killed(start, tmp_path):
-    """As the processes of a torchrun that was killed: they have a state to save."""
+def test_descendants_of_a_killed_command_get_sigterm_first(start, tmp_path):
+    """Like the processes of a killed torchrun, which have a state to save."""
     keeper = start.keeper(*python(PARENT, tmp_path, "child"))
     child, grandchild = (pid_in(tmp_path / f"{who}.pid") for who in ("child", "child-grandchild"))
 
     os.kill(child, signal.SIGKILL)
 
-    assert keeper.wait(30) == 128 + signal.SIGKILL
+    assert keeper.wait(WAIT_SECONDS) == 128 + signal.SIGKILL
     assert signals_of(tmp_path, "child-grandchild") == [signal.SIGTERM]
     assert not is_running(grandchild)
 
 
-def test_a_keeper_that_is_killed_takes_the_command_along(start, tmp_path):
+def test_killing_the_keeper_ends_the_command(start, tmp_path):
     keeper = start.keeper(*python(CHILD, tmp_path))
     child = pid_in(tmp_path / "child.pid")
 
@@ -199,7 +206,7 @@ def test_a_keeper_that_is_killed_takes_the_command_along(start, tmp_path):
         kill(child)
 
 
-def test_the_keeper_loads_no_library():
+def test_the_keeper_imports_no_library():
     program = (
         "import sys, training.keeper; "
         "print([name for name in ('numpy', 'torch', 'typer', 'rich', 'embedding') if name in sys.modules])"
@@ -211,7 +218,7 @@ def test_the_keeper_loads_no_library():
 
 
 def training_command(tmp_path, *, torchrun=False):
-    """A training that goes on for long, and saves its state often."""
+    """A training that runs for long and saves its state often."""
     shop = write_shapes(tmp_path / "shop")
     knobs = ["steps=100000", "save_every=10", "log_every=5", "evaluation.every=100000", "split.validation_share=0"]
     knobs += ["batches.classes_per_batch=4", "network.freeze_batch_norm=true", "split.validation_example_share=0"]
@@ -226,7 +233,7 @@ def training_command(tmp_path, *, torchrun=False):
 
 
 def trains(tmp_path):
-    """Tell whether a run has gone some steps."""
+    """Tell whether a run has saved a state."""
     return any((tmp_path / "run" / "state").glob("step-*.pt"))
 
 
@@ -253,11 +260,11 @@ def test_a_training_saves_its_state_when_its_keeper_is_killed(start, tmp_path):
     assert read_run_table(tmp_path / "run", "run_card.json")["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("end", [pytest.param("worker", marks=pytest.mark.slow), "keeper", "torchrun"])
-def test_every_process_of_a_torchrun_ends_whoever_is_killed(start, tmp_path, end):
+@pytest.mark.parametrize("end", ["worker", "keeper", "torchrun"])
+def test_every_process_of_torchrun_ends_whichever_process_is_killed(start, tmp_path, end):
     worker, keeper = start.worker(*training_command(tmp_path, torchrun=True))
     try:
-        wait_until(lambda: trains(tmp_path), 120)
+        wait_until(lambda: trains(tmp_path))
         launcher = min(
             process for process in processes_with("torch.distributed.run") if process not in (worker.pid, keeper)
         )
@@ -272,12 +279,12 @@ def test_every_process_of_a_torchrun_ends_whoever_is_killed(start, tmp_path, end
             kill(process)
 
 
-def test_a_training_whose_parent_has_gone_does_not_begin(tmp_path):
-    """Started by a process that ended at once: the orphan's parent is the first process."""
+def test_training_does_not_start_without_its_parent(tmp_path):
+    """It is started by a process that ends at once, so that its parent is the first process."""
     command = [*map(str, training_command(tmp_path))]
     program = f"import subprocess; subprocess.Popen({command!r}, stderr=open({str(tmp_path / 'err')!r}, 'w'))"
 
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=WAIT_SECONDS)
 
     wait_until(lambda: "has ended" in (tmp_path / "err").read_text())
     wait_until(lambda: processes_with(str(tmp_path / "run")) == [])
@@ -285,8 +292,8 @@ def test_a_training_whose_parent_has_gone_does_not_begin(tmp_path):
 
 
 def test_a_second_signal_kills_at_once(start, tmp_path):
-    """Whoever asks twice does not wait for a state to be saved; signals of one moment are one request."""
-    keeper = start.keeper(*python(CHILD, tmp_path, "stubborn"), grace=60)
+    """A second request does not wait for the state to be saved; signals within a second are one request."""
+    keeper = start.keeper(*python(CHILD, tmp_path, "stubborn"), grace=600)
     child = pid_in(tmp_path / "stubborn.pid")
     keeper.send_signal(signal.SIGTERM)
     keeper.send_signal(signal.SIGTERM)
@@ -297,5 +304,5 @@ def test_a_second_signal_kills_at_once(start, tmp_path):
     keeper.send_signal(signal.SIGTERM)
 
     assert still_there
-    assert keeper.wait(10) == 128 + signal.SIGKILL
+    assert keeper.wait(WAIT_SECONDS) == 128 + signal.SIGKILL
     assert not is_running(child)

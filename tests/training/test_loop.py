@@ -1,4 +1,4 @@
-"""The invariants of method.md §7 on a whole loop, over a problem that is learnt in a second."""
+"""The invariants of method.md §7 on a whole loop, with a problem that is learnt in a second."""
 
 import math
 from dataclasses import replace
@@ -33,7 +33,7 @@ def steps_of(records, kind="step"):
     return [record for record in records if record["kind"] == kind]
 
 
-def test_training_lifts_the_metric_on_classes_it_never_saw():
+def test_training_raises_the_metric_on_unseen_classes():
     before = validated(loop_parts())
 
     parts, _, _ = run(with_knobs(steps=150))
@@ -58,14 +58,14 @@ def test_projections_of_one_step_are_plain_training_bit_for_bit():
 
 
 def test_holding_representatives_is_not_plain_training():
-    """So that the test before this one cannot pass by doing nothing."""
+    """Shows that the equality in the previous test is not trivial."""
     first, _, _ = run(with_knobs(batches={"representatives": "none"}))
     second, _, _ = run(with_knobs(batches={"representatives": "queue"}))
 
     assert not torch.equal(weights(first), weights(second))
 
 
-def test_an_immense_pull_holds_the_weights_where_the_second_projection_began():
+def test_a_very_large_pull_holds_the_weights_at_the_start_of_the_second_projection():
     held = with_knobs(
         steps=24,
         projections={"pull": "decoupled", "pull_weight": 0.9999, "steps": 8},
@@ -93,9 +93,12 @@ def test_a_stronger_pull_has_a_larger_ratio_and_less_drift(pull):
     assert drifts[0] > drifts[2]
 
 
-def test_an_inert_pull_is_warned_of():
+def test_a_pull_without_effect_gives_a_warning():
     config = with_knobs(
-        steps=400, log_every=5, projections={"pull": "coupled", "pull_weight": 1e-7}, evaluation={"every": 400}
+        steps=60,
+        log_every=1,
+        projections={"pull": "coupled", "pull_weight": 1e-7, "steps": 12},
+        evaluation={"every": 60},
     )
 
     _, result, records = run(config)
@@ -104,13 +107,13 @@ def test_an_inert_pull_is_warned_of():
     assert len(steps_of(records, "warning")) == 1
 
 
-def test_a_collapse_is_warned_of_by_name():
+def test_a_collapse_gives_a_warning():
     parts = loop_parts(with_knobs(steps=120, evaluation={"every": 120}, projections={"pull": "none"}))
     with torch.no_grad():
         for parameter in parts.model.head.parameters():
-            # No weight and an equal bias: one point for every image.
+            # Zero weights and an equal bias map every image to the same point.
             parameter.fill_(float(parameter.ndim == 1))
-    # Learning nothing keeps the embeddings where they are: all in one point.
+    # A tiny learning rate keeps the embeddings at that point.
     frozen = replace(parts.config, optimiser=replace(parts.config.optimiser, head_learning_rate=1e-12))
 
     result = TrainingLoop(replace(parts, config=frozen)).run()
@@ -133,12 +136,20 @@ def test_a_collapse_is_warned_of_by_name():
     ],
     ids=lambda sections: "-".join(sections) or "default",
 )
-@pytest.mark.parametrize("stop_at", [13, 20])
-def test_stopping_and_going_on_equals_never_stopping(sections, stop_at):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run(sections):
     """Method §6: training 2k steps equals training k, stopping, resuming k, bit for bit."""
     config = with_knobs(**sections)
     whole, expected, records = run(config)
 
+    for stop_at in (13, 20):
+        resumed, result, later_records = stopped_and_resumed(config, stop_at)
+        assert torch.equal(weights(resumed), weights(whole))
+        assert result == expected
+        assert without_times(later_records) == without_times(records)
+
+
+def stopped_and_resumed(config, stop_at):
+    """Stop a run after a step and resume it from its state; returns the parts, the result and all records."""
     saved = {}
     parts = loop_parts(config)
     first_records: list[dict[str, Any]] = []
@@ -152,20 +163,17 @@ def test_stopping_and_going_on_equals_never_stopping(sections, stop_at):
         ),
     ).run()
     assert (first.status, first.steps, list(saved)) == ("interrupted", stop_at, [stop_at])
-    torch.manual_seed(12345)  # a new process knows nothing of the old one's generators
+    torch.manual_seed(12345)  # a new process does not have the generators of the old one
     resumed = loop_parts(config)
     later_records: list[dict[str, Any]] = []
     loop = TrainingLoop(resumed, LoopHooks(record=later_records.append))
     loop.restore(saved[stop_at])
     result = loop.run()
-
-    assert torch.equal(weights(resumed), weights(whole))
-    assert result == expected
-    assert without_times(first_records + later_records) == without_times(records)
+    return resumed, result, first_records + later_records
 
 
 def without_times(records):
-    # NaN differs from itself.
+    # NaN is not equal to itself.
     return [
         {
             name: "nan" if isinstance(value, float) and math.isnan(value) else value
@@ -211,7 +219,7 @@ def test_the_final_relaxation_is_chosen_on_validation():
     assert validated(parts) == pytest.approx(max(tried["metrics"].values()))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy():
+def test_a_loss_of_nan_ends_the_run_with_a_remedy():
     parts = loop_parts()
     with torch.no_grad():
         next(parts.model.head.parameters()).fill_(torch.nan)
@@ -221,7 +229,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy():
 
 
 def test_a_diverged_state_never_replaces_a_good_one():
-    """Nothing is logged when the weights break, and the next state would be worthless."""
+    """The weights become NaN between logged steps, and the next state would be worthless."""
     parts = loop_parts(with_knobs(steps=20, log_every=100, save_every=4, evaluation={"every": 100}))
     saved: dict[int, bool] = {}
 
@@ -237,7 +245,7 @@ def test_a_diverged_state_never_replaces_a_good_one():
     assert saved == {4: True}
 
 
-def test_weights_that_break_after_the_last_log_end_the_run_too():
+def test_weights_that_become_nan_after_the_last_log_end_the_run():
     parts = loop_parts(with_knobs(steps=8, log_every=5), validated=False)
 
     def should_stop():
@@ -250,7 +258,7 @@ def test_weights_that_break_after_the_last_log_end_the_run_too():
 
 
 def test_frozen_batch_norm_keeps_its_statistics_in_training():
-    """Method test 7; its scale and shift are trained unless told otherwise."""
+    """Method test 7; scale and shift are trained by default."""
     model, _ = create_model(Architecture("conv4"), pretrained=False)
     model = with_linear_head(model, 8)
     network = replace(CONFIG.network, train="all", freeze_batch_norm=True)

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 def table_of(angles, *, missing=()):
-    """A table of unit vectors in the plane, one a class, some rows empty."""
+    """A table of one unit vector in the plane per class, with some rows empty."""
     embeddings = torch.tensor([[np.cos(a), np.sin(a)] for a in angles], dtype=torch.float32)
     table = RepresentativeTable(len(angles), 2, CPU)
     filled = np.array([c for c in range(len(angles)) if c not in missing], np.int64)
@@ -24,7 +24,7 @@ def test_the_nearest_classes_come_first_and_never_the_seed_itself():
     assert nearest.tolist() == [[2, 1, 0], [1, 2, 0]] or nearest[:, :2].tolist() == [[2, 1], [1, 2]]
 
 
-def test_rows_that_are_empty_are_no_candidates():
+def test_empty_rows_are_no_candidates():
     table = table_of([0.0, 0.1, 0.5, 2.0], missing=(1,))
 
     assert table.request_nearest(np.array([0]), 4).wait()[0, :2].tolist() == [2, 3]
@@ -32,14 +32,14 @@ def test_rows_that_are_empty_are_no_candidates():
 
 
 def test_seeds_take_their_nearest_class_in_turn():
-    """0 and 3 are seeds: each takes its nearest that is free, then the next."""
+    """The seeds 0 and 3 alternately take their nearest free class."""
     table = table_of([0.0, 0.1, 0.2, 3.0, 2.9, 2.8])
     nearest = table.request_nearest(np.array([0, 3]), 6).wait()
 
     assert choose_classes([0, 3], nearest, 6, table) == [0, 3, 1, 4, 2, 5]
 
 
-def test_a_class_is_taken_once_when_two_seeds_want_it():
+def test_a_class_nearest_to_two_seeds_is_taken_once():
     table = table_of([0.0, 0.1, 0.05, 1.0, 2.0])
     nearest = table.request_nearest(np.array([0, 1]), 5).wait()
 

@@ -12,7 +12,7 @@ def weights():
 
 
 def started(parameters, steps=4, *, begun=2, **knobs):
-    """Projections in their second projection, where there is a pull."""
+    """Projections in their second projection, the first with a pull."""
     projections = Projections(ProjectionConfig(**knobs), parameters, steps)
     for _ in range(begun):
         projections.begin()
@@ -43,7 +43,7 @@ def test_right_after_anchoring_the_pull_is_zero():
     assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in parameters)
 
 
-def test_later_the_pull_is_exactly_the_weight_times_the_drift():
+def test_the_pull_is_the_weight_times_the_drift():
     parameters = weights()
     projections = started(parameters, pull="coupled", pull_weight=0.25)
     move(parameters, 0.5)
@@ -56,7 +56,7 @@ def test_later_the_pull_is_exactly_the_weight_times_the_drift():
     assert projections.pull_length().item() == pytest.approx(0.125 * 2)
 
 
-def test_the_first_projection_pulls_nowhere():
+def test_the_first_projection_has_no_pull():
     parameters = weights()
     projections = started(parameters, begun=1, pull="coupled", pull_weight=0.3)
     move(parameters)
@@ -77,7 +77,7 @@ def test_the_weight_decays_from_projection_to_projection():
 
 
 def test_the_anchor_is_a_copy_and_not_zero():
-    """An anchor left at zero, or following the weights, would make the pull weight decay, or nothing."""
+    """With anchor weights of zero the pull would be weight decay; following the weights it would vanish."""
     parameters = weights()
     projections = started(parameters, pull="decoupled", pull_weight=0.5)
     move(parameters, 2.0)
@@ -100,7 +100,7 @@ def test_a_very_large_pull_holds_the_weights_at_the_anchor():
 
 
 def test_weights_without_a_gradient_are_not_pulled():
-    """The backbone during the head's warm-up, say."""
+    """For example the backbone during the warm-up of the head."""
     parameters = weights()
     projections = started(parameters, pull="coupled", pull_weight=0.5)
     move(parameters)
@@ -162,7 +162,7 @@ def test_a_relaxed_projection_goes_part_of_the_way():
     assert parameters[0].tolist() == [2.0, 3.0]
 
 
-def test_a_whole_projection_changes_no_bit():
+def test_a_projection_without_relaxation_changes_no_bit():
     parameters = weights()
     projections = started(parameters)
     move(parameters, 1 / 3)
@@ -173,7 +173,7 @@ def test_a_whole_projection_changes_no_bit():
     assert all(torch.equal(parameter, copy) for parameter, copy in zip(parameters, before, strict=True))
 
 
-def test_relax_takes_the_share_of_the_way():
+def test_relax_moves_the_share_of_the_way():
     end, start = [torch.tensor([4.0])], [torch.tensor([0.0])]
 
     relax(end, start, 0.75)
@@ -192,7 +192,7 @@ def test_drift_is_relative_to_the_anchor():
     assert float(drift) == pytest.approx(0.1)
 
 
-def test_restored_projections_go_on_alike():
+def test_restored_projections_continue_alike():
     parameters = weights()
     projections = started(parameters, steps=3, pull="decoupled", pull_weight=0.5, anchor="best")
     move(parameters)
@@ -213,7 +213,7 @@ def test_restored_projections_go_on_alike():
         assert made.has_ended
 
 
-def test_without_representatives_nothing_is_ever_projected():
+def test_without_representatives_there_are_no_projections():
     parameters = weights()
     projections = Projections(ProjectionConfig(), parameters, 1, is_active=False)
     projections.count_step()
@@ -226,10 +226,9 @@ def test_without_representatives_nothing_is_ever_projected():
 HALF_SPACES = [((-1.0, 0.0), -1.0), ((0.0, -1.0), -1.0), ((1.0, 1.0), 3.0)]
 
 
-@pytest.mark.parametrize("relaxation", [1.0, 0.7])
-@pytest.mark.parametrize("start", [(-3.0, 4.0), (6.0, -2.0), (5.0, 5.0)])
+@pytest.mark.parametrize(("start", "relaxation"), [((-3.0, 4.0), 1.0), ((6.0, -2.0), 0.7), ((5.0, 5.0), 1.0)])
 def test_on_half_spaces_the_loop_ends_in_their_intersection(start, relaxation):
-    """Method test 5: each projection holds one half-space, as a selection holds one set of pairs."""
+    """Method test 5: each projection enforces one half-space, as a selection enforces one set of pairs."""
     point = torch.nn.Parameter(torch.tensor(start))
     config = ProjectionConfig(pull="coupled", pull_weight=0.05, relaxation=relaxation)
     projections = Projections(config, [point], 30)

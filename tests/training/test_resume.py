@@ -29,7 +29,7 @@ def test_there_is_no_state_before_the_first(tmp_path):
     assert latest_state(tmp_path / "state") is None
 
 
-def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_state(tmp_path, monkeypatch):
     first = save_state(tmp_path, 1, {"weights": torch.ones(2)})
 
     def fail(*_):
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
     assert load_state(first)["weights"].tolist() == [1, 1]
 
 
-def test_a_write_that_torch_reports_its_own_way_is_an_os_error(tmp_path, monkeypatch):
+def test_a_failed_write_in_torch_is_an_os_error(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
 

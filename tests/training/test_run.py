@@ -27,16 +27,20 @@ from training.run import RunHooks, RunOptions, train
 CONFIG = load_preset(
     "tiny",
     [
-        "steps=60",
-        "log_every=10",
-        "save_every=20",
-        "evaluation.every=20",
+        "steps=24",
+        "log_every=4",
+        "save_every=8",
+        "evaluation.every=8",
         "network.embedding_dim=16",
+        "network.image_size=32",
         "batches.classes_per_batch=4",
         "batches.images_per_class=3",
         "split.validation_share=0.2",
     ],
 )
+
+
+pytestmark = pytest.mark.usefixtures("_without_drawing")
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +55,11 @@ def options(shapes, tmp_path, config=CONFIG, **changed):
 
 @pytest.fixture(scope="module")
 def finished(shapes, tmp_path_factory):
-    """One complete run that several tests look at."""
+    """One complete run with its report, which several tests read."""
     return train(options(shapes, tmp_path_factory.mktemp("finished")))
 
 
-def test_a_run_leaves_checkpoint_metrics_curves_and_report(finished):
+def test_a_run_writes_checkpoint_metrics_curves_and_report(finished):
     names = {path.name for path in finished.out.iterdir()}
 
     assert {
@@ -67,7 +71,7 @@ def test_a_run_leaves_checkpoint_metrics_curves_and_report(finished):
     assert finished.after["all"]["num_queries"] == finished.before["all"]["num_queries"] > 0
 
 
-def test_the_run_card_holds_every_knob_and_what_was_trained_on(finished):
+def test_the_run_card_holds_every_setting_and_the_data(finished):
     card = json.loads((finished.out / "run_card.json").read_text())
 
     assert card["status"] == "completed"
@@ -75,7 +79,7 @@ def test_the_run_card_holds_every_knob_and_what_was_trained_on(finished):
     assert card["versions"]["torch"] == torch.__version__
     assert len(card["snapshot"]["hash"]) == 64
     assert card["split"]["train_classes"] + len(card["split"]["unseen_classes"]) <= 12
-    assert card["best"]["step"] in (20, 40, 60)
+    assert card["best"]["step"] in (8, 16, 24)
 
 
 def test_the_log_has_steps_evaluations_and_projections(finished):
@@ -91,7 +95,7 @@ def test_the_log_has_steps_evaluations_and_projections(finished):
         assert isinstance(step[name], float), name
 
 
-def test_the_checkpoint_gives_the_figures_of_the_report(finished, shapes):
+def test_the_checkpoint_reproduces_the_metrics_of_the_report(finished, shapes):
     measured = evaluate_checkpoint(
         finished.out / "checkpoint", shapes, overrides=["split.validation_share=0.2"], device="cpu"
     )
@@ -103,7 +107,7 @@ def test_the_checkpoint_gives_the_figures_of_the_report(finished, shapes):
 
 
 class Begun(SilentProgress):
-    """Knows when training has begun, so that a run can be stopped in it and not before."""
+    """Records that training has begun, to stop a run during training and not before."""
 
     has_begun = False
 
@@ -123,7 +127,7 @@ def test_training_again_gives_the_same_weights(finished, shapes, tmp_path):
     assert first == second
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(finished, shapes, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_weights(finished, shapes, tmp_path):
     class StopAt(SilentProgress):
         logged = 0
 
@@ -131,7 +135,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(finished, shapes, tmp_pa
             self.logged = record["step"]
 
     progress = StopAt()
-    hooks = RunHooks(progress, should_stop=lambda: progress.logged >= 30)
+    hooks = RunHooks(progress, should_stop=lambda: progress.logged >= 12)
     first = train(options(shapes, tmp_path), hooks)
     assert (first.status, first.checkpoint) == ("interrupted", None)
     assert json.loads((first.out / "run_card.json").read_text())["status"] == "interrupted"
@@ -148,32 +152,32 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(finished, shapes, tmp_pa
     assert logs[0] == logs[1]
 
 
+@pytest.mark.long
 def test_sigterm_saves_a_state_and_ends_cleanly(shapes, tmp_path):
     program = [sys.executable, "-m", "training", "train", "--data", str(shapes), "--out", str(tmp_path / "run")]
     knobs = ["--preset", "tiny", "--steps", "100000", "--cache", str(tmp_path / "cache"), "--device", "cpu"]
     process = subprocess.Popen([*program, *knobs], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not (metrics.exists() and '"step": 25' in metrics.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.1)
 
     process.send_signal(signal.SIGTERM)
-    shown, _ = process.communicate(timeout=60)
+    shown, _ = process.communicate(timeout=240)
 
     assert process.returncode == 0
-    assert "go on with --resume" in shown
+    assert "continue with --resume" in shown
     assert len(list((tmp_path / "run" / "state").iterdir())) == 1
 
 
-def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
-    """The checkpoint embeds images as the features said it would."""
-    backbone = train(options(shapes, tmp_path / "first", replace(CONFIG, steps=20)))
+def test_a_frozen_backbone_trains_its_head_on_features(finished, shapes, tmp_path):
+    """The checkpoint embeds images exactly as its features predicted."""
     config = config_from_tables(
         {
-            "steps": 40,
-            "network": {"train": "head", "embedding_dim": 8, "checkpoint": str(backbone.checkpoint)},
+            "steps": 20,
+            "network": {"train": "head", "embedding_dim": 8, "checkpoint": str(finished.checkpoint)},
             "augmentation": {"views": 2, "catalogue_views": 2},
             "batches": {"classes_per_batch": 4, "images_per_class": 3},
         }
@@ -188,7 +192,7 @@ def test_a_frozen_backbone_trains_its_head_on_features(shapes, tmp_path):
 
 def test_examples_are_searched_among_catalogue_images(tmp_path):
     shop = write_shapes(tmp_path / "shop", with_examples=True)
-    config = replace(CONFIG, steps=20, batches=replace(CONFIG.batches, representatives="catalogue"))
+    config = replace(CONFIG, steps=8, batches=replace(CONFIG.batches, representatives="catalogue"))
 
     outcome = train(options(shop, tmp_path, config))
 
@@ -198,19 +202,20 @@ def test_examples_are_searched_among_catalogue_images(tmp_path):
     assert "among 12 catalogue images" in protocol
 
 
-def test_a_image_that_cannot_be_read_is_named_and_left_out(tmp_path):
+def test_an_unreadable_image_is_named_and_excluded(tmp_path):
     shop = write_shapes(tmp_path / "shop")
     (shop / "red-disc" / "0.png").write_bytes(b"no image")
 
-    outcome = train(options(shop, tmp_path, replace(CONFIG, steps=20)))
+    outcome = train(options(shop, tmp_path, replace(CONFIG, steps=8)))
 
     assert any("red-disc/0.png" in warning for warning in outcome.warnings)
     assert outcome.checkpoint is not None
 
 
+@pytest.mark.long
 def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
-    """Retrieval of the finished checkpoint through the road that requests take."""
-    outcome = train(options(shapes, tmp_path, replace(CONFIG, steps=200, split=replace(CONFIG.split, test="none"))))
+    """Retrieval with the finished checkpoint, embedded as for requests."""
+    outcome = train(options(shapes, tmp_path, replace(CONFIG, steps=300, split=replace(CONFIG.split, test="none"))))
     assert outcome.checkpoint is not None
     embedder = load_embedder(outcome.checkpoint, device="cpu")
     folders = sorted(path for path in shapes.iterdir() if path.is_dir())
@@ -223,27 +228,27 @@ def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
     assert (classes[scores.argmax(axis=1)] == classes).mean() > 0.5
 
 
-def test_a_folder_with_a_run_is_never_written_over(finished, shapes):
+def test_a_folder_with_a_run_is_never_overwritten(finished, shapes):
     with pytest.raises(InvalidRun, match="--resume"):
         train(RunOptions(shapes, finished.out, CONFIG, finished.out.parent / "cache", device="cpu"))
 
 
-def test_a_complete_run_does_not_go_on(finished, shapes):
+def test_a_complete_run_cannot_be_resumed(finished, shapes):
     with pytest.raises(InvalidRun, match="complete"):
         train(RunOptions(shapes, finished.out, CONFIG, finished.out.parent / "cache", device="cpu", resume=True))
 
 
-@pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 60, now 70"), ("images", "other images")])
-def test_a_run_goes_on_only_with_its_own_knobs_and_images(shapes, tmp_path, change, message):
+@pytest.mark.parametrize(("change", "message"), [("knobs", "steps: 24, now 28"), ("images", "other images")])
+def test_a_run_resumes_only_with_its_own_settings_and_images(shapes, tmp_path, change, message):
     train(options(shapes, tmp_path), stopped_in_training())
-    config = replace(CONFIG, steps=70) if change == "knobs" else CONFIG
+    config = replace(CONFIG, steps=28) if change == "knobs" else CONFIG
     data = shapes if change == "knobs" else write_shapes(tmp_path / "other", per_class=6)
 
     with pytest.raises(InvalidRun, match=message):
         train(options(data, tmp_path, config, resume=True))
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(shapes, tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(shapes, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
 
@@ -251,14 +256,14 @@ def test_a_folder_that_is_not_empty_is_left_alone(shapes, tmp_path):
         train(options(shapes, tmp_path))
 
 
-def test_two_classes_with_images_are_needed(tmp_path):
+def test_training_needs_two_classes_with_two_images(tmp_path):
     shop = write_shapes(tmp_path / "shop", per_class=1)
 
     with pytest.raises(UnfitData):
         train(options(shop, tmp_path))
 
 
-def test_too_few_images_for_the_head_name_the_knob(shapes, tmp_path):
+def test_too_few_images_for_the_head_name_the_setting(shapes, tmp_path):
     config = replace(CONFIG, network=replace(CONFIG.network, embedding_dim=128, head_start="principal_components"))
 
     with pytest.raises(InvalidConfig, match=r"lower network\.embedding_dim"):
@@ -268,12 +273,12 @@ def test_too_few_images_for_the_head_name_the_knob(shapes, tmp_path):
 def test_a_frozen_random_backbone_is_refused(shapes, tmp_path):
     config = replace(CONFIG, network=replace(CONFIG.network, train="head"))
 
-    with pytest.raises(InvalidConfig, match="gives it nothing to know"):
+    with pytest.raises(InvalidConfig, match="leaves untrained"):
         train(options(shapes, tmp_path, config))
 
 
 def test_a_full_disk_keeps_the_last_state(shapes, tmp_path, monkeypatch):
-    """The second state cannot be written: the run ends with the reason, and goes on from the first one later."""
+    """The second state cannot be written: the run fails with the reason, and later resumes from the first state."""
     real = os.fsync
     states = []
 
@@ -290,7 +295,7 @@ def test_a_full_disk_keeps_the_last_state(shapes, tmp_path, monkeypatch):
     monkeypatch.undo()
 
     assert json.loads((tmp_path / "run" / "run_card.json").read_text())["status"] == "failed"
-    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["step-000000020.pt"]
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["step-000000008.pt"]
     assert train(options(shapes, tmp_path, resume=True)).status == "completed"
     assert "error" not in json.loads((tmp_path / "run" / "run_card.json").read_text())
 
@@ -309,15 +314,15 @@ def test_two_processes_never_train_into_one_folder(shapes, tmp_path):
     train(options(shapes, tmp_path), RunHooks(should_stop=try_another))
 
 
-def test_asked_to_stop_before_training_a_run_ends_at_once(shapes, tmp_path):
+def test_a_request_to_stop_before_training_ends_the_run_at_once(shapes, tmp_path):
     outcome = train(options(shapes, tmp_path), RunHooks(should_stop=lambda: True))
 
     assert (outcome.status, outcome.steps) == ("interrupted", 0)
-    assert train(options(shapes, tmp_path)).status == "completed"
+    assert train(options(shapes, tmp_path, replace(CONFIG, steps=8))).status == "completed"
 
 
-def test_recall_is_always_measured_at_1_which_reports_show(shapes, tmp_path):
-    config = replace(CONFIG, steps=20, evaluation=replace(CONFIG.evaluation, ks=(2, 4)))
+def test_recall_at_1_is_always_measured(shapes, tmp_path):
+    config = replace(CONFIG, steps=8, evaluation=replace(CONFIG.evaluation, ks=(2, 4)))
 
     outcome = train(options(shapes, tmp_path, config))
 
@@ -325,7 +330,9 @@ def test_recall_is_always_measured_at_1_which_reports_show(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["write_neighbours", "write_report", "save_checkpoint"])
-def test_a_run_cut_off_among_its_results_goes_on_to_the_same_checkpoint(finished, shapes, tmp_path, monkeypatch, place):
+def test_a_run_killed_while_writing_results_resumes_to_the_same_checkpoint(
+    finished, shapes, tmp_path, monkeypatch, place
+):
     real = getattr(training.run, place)
 
     def cut_off(*arguments, **named):
@@ -338,7 +345,7 @@ def test_a_run_cut_off_among_its_results_goes_on_to_the_same_checkpoint(finished
         train(options(shapes, tmp_path))
     monkeypatch.undo()
     if place == "write_report":
-        # All that matters is there; the page can be written again.
+        # Checkpoint and results are complete; the page can be written again.
         assert (tmp_path / "run" / "checkpoint" / "model.json").exists()
         return
 
@@ -354,7 +361,7 @@ def test_a_run_cut_off_among_its_results_goes_on_to_the_same_checkpoint(finished
     "error",
     [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), RuntimeError("cuDNN error: X")],
 )
-def test_a_lost_device_is_named_with_the_remedy(shapes, tmp_path, monkeypatch, error):
+def test_a_failed_device_is_named_with_the_remedy(shapes, tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -373,7 +380,7 @@ def test_a_lost_device_is_named_with_the_remedy(shapes, tmp_path, monkeypatch, e
         ("projections.final_relaxation=0.5", "batch-norm statistics"),
     ],
 )
-def test_knobs_that_would_be_ignored_are_refused(shapes, tmp_path, knob, message):
+def test_settings_that_would_be_ignored_are_refused(shapes, tmp_path, knob, message):
     tables = {**CONFIG.to_json(), "split": {"validation_share": 0.0, "validation_example_share": 0.0}}
 
     with pytest.raises(InvalidConfig, match=message):

@@ -1,4 +1,4 @@
-"""docs/training.md names knobs, commands and presets: they exist."""
+"""The settings and presets named in docs/training.md exist."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from training.config import TrainingConfig, preset_names
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 
-def test_every_knob_that_is_named_exists():
+def test_every_named_setting_exists():
     config = TrainingConfig()
     sections = [
         field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, field.name))

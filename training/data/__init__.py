@@ -1,1 +1,1 @@
-"""What is trained on: snapshots, what is held out, checks, and images or features computed once."""
+"""Training data: snapshots, splits, checks, caches of decoded images and features, and augmentation."""

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device: random resized crop, flip, colour.
 
-What is random is drawn on the host, a few numbers an image, so that a seed gives the same images on every device and
-each of several processes can draw for the whole batch and apply its own share.
+A few random numbers per image are drawn on the host, so that a seed gives the same images on every device, and each of
+several processes can draw for the whole batch and apply its own share.
 
 Shape legend: B images, H height, W width.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 from embedding.preprocessing import Preprocessing
 from training.config import AugmentationConfig
 
-# Weights of red, green and blue in grey (ITU-R BT.601), as Pillow takes them.
+# Weights of red, green and blue in grey (ITU-R BT.601), as in Pillow.
 _GREY = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """How each image of a batch is varied; the neutral values leave it as it is."""
+    """The random transformation of each image of a batch."""
 
     crop: Tensor  # [B, 4] centre x, centre y, width, height of the crop; the image spans -1..1
     colour: Tensor  # [B, 3] factors of brightness, contrast and saturation
@@ -35,9 +35,9 @@ class Draws:
 
 
 def uncropped(preprocessing: Preprocessing) -> Preprocessing:
-    """Return how images are cached for training: the whole centre square, at the scale of the evaluation's crop.
+    """Return the preprocessing of cached training images: the whole centre square, at the scale of evaluation.
 
-    What lies outside the centre square is never trained on, nor is it evaluated.
+    The area outside the centre square is used neither in training nor in evaluation.
     """
     if preprocessing.crop_fraction == 1:
         return preprocessing
@@ -46,12 +46,12 @@ def uncropped(preprocessing: Preprocessing) -> Preprocessing:
 
 
 class Augmentation:
-    """Random variations of training images."""
+    """Random transformations of training images."""
 
     def __init__(self, config: AugmentationConfig, preprocessing: Preprocessing) -> None:
         self._config = config
         self._preprocessing = preprocessing
-        # Of the whole square, what evaluation crops: see `uncropped`.
+        # The evaluation's crop of the whole square; see `uncropped`.
         share = preprocessing.crop_fraction
         self._plain_crop = torch.tensor([0.0, 0.0, share, share])
         self._mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
@@ -59,10 +59,10 @@ class Augmentation:
         self._has_colour = max(config.brightness, config.contrast, config.saturation, config.grey) > 0
 
     def draw(self, num_images: int, generator: torch.Generator, is_plain: Tensor | None = None) -> Draws:
-        """Draw variations for a batch; images marked in `is_plain` [B] are taken as evaluation takes them.
+        """Draw transformations for a batch; images marked in `is_plain` [B] get the evaluation's crop.
 
-        Area and shape of a crop are drawn like torchvision's RandomResizedCrop: area uniform, logarithm of the
-        ratio uniform, a crop that does not fit is cut to the image.
+        Crops are drawn like torchvision's RandomResizedCrop: area and logarithm of the ratio are uniform; a crop that
+        does not fit is cut to the image.
         """
         config = self._config
         uniform = torch.rand(num_images, 10, generator=generator)
@@ -84,13 +84,13 @@ class Augmentation:
         return Draws(crop, colour)
 
     def apply(self, pixels_BHWC: Tensor, draws: Draws) -> Tensor:
-        """Vary uint8 images [B, H, W, 3] and return the network's normalised input [B, 3, H, W]."""
+        """Transform uint8 images [B, H, W, 3] into the network's normalised input [B, 3, H, W]."""
         device = pixels_BHWC.device
         images = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
         centre_x, centre_y, width, height = draws.crop.to(device, non_blocking=True).unbind(1)
         zero = torch.zeros_like(width)
         matrix = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(-1, 2, 3)
-        # A crop is hardly ever shrunk (by crop_fraction at most), so it needs no antialiasing.
+        # A crop is shrunk by crop_fraction at most, so it needs no antialiasing.
         size = self._preprocessing.image_size
         grid = F.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

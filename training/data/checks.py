@@ -1,4 +1,4 @@
-"""What is wrong with the data, said before hours are spent on them: each finding names rows and a remedy."""
+"""Checks of the data before training; each finding names rows and a remedy."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with the data: a problem falsifies training or its measure, a warning may."""
+    """A defect of the data: a problem distorts training or evaluation, a warning may do so."""
 
     severity: Literal["problem", "warning"]
     message: str
-    rows: tuple[str, ...]  # the locations of all rows, where the message names the first few
+    rows: tuple[str, ...]  # the locations of all rows; the message names the first few
 
 
 @dataclass(frozen=True, slots=True)
 class DataChecks:
-    """Findings, and the images that follow from them; sorted positions in the snapshot."""
+    """Findings, and the images to exclude as sorted positions in the snapshot."""
 
     findings: tuple[Finding, ...]
-    exclude: NDArray[np.int64]  # images that must not train: unreadable, or near to a held-out one
-    unreadable: NDArray[np.int64]  # images that can be used nowhere
+    exclude: NDArray[np.int64]  # images not to train on: unreadable, or near-duplicates of held-out ones
+    unreadable: NDArray[np.int64]  # images that cannot be used at all
 
 
 def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> DataChecks:
-    """Look for unreadable images, single ones, duplicates across the split, and images under two labels.
+    """Find unreadable images, classes of one image, duplicates across the split, and images with two labels.
 
-    `splits.leave_out` takes what is to be left out. Takes a few seconds for 10,000 images.
+    Pass the images to exclude to `splits.leave_out`. Takes a few seconds for 10,000 images.
     """
     images = snapshot.images
     if len(cache) != len(images):
@@ -44,7 +44,7 @@ def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> 
     ids, content = class_ids(snapshot.labels), class_ids([image.sha256 for image in images])
     is_held_out = held_out_images(snapshot, split)
     pairs = near_duplicate_pairs(thumbnails_of(cache))
-    # Images of the same bytes have findings of their own.
+    # Files with equal bytes have findings of their own.
     pairs = pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
     unreadable = np.array(sorted(cache.failures), np.int64)
     in_training = np.zeros(len(images), np.bool_)
@@ -68,7 +68,7 @@ def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> 
 def _partners(
     pairs: NDArray[np.int64], is_held_out: NDArray[np.bool_], in_training: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the training images that are paired with a held-out one."""
+    """Return the training images that are paired with a held-out image."""
     both_ways = np.concatenate([pairs, pairs[:, ::-1]])
     return np.unique(both_ways[is_held_out[both_ways[:, 1]] & in_training[both_ways[:, 0]], 0])
 
@@ -99,7 +99,11 @@ def _single_images(images: Sequence[SnapshotImage], ids: NDArray[np.int64]) -> I
     single = np.flatnonzero(np.bincount(ids)[ids] == 1)
     if len(single):
         yield _finding(
-            "warning", images, single, "classes with one image, which cannot train", "add a second image of each"
+            "warning",
+            images,
+            single,
+            "classes with a single image, which cannot be trained on",
+            "add a second image of each",
         )
 
 
@@ -109,7 +113,7 @@ def _same_file_across(images: Sequence[SnapshotImage], same: NDArray[np.bool_]) 
             "problem",
             images,
             np.flatnonzero(same),
-            "images that are the same files as held-out ones, and do not train",
+            "images with the same files as held-out images, excluded from training",
             "remove one of each",
         )
 
@@ -120,15 +124,15 @@ def _near_duplicates_across(images: Sequence[SnapshotImage], near: NDArray[np.in
             "warning",
             images,
             near,
-            "images that look the same as held-out ones, and do not train",
-            "remove one of each, so that the measure is not too good",
+            "near-duplicates of held-out images, excluded from training",
+            "remove one of each, so that metrics are not too high",
         )
 
 
 def _same_file_under_labels(
     images: Sequence[SnapshotImage], ids: NDArray[np.int64], content: NDArray[np.int64]
 ) -> Iterable[Finding]:
-    # Each (file, label) once; a file that is then there twice has two labels.
+    # Each (file, label) once; a file that still occurs twice has two labels.
     distinct = np.unique(np.stack([content, ids], axis=1), axis=0)
     num_labels = np.bincount(distinct[:, 0])
     rows = np.flatnonzero(num_labels[content] > 1)
@@ -138,7 +142,7 @@ def _same_file_under_labels(
             "problem",
             images,
             by_file,
-            "images of which the same file has another label too",
+            "images whose file also has another label",
             "keep the right label of each",
             with_labels=True,
         )
@@ -154,8 +158,8 @@ def _near_duplicates_under_labels(
             "warning",
             images,
             rows,
-            "images that look the same as one of another label",
-            "see whether one class has two labels",
+            "near-duplicates of images with another label",
+            "check whether one class has two labels",
             with_labels=True,
         )
 

@@ -1,8 +1,8 @@
-"""Features of a frozen backbone, computed once an image and kept in files by embedding space.
+"""Features of a frozen backbone, computed once per image and cached in files by embedding space.
 
-A folder belongs to one backbone with its preprocessing and one way of augmenting; it holds parts that are only ever
-added. So a run that was cut off goes on where it stopped, and a retraining embeds only images that are new. A view
-depends on its image and its number alone: the same file is the same features, wherever and whenever.
+A folder belongs to one backbone with its preprocessing and one augmentation; it contains parts that are only added. A
+run that was killed therefore continues where it stopped, and a retraining embeds only new images. A view depends only
+on its image and its number: equal files have equal features.
 
 Shape legend: N images, R views of all of them, C channels.
 """
@@ -39,13 +39,13 @@ from training.errors import InvalidDataset
 
 log = logging.getLogger(__name__)
 
-# What decides how many views there are, or which is taken, and not what a view is.
-_NO_MATTER_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
-# Scenes are numbered behind all possible views, so that more views leave them as they are.
+# Settings that affect the number or choice of views, but not the views themselves.
+_IRRELEVANT_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
+# Scenes are numbered after all possible views, so that more views do not change them.
 _FIRST_SCENE = 100
 _IMAGES_PER_PART = 256
 _VERSION = 2
-# As in the Embedder: larger batches leave a CPU's cache.
+# As in the Embedder: larger batches exceed a CPU's cache.
 _BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 OnProgress = Callable[[int, int], None]
@@ -53,10 +53,10 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Unit-length pooled features of the images' views [R, C], image after image; the first is the image as it is.
+    """Unit-length pooled features of the images' views [R, C]; an image's first view is the image itself.
 
-    The views of image i stand in rows `offsets[i]` to `offsets[i + 1]`; `failures` names images that cannot be
-    read, by position, whose rows are zeros.
+    The views of image i are rows `offsets[i]` to `offsets[i + 1]`. `failures` maps the positions of unreadable images,
+    whose rows are zeros, to the reasons.
     """
 
     rows_RC: Tensor
@@ -65,11 +65,11 @@ class Features:
 
     @property
     def num_views(self) -> NDArray[np.int64]:
-        """How many views each image has [N]."""
+        """The number of views of each image [N]."""
         return np.diff(self.offsets)
 
     def plain(self, images: NDArray[np.int64]) -> Tensor:
-        """Return the features of images as they are [n, C]."""
+        """Return the features of the images without augmentation [n, C]."""
         return self.rows_RC[torch.from_numpy(self.offsets[images])]
 
 
@@ -88,20 +88,22 @@ class FeatureStore:
         self._pool = without_head(model).eval().pool
         self._preprocessing = preprocessing
         self._config = augmentation
-        # Which share of images stays plain is decided when a view is chosen, not when it is made.
+        # `plain` applies when a view is chosen, not when it is computed.
         self._augmentation = Augmentation(dataclasses.replace(augmentation, plain=0.0), preprocessing)
         self._device = device
-        knobs = {name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _NO_MATTER_TO_A_VIEW}
-        digest = hashlib.sha256(canonical_json([_VERSION, knobs])).hexdigest()[:8]
+        settings = {
+            name: v for name, v in dataclasses.asdict(augmentation).items() if name not in _IRRELEVANT_TO_A_VIEW
+        }
+        digest = hashlib.sha256(canonical_json([_VERSION, settings])).hexdigest()[:8]
         self.directory = directory / f"{self._embedder.space_id}-{digest}"
 
     def read_or_compute(
         self, images: Sequence[SnapshotImage], is_varied: NDArray[np.bool_], on_progress: OnProgress | None = None
     ) -> Features:
-        """Return the features of `images`, computing and keeping those that are not stored yet.
+        """Return the features of `images`, computing and storing those that are missing.
 
-        Only those marked in `is_varied` [N] have augmented views. Raises OSError when features cannot be written;
-        what was written before stays.
+        Only images marked in `is_varied` [N] have augmented views. `on_progress` receives (images done, all missing
+        images). Raises OSError if features cannot be written; stored features remain.
         """
         views_of = [self._views_of(image, is_it) for image, is_it in zip(images, is_varied, strict=True)]
         stored = self._stored()
@@ -114,7 +116,7 @@ class FeatureStore:
         return self._gather(images, views_of, self._stored() if missing else stored, failed)
 
     def _views_of(self, image: SnapshotImage, is_varied: bool) -> list[int]:
-        """Return the numbers of an image's views: the image itself, crops of it, scenes made of it."""
+        """Return the numbers of an image's views: the image itself, crops, and synthetic scenes."""
         if not is_varied:
             return [0]
         if image.role != "catalogue":
@@ -123,7 +125,7 @@ class FeatureStore:
         return [*range(1 + self._config.catalogue_views), *scenes]
 
     def _compute(self, missing: list[tuple[SnapshotImage, set[int]]], on_progress: OnProgress | None) -> dict[str, str]:
-        """Compute and keep views; returns why images could not be read, by their hash."""
+        """Compute and store views; returns the reasons for unreadable images by their hash."""
         failed: dict[str, str] = {}
         for start in range(0, len(missing), _IMAGES_PER_PART):
             part = missing[start : start + _IMAGES_PER_PART]
@@ -150,16 +152,16 @@ class FeatureStore:
     def _decoded(
         self, missing: list[tuple[SnapshotImage, set[int]]], failed: dict[str, str]
     ) -> Iterator[tuple[SnapshotImage, set[int], NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Yield each image with its pixels for evaluation and for augmentation; decoding runs ahead."""
+        """Yield each image with its pixels for evaluation and for augmentation; decodes ahead in a thread."""
         square = uncropped(self._preprocessing)
 
         def decode(image: SnapshotImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | str:
             try:
                 image_bytes = image.path.read_bytes()
             except OSError as error:
-                raise InvalidDataset(f"{image.location} cannot be read any more: {error}; put it back") from error
+                raise InvalidDataset(f"{image.location} can no longer be read: {error}; restore it") from error
             if hashlib.sha256(image_bytes).hexdigest() != image.sha256:
-                raise InvalidDataset(f"{image.location} has changed since the run began; start it again")
+                raise InvalidDataset(f"{image.location} has changed since the run started; start it again")
             try:
                 decoded = decode_image(image_bytes)
             except InvalidImage as error:
@@ -207,18 +209,18 @@ class FeatureStore:
         except (SafetensorError, OSError) as error:
             aside.unlink(missing_ok=True)
             raise OSError(
-                f"features cannot be kept in {self.directory}: {error}; free some disk, or name another --cache"
+                f"features cannot be written to {self.directory}: {error}; free some disk, or choose another --cache"
             ) from error
 
     def _stored(self) -> dict[str, tuple[Path, int]]:
-        """Return where each key's row stands; a part that cannot be read is removed and computed anew."""
+        """Return the file and row of each key; an unreadable part is removed, to be computed again."""
         places: dict[str, tuple[Path, int]] = {}
         for path in sorted(self.directory.glob("part-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
                     keys = json.loads(file.metadata()["keys"])
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
-                log.warning("the features in %s are damaged and computed anew: %s", path, error)
+                log.warning("the features in %s are damaged and will be computed again: %s", path, error)
                 path.unlink()
                 continue
             places |= {key: (path, row) for row, key in enumerate(keys)}

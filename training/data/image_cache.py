@@ -1,8 +1,8 @@
-"""Decoded images kept as uint8 pixels, so that decoding is paid once and not in every epoch.
+"""A cache of decoded images as uint8 pixels, so that images are decoded once and not in every epoch.
 
-Every image is one square: its centre, resized to `size` by the same code that indexing and requests use
-(`Preprocessing.to_pixels`). With `crop_fraction` 1 that is the largest centred square; what a long image shows beyond
-it is lost to training, as it is to the finished network.
+Every image is a square: its centre, resized to `size` by the same code as for indexing and requests
+(`Preprocessing.to_pixels`). With `crop_fraction` 1 it is the largest centred square; the rest of a long image is used
+neither in training nor by the finished network.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from training.errors import InvalidDataset, TrainingError
 KIND = "akin-image-cache/1"
 PIXELS_NAME = "pixels.npy"
 _MAX_THREADS = 32
-# Decoded images that wait to be written.
+# Limit of decoded images that wait to be written.
 _MAX_CHUNK_BYTES = 64 * 2**20
 
 
 class ImageCache:
     """Square uint8 pixels of every image of a snapshot, in memory or in a memory-mapped file.
 
-    `failures` says, by the image's position, why it could not be read; its pixels are zeros and must not be used.
+    `failures` maps the position of an unreadable image to the reason; its pixels are zeros and must not be used.
     """
 
     def __init__(self, pixels_NHWC: NDArray[np.uint8], failures: Mapping[int, str]) -> None:
@@ -57,21 +57,21 @@ class ImageCache:
         num_threads: int | None = None,
         on_progress: Progress | None = None,
     ) -> Self:
-        """Decode the images of a snapshot, or open what an earlier run has left in `directory`.
+        """Decode the images of a snapshot, or open an existing cache in `directory`.
 
-        For evaluation give the size and the crop fraction of `preprocessing`: then the pixels are those that an
-        Embedder takes. Raises TrainingError when the pixels fit neither in memory nor on the disk, and
-        InvalidDataset when a file is no more what was hashed.
+        With the size and the crop fraction of `preprocessing` the pixels equal the input of an Embedder. Raises
+        TrainingError if the pixels fit neither in memory nor on the disk, and InvalidDataset if a file has changed
+        since it was hashed.
 
         Args:
-            snapshot: what is decoded.
-            preprocessing: whose interpolation and version of decoding are used.
+            snapshot: the images to decode.
+            preprocessing: provides the interpolation and the version of decoding.
             size: side of the squares in pixels.
-            crop_fraction: side of the square that is taken from an image, as a share of its shorter side.
-            directory: where the file is kept and looked for; None keeps the pixels in memory.
-            max_memory_bytes: upper bound of what is kept in memory.
-            num_threads: how many images are decoded at once; None: one for each core.
-            on_progress: is told (images decoded, all images), in the caller's thread.
+            crop_fraction: side of the cropped square as a share of the image's shorter side.
+            directory: folder of the cache file; None keeps the pixels in memory.
+            max_memory_bytes: upper bound of pixels in memory.
+            num_threads: number of images decoded at once; None: one per core.
+            on_progress: receives (images decoded, all images), in the caller's thread.
         """
         geometry = dataclasses.replace(preprocessing, image_size=size, crop_fraction=crop_fraction)
         shape = (len(snapshot.images), size, size, 3)
@@ -99,7 +99,7 @@ class ImageCache:
         )
         folder = directory / name
         facts: dict[str, object] = {"snapshot_hash": snapshot.snapshot_hash, "geometry": _facts_of(geometry)}
-        # Asked first: a folder that appears from now on is the whole work of another process.
+        # Checked first: a folder that appears later is the complete cache of another process.
         is_old = folder.exists()
         if (cache := cls._reopened(folder, facts, shape)) is not None:
             return cache
@@ -110,7 +110,7 @@ class ImageCache:
                     _write_pixels(file, chunks, shape)
                 draft.facts["failures"] = {str(number): why for number, why in chunks.failures.items()}
         except FileExistsError:
-            pass  # another process was faster, with the same pixels
+            pass  # another process wrote the same pixels first
         except OSError as error:
             raise TrainingError(
                 f"the image cache in {directory} cannot be written: {error}; free some space or name another folder"
@@ -121,7 +121,7 @@ class ImageCache:
 
     @classmethod
     def _reopened(cls, folder: Path, facts: Mapping[str, object], shape: tuple[int, ...]) -> Self | None:
-        """Open a finished cache; None where there is none, or one that is not whole or of other images."""
+        """Open an existing cache; None if there is none, or if it is incomplete or of other images."""
         try:
             stored = read_manifest(folder, KIND)["facts"]
             pixels = np.load(folder / PIXELS_NAME, mmap_mode="r")
@@ -143,20 +143,20 @@ class ImageCache:
         return int(self._pixels.shape[1])
 
     def pixels(self, images: NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
-        """Return a copy of the pixels [B, H, W, 3] of some images, by position.
+        """Return a copy of the pixels [B, H, W, 3] of the images at these positions.
 
-        Pinned memory can be sent to a GPU while the CPU goes on.
+        Pinned memory can be copied to a GPU asynchronously.
         """
         if len(images) and not 0 <= images.min() <= images.max() < len(self):
             raise IndexError(f"positions must lie within 0..{len(self) - 1}, got {images.min()}..{images.max()}")
         pixels_BHWC = torch.empty((len(images), *self._pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin_memory)
-        # The bounds are checked above; "clip" lets numpy write straight into the tensor.
+        # The bounds are checked above; mode "clip" lets numpy write directly into the tensor.
         np.take(self._pixels, images, axis=0, out=pixels_BHWC.numpy(), mode="clip")
         return pixels_BHWC
 
 
 class _Chunks:
-    """Decoded images in order, as (start, pixels [n, H, W, 3]) of a few at a time."""
+    """Iterates over decoded images in order, in chunks (start, pixels [n, H, W, 3])."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _Chunks:
         try:
             image_bytes = image.path.read_bytes()
         except OSError as error:
-            raise InvalidDataset(f"{image.location}: the image cannot be read any more: {error}") from error
+            raise InvalidDataset(f"{image.location}: the image can no longer be read: {error}") from error
         if hashlib.sha256(image_bytes).hexdigest() != image.sha256:
             raise InvalidDataset(f"{image.location}: the image has changed since it was hashed; start again")
         try:
@@ -201,13 +201,13 @@ class _Chunks:
 
 
 def _facts_of(geometry: Preprocessing) -> dict[str, object]:
-    """What decides over the pixels; mean and std come after them."""
+    """Return what determines the pixels; mean and std are applied later."""
     stored = geometry.to_json()
     return {name: stored[name] for name in ("image_size", "crop_fraction", "interpolation", "decoding")}
 
 
 def _write_pixels(file: BinaryIO, chunks: _Chunks, shape: tuple[int, ...]) -> None:
-    # Not through a memory map: on a full disk that kills the process, where write() gives an error.
+    # Not through a memory map: on a full disk it kills the process, whereas write() raises an error.
     header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     for _, chunk in chunks:
@@ -215,7 +215,7 @@ def _write_pixels(file: BinaryIO, chunks: _Chunks, shape: tuple[int, ...]) -> No
 
 
 def _make_room(folder: Path, num_bytes: int, is_damaged: bool) -> None:
-    """Remove what is left of a damaged cache, and see before the work that the disk has room for a new one."""
+    """Remove a damaged cache, and check before decoding that the disk has room for a new one."""
     try:
         if is_damaged:
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What becomes of each labelled image: whether it trains, or is held out for validation or the test."""
+"""The part of each labelled image: training, validation or test."""
 
 from typing import Literal
 
@@ -11,7 +11,8 @@ LabelState = Literal["train", "validation", "test"]
 def held_out_states(snapshot: Snapshot, config: SplitConfig) -> list[LabelState]:
     """Return the part of each image, in the order of `snapshot.images`.
 
-    A catalogue too small to train on has states too. An image of "train" may still wait for its class to have two.
+    This also works for a catalogue that is too small to train on. An image in "train" is not used until its class has
+    two images.
     """
     masks = held_out_masks(snapshot, config)
     return [

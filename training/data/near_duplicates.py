@@ -1,12 +1,12 @@
-"""Near duplicates: images that are the same but for their size, format or compression.
+"""Near-duplicates: images that differ only in size, format or compression.
 
-Two images are near duplicates when their 16 × 16 colour thumbnails agree: in structure (correlation of their grey
-values), in colour (mean difference), and everywhere (largest difference: two flavours in the same packaging differ in
-one place only, and are two products). Candidates come from 8 × 8 grey thumbnails by a tiled product, so that 10,000
-images take seconds and memory does not grow with the square of their number. Correlation and not a difference hash:
-on the plain ground of product photos the signs that such a hash is made of are noise.
+Two images are near-duplicates if their 16 × 16 colour thumbnails agree in structure (correlation of grey values), in
+colour (mean difference) and everywhere (largest difference: two flavours in the same packaging differ in one place
+only). Candidates come from a tiled product of 8 × 8 grey thumbnails, so that 10,000 images take seconds and memory does
+not grow quadratically. Correlation is used instead of a difference hash, whose bits are noise on the plain background
+of product photos.
 
-Images with hardly any structure (one colour, a blank page) are alike by nature and are never called duplicates.
+Images with hardly any structure (a single colour, a blank page) are never near-duplicates.
 
 Shape legend: N images, P pairs.
 """
@@ -37,7 +37,7 @@ _MAX_BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """What images look like from afar."""
+    """Thumbnails of images for comparison."""
 
     colours: Tensor  # uint8 [N, 768]
     grey: Tensor  # float32 [N, 256], mean 0 and length 1; zeros for an image without structure
@@ -45,9 +45,9 @@ class Thumbnails:
 
 
 def thumbnails_of(cache: ImageCache) -> Thumbnails:
-    """Shrink the images of a cache, a block at a time; those that cannot be read get none that could be alike."""
+    """Shrink the images of a cache in blocks; unreadable images get thumbnails without structure."""
     colours = torch.zeros((len(cache), 3 * _FINE * _FINE), dtype=torch.uint8)
-    # Float copies of a block are four times its pixels.
+    # The float copy of a block takes four times the memory of its pixels.
     block = max(1, _MAX_BLOCK_BYTES // (4 * 3 * cache.size**2))
     for start in range(0, len(cache), block):
         positions = np.arange(start, min(start + block, len(cache)))
@@ -60,7 +60,7 @@ def thumbnails_of(cache: ImageCache) -> Thumbnails:
 
 
 def near_duplicate_pairs(thumbnails: Thumbnails) -> NDArray[np.int64]:
-    """Return int64 [P, 2] of the near duplicates, each pair once with the smaller position first."""
+    """Return the pairs of near-duplicates, int64 [P, 2], each once with the smaller position first."""
     found = [
         pairs[_is_alike(thumbnails, pairs)]
         for candidates in _candidates(thumbnails.coarse)
@@ -77,7 +77,7 @@ def _standardised(values: Tensor) -> Tensor:
 
 
 def _candidates(coarse: Tensor) -> Iterator[Tensor]:
-    """Yield int64 [P, 2] of the pairs that are alike from very far, tile by tile above the diagonal."""
+    """Yield the pairs with similar coarse thumbnails, int64 [P, 2], tile by tile above the diagonal."""
     for start in range(0, len(coarse), _TILE):
         rows = coarse[start : start + _TILE]
         for column in range(start, len(coarse), _TILE):

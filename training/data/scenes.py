@@ -1,9 +1,8 @@
-"""Scenes: a catalogue image as a shopper might photograph it, made from the studio image alone.
+"""Synthetic scenes: a catalogue image as a shopper might photograph it, generated from the studio image.
 
-Where a product stands on a plain ground it is cut out, turned, scaled and set on a made-up ground, alone or in a pile
-of its kind, under other light, a little blurred and in perspective. So a head learns what a photo does to a product
-before there is a photo of it. An image without a plain ground is set into the scene as the rectangle that it is. All
-of this is our choice; none of it is in the paper.
+A product on a plain background is cut out, rotated, scaled and placed on a random background, alone or in a pile, with
+other lighting, slight blur and perspective. A head can thus learn the effects of photos before there are photos of a
+product. An image without a plain background is placed as a whole. All of this is our choice and not in the paper.
 """
 
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import ndimage
 
-# How far a pixel may be from the ground's colour in any channel, and how much of the border must be that near.
+# How far a pixel may be from the background's colour in any channel, and the share of the border within that.
 _GROUND_TOLERANCE = 17
 _GROUND_BORDER_SHARE = 0.6
-# A cut-out of less or more of the image is a mistake.
+# A cut-out with a smaller or larger share of the image is a mistake.
 _LEAST_PRODUCT, _MOST_PRODUCT = 0.02, 0.97
 _PILE_PROBABILITY = 0.4
 _BLUR_PROBABILITY = 0.4
@@ -24,14 +23,14 @@ _BLUR_PROBABILITY = 0.4
 
 @dataclass(frozen=True, slots=True)
 class CutOut:
-    """A product without its ground: RGB, and how much of each pixel is product."""
+    """A product without its background: RGB image and opacity mask."""
 
     product: Image.Image
     mask: Image.Image
 
 
 def cut_out(image: Image.Image) -> CutOut:
-    """Cut a product from the plain ground around it; the whole image where there is none."""
+    """Cut a product from its plain background; returns the whole image without one."""
     pixels_HWC = np.asarray(image).astype(np.int16)
     is_product = ~_plain_ground(pixels_HWC)
     if not _LEAST_PRODUCT <= is_product.mean() <= _MOST_PRODUCT:
@@ -43,7 +42,7 @@ def cut_out(image: Image.Image) -> CutOut:
 
 
 def _plain_ground(pixels_HWC: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Mark what has the border's colour and is connected with the border."""
+    """Mark the pixels of the border's colour that are connected with the border."""
     border = np.concatenate([pixels_HWC[0], pixels_HWC[-1], pixels_HWC[:, 0], pixels_HWC[:, -1]])
     ground = np.median(border, axis=0)
     is_near = (np.abs(pixels_HWC - ground) <= _GROUND_TOLERANCE).all(axis=2)
@@ -56,7 +55,7 @@ def _plain_ground(pixels_HWC: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def draw_scene(cut: CutOut, size: int, random: np.random.Generator) -> Image.Image:
-    """Draw one scene of `size` × `size` pixels; everything in it depends on `random` alone."""
+    """Draw a scene of `size` × `size` pixels that depends only on `cut` and `random`."""
     scene = _ground(size, random)
     if random.random() < _PILE_PROBABILITY:
         _pile(scene, cut, random)
@@ -70,7 +69,7 @@ def draw_scene(cut: CutOut, size: int, random: np.random.Generator) -> Image.Ima
 
 
 def _ground(size: int, random: np.random.Generator) -> Image.Image:
-    """Return a blurred pattern of a few patches around one colour."""
+    """Return a smooth pattern of a few patches around one colour."""
     patches = int(random.choice([2, 3, 5, 8]))
     colour = random.uniform(20, 230) + random.uniform(-40, 40, 3)
     light = random.normal(0, random.uniform(10, 50), (patches, patches, 1))
@@ -80,7 +79,7 @@ def _ground(size: int, random: np.random.Generator) -> Image.Image:
 
 
 def _pile(scene: Image.Image, cut: CutOut, random: np.random.Generator) -> None:
-    """Fill the scene with the product, standing as on a shelf or lying as in a crate."""
+    """Fill the scene with copies of the product, upright as on a shelf or at any angle as in a crate."""
     size = scene.width
     side = random.uniform(0.3, 0.75) * size
     spread = 15 if random.random() < 0.5 else 60

@@ -1,13 +1,13 @@
-"""Snapshots: what one training run reads, named by its content, so that the run can be repeated.
+"""Snapshots: the data of a training run, identified by a hash of their content, so that the run can be repeated.
 
-A snapshot is taken of a data set by hashing its files. It can be used where it lies, or be written as an artifact:
+A snapshot is taken by hashing the files of a data set. It is used in place, or written as an artifact:
 
-    images/ab/<sha256>.jpg   each different image once
+    images/ab/<sha256>.jpg   each distinct image once
     rows.ndjson              sha256, file, label, role, part and location of each row
     manifest.json            checksums, and the facts of the snapshot
 
-Rows are ordered by their content. Equal hashes therefore mean equal rows in the same order, wherever the files came
-from, and an index into `Snapshot.images` means the same image in every run over the same content.
+Rows are ordered by their content. Equal hashes therefore mean equal rows in the same order, whatever the locations of
+the files, and an index into `Snapshot.images` is the same image in every run over the same content.
 """
 
 import errno
@@ -33,7 +33,7 @@ from training.errors import InvalidDataset, InvalidSnapshot, TrainingError
 
 KIND = "akin-snapshot/1"
 ROWS_NAME = "rows.ndjson"
-# Reading waits for the disk, and hashing lets other threads run.
+# Reading waits for the disk, and hashing releases the GIL.
 _NUM_THREADS = 8
 _CHUNK = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 class SnapshotImage:
     """One labelled image, with the hash of its file's bytes."""
 
-    location: str  # for messages: where the row stood when the snapshot was taken
+    location: str  # for messages: the row's location when the snapshot was taken
     path: Path
     label: str
     role: Role
@@ -54,7 +54,7 @@ class SnapshotImage:
 
     @property
     def content(self) -> tuple[str, str, str, str]:
-        """What a row is but for its place: the key of the snapshot's order and of its hash."""
+        """The row without its location: the key of the snapshot's order and hash."""
         return (self.label, self.role, self.part, self.sha256)
 
 
@@ -65,7 +65,7 @@ class Snapshot:
     layout: str
     images: tuple[SnapshotImage, ...]
     snapshot_hash: str
-    problems: tuple[RowError, ...] = ()  # rows that were left out, and why
+    problems: tuple[RowError, ...] = ()  # skipped rows, and why
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,20 +75,20 @@ class Snapshot:
 
     @property
     def has_roles(self) -> bool:
-        """Whether there are catalogue images as well as examples."""
+        """Whether there are both catalogue images and examples."""
         return len({image.role for image in self.images}) > 1
 
 
 def class_ids(labels: Sequence[str]) -> NDArray[np.int64]:
-    """Number the labels: int64 [N], the place of each label among the sorted distinct ones."""
+    """Number the labels: int64 [N], the index of each label among the sorted distinct labels."""
     numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
     return np.fromiter((numbers[label] for label in labels), np.int64, len(labels))
 
 
 def open_training_data(path: Path, on_progress: Progress | None = None) -> Snapshot:
-    """Open a written snapshot, or take one of a data set of any layout that is known.
+    """Open a written snapshot, or take a snapshot of a data set in any supported layout.
 
-    `on_progress` is told (files hashed, all files). Raises InvalidDataset.
+    `on_progress` receives (files hashed, all files). Raises InvalidDataset.
     """
     if is_snapshot(path):
         return read_snapshot(path)
@@ -96,10 +96,10 @@ def open_training_data(path: Path, on_progress: Progress | None = None) -> Snaps
 
 
 def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snapshot:
-    """Hash the files of a data set; rows whose file cannot be read become problems.
+    """Hash the files of a data set; rows with an unreadable file become problems.
 
-    `on_progress` is told (files hashed, all files), in the caller's thread. Raises InvalidDataset when no file can
-    be read.
+    `on_progress` receives (files hashed, all files), in the caller's thread. Raises InvalidDataset if no file can be
+    read.
     """
     images: list[SnapshotImage] = []
     problems = list(dataset.errors)
@@ -128,9 +128,9 @@ def snapshot_of(
     problems: Iterable[RowError] = (),
     notes: Iterable[str] = (),
 ) -> Snapshot:
-    """Make the snapshot of rows whose files were hashed before; reads no file, and takes rows in any order.
+    """Create a snapshot of rows in any order whose files are already hashed; reads no files.
 
-    It is equal to one that is taken of the same images. Raises ValueError for a hash that is none.
+    It equals a snapshot taken of the same images. Raises ValueError for an invalid hash.
     """
     rows = list(images)
     for image in rows:
@@ -139,10 +139,11 @@ def snapshot_of(
     return _snapshot(layout, rows, tuple(problems), tuple(notes))
 
 
-def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
-    """Copy the images and rows of a snapshot to the new folder `directory`, whole or not at all.
+def write_snapshot(snapshot: Snapshot, directory: Path, on_progress: Progress | None = None) -> None:
+    """Copy the images and rows of a snapshot to the new folder `directory`, completely or not at all.
 
-    Raises InvalidSnapshot when the folder exists or an image has changed, and TrainingError when the disk is full.
+    `on_progress` receives (rows copied, all rows). Raises InvalidSnapshot if the folder exists or an image has
+    changed, and TrainingError if the disk is full.
     """
     facts: dict[str, object] = {
         "layout": snapshot.layout,
@@ -154,7 +155,7 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
     }
     try:
         with new_artifact(directory, KIND, facts) as draft:
-            names = _copy_images(snapshot.images, draft.path)
+            names = _copy_images(snapshot.images, draft.path, on_progress)
             rows = (json.dumps(_row_json(image, names)) for image in snapshot.images)
             (draft.path / ROWS_NAME).write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
     except FileExistsError:
@@ -165,14 +166,14 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
 
 
 def is_snapshot(path: Path) -> bool:
-    """Tell whether `path` is a folder that `write_snapshot` wrote, whole or damaged."""
+    """Tell whether `path` is a folder written by `write_snapshot`, intact or damaged."""
     manifest = path / MANIFEST_NAME
-    # Without this, a damaged one would be taken for a folder per class.
+    # Otherwise a damaged snapshot would be read as one folder per class.
     return manifest.is_file() and b'"akin-snapshot/' in manifest.read_bytes()
 
 
 def read_snapshot(directory: Path) -> Snapshot:
-    """Read a written snapshot after checking every byte of it; raises InvalidSnapshot."""
+    """Read a snapshot after verifying all its files; raises InvalidSnapshot."""
     directory = directory.expanduser().absolute()
     try:
         facts = verify_artifact(directory, KIND)
@@ -187,7 +188,7 @@ def read_snapshot(directory: Path) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidSnapshot(f"the rows of {directory} cannot be read: {error!r}; take the snapshot again") from error
     if snapshot.snapshot_hash != facts.get("snapshot_hash"):
-        raise InvalidSnapshot(f"the rows of {directory} are not those of its hash; take the snapshot again")
+        raise InvalidSnapshot(f"the rows of {directory} do not match its hash; take the snapshot again")
     return snapshot
 
 
@@ -201,7 +202,7 @@ def _snapshot(
 
 def _digests(paths: Sequence[Path]) -> Iterator[tuple[Path, str | OSError]]:
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        # In chunks: a million waiting tasks would take more memory than their answers.
+        # In chunks, since a million pending tasks would take much memory.
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
             yield from zip(chunk, pool.map(_digest_or_error, chunk), strict=True)
@@ -221,10 +222,12 @@ def _unreadable(row: LabelledImage, error: OSError) -> str:
     return f"the image {printable(row.path)} cannot be read: {why}; make it readable or remove the row"
 
 
-def _copy_images(images: Iterable[SnapshotImage], folder: Path) -> dict[str, str]:
-    """Write each different image once; return the name of its file by its hash."""
+def _copy_images(images: Sequence[SnapshotImage], folder: Path, on_progress: Progress | None) -> dict[str, str]:
+    """Write each distinct image once; return its file name by its hash."""
     names: dict[str, str] = {}
-    for image in images:
+    for number, image in enumerate(images, start=1):
+        if on_progress is not None:
+            on_progress(number, len(images))
         if image.sha256 in names:
             continue
         ending = image.path.suffix.lower()

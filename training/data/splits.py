@@ -1,8 +1,8 @@
-"""What is held out: images for the test and for choosing models, which training never sees.
+"""Splits: the images held out from training for the test and for the choice of models.
 
-Whole classes are held out by a hash of their label, and of the other classes some examples by the hash of their
-content. Whether an image is held out never depends on the rest of the data, so adding images moves none into
-training. Where a data set states its parts they are used instead. Validation is a third share with salts of its own.
+Whole classes are held out by a hash of their label, and examples of the other classes by a hash of their content.
+Whether an image is held out does not depend on the rest of the data, so added images never move others into training.
+Parts stated by the data set are used instead. Validation is chosen in the same way with separate salts.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ _SHARES = ("unseen_share", "seen_example_share", "validation_share", "validation
 class SplitConfig:
     """What is held out for the test and for validation.
 
-    `test` says by what: "stated" takes the parts that the data set states, "hash" the shares below whatever it
-    states, "auto" stated parts where there is a test part and else the shares, "none" leaves the test out (images
-    that are stated as test stay out of training all the same). `unseen_classes` names the unseen classes instead of
-    `unseen_share`. Both validation shares 0: no validation.
+    `test` is "stated" for the parts stated by the data set, "hash" for the shares below regardless of stated parts,
+    "auto" for stated parts if there is a test part and shares otherwise, and "none" for no test (images stated as test
+    are still excluded from training). `unseen_classes` names the unseen classes, replacing `unseen_share`. If both
+    validation shares are 0, there is no validation.
     """
 
     test: TestPart = "auto"
@@ -54,16 +54,18 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Images that are searched for, and those that are searched; indices into the snapshot's images."""
+    """Queries and gallery, as indices into the snapshot's images."""
 
     query: NDArray[np.int64]
-    gallery: NDArray[np.int64] | None  # None: the queries among themselves, each left out of its own answer
-    is_unseen: NDArray[np.bool_]  # [Q] the query's class was never trained on
+    gallery: (
+        NDArray[np.int64] | None
+    )  # None: the queries are searched among themselves, each excluded from its own answer
+    is_unseen: NDArray[np.bool_]  # [Q] whether the query's class is not trained on
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Indices into the snapshot's images. All images of unseen and validation classes stay out of training."""
+    """Indices into the snapshot's images. No image of an unseen or validation class is in `train`."""
 
     train: NDArray[np.int64]
     validation: HeldOut | None
@@ -75,9 +77,9 @@ class Split:
 
 @dataclass(slots=True)
 class _Draft:
-    """Masks over the images [N] and the classes [C] while a split is being made."""
+    """Masks over the images [N] and the classes [C] of an unfinished split."""
 
-    pool: NDArray[np.bool_]  # images that may still train
+    pool: NDArray[np.bool_]  # images still available for training
     test_query: NDArray[np.bool_]
     validation_query: NDArray[np.bool_]
     unseen: NDArray[np.bool_]  # [C]
@@ -86,11 +88,11 @@ class _Draft:
 
 
 def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
-    """Divide the images of a snapshot; raises UnfitData when a part would have nothing to train or measure with."""
+    """Split the images of a snapshot; raises UnfitData if a part cannot be trained on or evaluated."""
     images = Images(snapshot)
     draft = _hold_out_test(images, config)
     num_left = int((np.bincount(images.ids[draft.pool], minlength=1) > 1).sum())
-    _check_trainable(num_left, 'split.unseen_share, or use split.test = "hash" where too many are stated as test')
+    _check_trainable(num_left, 'split.unseen_share, or use split.test = "hash" if too many are stated as test')
     _hold_out_validation(images, config, draft)
     _leave_out_duplicates(images, draft)
     split = Split(
@@ -108,9 +110,9 @@ def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
 def leave_out(
     snapshot: Snapshot, split: Split, *, from_training: NDArray[np.int64], everywhere: NDArray[np.int64]
 ) -> Split:
-    """Return the split without some images: those near to held-out ones, and those that cannot be read.
+    """Return the split without near-duplicates of held-out images in training, and without unreadable images.
 
-    Raises UnfitData when too little is left.
+    Raises UnfitData if too few images are left.
     """
     images = Images(snapshot)
 
@@ -146,22 +148,22 @@ def held_out_images(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutMasks:
-    """Images [N] that belong to the test and to validation; the two have none in common."""
+    """The images [N] of the test and of validation, which are disjoint."""
 
     is_test: NDArray[np.bool_]
     is_validation: NDArray[np.bool_]
 
 
 def held_out_masks(snapshot: Snapshot, config: SplitConfig) -> HeldOutMasks:
-    """Say which images a split holds out, however few there are: nothing is asked of what is left.
+    """Return which images a split holds out, without requiring enough images to train on or evaluate.
 
-    Images of held-out classes count, and those that are the same files as held-out ones, since neither trains.
+    All images of held-out classes are included, and images with the same file as a held-out image.
     """
     if not snapshot.images:
         return HeldOutMasks(np.zeros(0, np.bool_), np.zeros(0, np.bool_))
     images = Images(snapshot)
     draft = _hold_out_test(images, config)
-    # What is stated as test never trains, whatever part is measured with.
+    # Images stated as test are never trained on, even if they are not used as the test.
     is_test = draft.test_query | images.in_classes(draft.unseen) | (images.is_part("test") & ~draft.pool)
     _hold_out_validation(images, config, draft)
     is_validation = draft.validation_query | images.in_classes(draft.validation)
@@ -179,7 +181,7 @@ def _hold_out_test(images: Images, config: SplitConfig) -> _Draft:
     if by == "auto":
         by = "stated" if is_test.any() else "hash"
         if by == "hash" and images.is_part("train").any():
-            draft.notes.append("the data set states no test images; they are held out by the hash shares")
+            draft.notes.append("the data set states no test images; they are chosen by the hash shares instead")
     if by == "stated":
         if not is_test.any():
             raise UnfitData('the data set states no test images; use split.test = "hash" or "auto"')
@@ -213,14 +215,14 @@ def _hold_out_stated(images: Images, config: SplitConfig, draft: _Draft) -> None
 
 
 def _unseen_classes(images: Images, config: SplitConfig, among: NDArray[np.bool_], draft: _Draft) -> NDArray[np.bool_]:
-    """Return the classes [C] that are named, or those of a share of the classes of the images `among` [N]."""
+    """Return the named classes [C], or else a share of the classes of the images `among` [N]."""
     if config.unseen_classes:
         return images.mask_of(config.unseen_classes)
     return images.classes_by_hash("unseen class", config.unseen_share, among, draft.notes)
 
 
 def _hold_out_validation(images: Images, config: SplitConfig, draft: _Draft) -> None:
-    """Take the validation from what the test has left; images stated as validation never train."""
+    """Take the validation from the images that are not in the test; images stated as validation never train."""
     by_hash = config.test == "hash"
     stated = draft.pool & images.is_part("validation") & (not by_hash)
     draft.pool &= ~stated
@@ -233,7 +235,7 @@ def _hold_out_validation(images: Images, config: SplitConfig, draft: _Draft) -> 
         draft.validation = images.classes_by_hash("validation class", config.validation_share, draft.pool, draft.notes)
     in_validation = images.in_classes(draft.validation)
     if stated.any():
-        # All photos of the validation classes: the stated ones alone are few, and they train no more than these.
+        # All images of the validation classes, since none of them is trained on and the stated ones are few.
         draft.validation_query = (stated | (draft.pool & in_validation)) & images.can_query
     else:
         draft.validation_query = draft.pool & in_validation & images.can_query
@@ -248,18 +250,20 @@ def _leave_out_duplicates(images: Images, draft: _Draft) -> None:
     is_repeated = draft.validation_query & images.same_content_as(in_test)
     if is_repeated.any() and (draft.validation_query & ~is_repeated).any():
         draft.validation_query = draft.validation_query & ~is_repeated
-        draft.notes.append(f"validation images that are the same files as test images, left out: {is_repeated.sum():,}")
+        draft.notes.append(f"validation images with the same file as a test image, excluded: {is_repeated.sum():,}")
     in_validation = draft.validation_query | images.in_classes(draft.validation)
     is_repeated = draft.pool & images.same_content_as(in_test | in_validation)
     if is_repeated.any():
         draft.pool = draft.pool & ~is_repeated
-        draft.notes.append(f"images that are the same files as held-out ones and do not train: {is_repeated.sum():,}")
+        draft.notes.append(
+            f"images with the same file as a held-out image, excluded from training: {is_repeated.sum():,}"
+        )
 
 
 def _held_out(images: Images, query: NDArray[np.bool_], classes: NDArray[np.bool_]) -> HeldOut | None:
     gallery = np.flatnonzero(~images.is_example) if images.has_roles else None
     if not query.any() and gallery is not None:
-        # No held-out class has an example: its catalogue images are searched for among themselves.
+        # Without examples in the held-out classes, their catalogue images are searched among themselves.
         query, gallery = images.in_classes(classes), None
     if not query.any():
         return None
@@ -267,7 +271,7 @@ def _held_out(images: Images, query: NDArray[np.bool_], classes: NDArray[np.bool
 
 
 def _check_measurable(images: Images, split: Split, config: SplitConfig) -> None:
-    """Raise UnfitData where a part that was asked for is empty, or no query has anything to be found."""
+    """Raise UnfitData if a requested part is empty or none of its queries has a relevant image."""
     shares_of = {"test": ("unseen_share", "seen_example_share")}
     shares_of["validation"] = ("validation_share", "validation_example_share")
     for what, names in shares_of.items():
@@ -276,11 +280,11 @@ def _check_measurable(images: Images, split: Split, config: SplitConfig) -> None
         is_asked = config.test != "none" if what == "test" else any(getattr(config, name) for name in names)
         shares = " or ".join(f"{name} ({getattr(config, name)})" for name in names)
         if held_out is None and is_asked:
-            raise UnfitData(f"the {what} part is empty; raise split.{shares}, or go without it by {off}")
+            raise UnfitData(f"the {what} part is empty; raise split.{shares}, or disable it with {off}")
         if held_out is not None and not images.any_relevant(held_out.query, held_out.gallery):
             raise UnfitData(
-                f"no {what} image has another of its class to be found; add images to the classes, "
-                f"raise split.{shares}, or go without it by {off}"
+                f"no {what} image has another image of its class to find; add images to the classes, "
+                f"raise split.{shares}, or disable it with {off}"
             )
 
 
@@ -293,7 +297,7 @@ def _check_trainable(num_classes: int, shares: str) -> None:
 
 
 def _without_single_images(images: Images, split: Split) -> Split:
-    """Drop classes with one image from training, and mark the queries whose class is not trained on."""
+    """Remove classes with one image from training, and mark the queries whose class is not trained on."""
     counts = np.bincount(images.ids[split.train], minlength=len(images.classes))
     train = split.train[counts[images.ids[split.train]] > 1]
     _check_trainable(int((counts > 1).sum()), "split.unseen_share or split.validation_share")

@@ -1,1 +1,1 @@
-"""Layouts of labelled images on disk, each read into rows of one form."""
+"""Readers of the supported layouts of labelled images, with a common result."""

@@ -1,7 +1,7 @@
-"""Cars196: photos of 196 models of cars. In metric learning classes 1 to 98 train and 99 to 196 test.
+"""Cars196: photos of 196 car models. In metric learning, classes 1 to 98 train and 99 to 196 test.
 
-Read from the annotations (cars_annos.mat beside car_ims/), or from a folder per class whose names begin with the number
-of the class ("001-AM-General-Hummer-SUV-2000"), for all classes or for one half.
+It is read from the annotations (cars_annos.mat beside car_ims/), or from one folder per class whose name starts with
+the class number ("001-AM-General-Hummer-SUV-2000"), for all classes or for one half.
 """
 
 import re
@@ -19,18 +19,18 @@ from training.errors import InvalidDataset
 ANNOTATIONS_NAME = "cars_annos.mat"
 _NUM_CLASSES, _NUM_TRAIN_CLASSES = 196, 98
 _NUMBERED = re.compile(r"(\d{3})(?:[-_. ]+(.+))?")
-# A shop may number its folders too: the makes at both ends of each half tell the two apart.
+# The makes at both ends of each half distinguish the data set from a shop that numbers its folders.
 _MAKES = {1: "am", 98: "eagle", 99: "fiat", 196: "smart"}
 _HALVES = (frozenset(range(1, _NUM_TRAIN_CLASSES + 1)), frozenset(range(_NUM_TRAIN_CLASSES + 1, _NUM_CLASSES + 1)))
 
 
 def is_annotated_cars196(root: Path) -> bool:
-    """Tell whether `root` holds the annotations of Cars196."""
+    """Tell whether `root` contains the annotations of Cars196."""
     return (root / ANNOTATIONS_NAME).is_file()
 
 
 def read_annotated_cars196(root: Path) -> Dataset:
-    """Read cars_annos.mat; its own field `test` belongs to the classification task and is not used."""
+    """Read cars_annos.mat; its field `test` belongs to the classification task and is ignored."""
     path = root / ANNOTATIONS_NAME
     images: list[LabelledImage] = []
     errors: list[RowError] = []
@@ -39,14 +39,14 @@ def read_annotated_cars196(root: Path) -> Dataset:
         if name is None:
             errors.append(RowError(location, f"class {class_id} of {image_path} has no name in class_names"))
             continue
-        # The form of the folders' names, so that both forms give the same labels.
+        # Formatted like the folder names, so that both layouts give the same labels.
         label = f"{class_id:03d}-{re.sub(r'[ /]+', '-', name)}"
         images.append(LabelledImage(location, root / image_path, label, "catalogue", _part_of(class_id)))
     return Dataset("Cars196", tuple(images), tuple(errors), CARS_196.differences(images))
 
 
 def is_foldered_cars196(root: Path) -> bool:
-    """Tell whether the folders in `root` are the classes of Cars196, or those of one half."""
+    """Tell whether the folders in `root` are the classes of Cars196 or of one half."""
     folders, _ = class_folders(root)
     if len(folders) not in (_NUM_CLASSES, _NUM_TRAIN_CLASSES):
         return False
@@ -56,13 +56,13 @@ def is_foldered_cars196(root: Path) -> bool:
     if not halves or len(names) != len(folders) or names.keys() != frozenset().union(*halves):
         return False
     if not any(names.values()):
-        # Numbers alone are told by how many images there are.
+        # Folders with numbers alone are recognised by the number of images.
         return len(_images_below(root)) in (CARS_196.num_images, *(images for images, _ in CARS_196.parts.values()))
     return all(name.startswith(_MAKES.get(number, "")) for number, name in names.items())
 
 
 def read_foldered_cars196(root: Path) -> Dataset:
-    """Read the images in the folders of classes; a folder's name is the label."""
+    """Read the images in the class folders; the folder name is the label."""
     depth = 1 if class_folders(root)[1] else 0
     images: list[LabelledImage] = []
     errors: list[RowError] = []
@@ -86,7 +86,7 @@ def _images_below(root: Path) -> list[Path]:
 
 
 def _annotations(path: Path) -> list[tuple[str, int, str | None]]:
-    """Return (path of the image, class, name of the class) of each annotation."""
+    """Return (image path, class number, class name) of each annotation."""
     try:
         contents = loadmat(path, squeeze_me=True, chars_as_strings=True)
         names = [str(name) for name in contents["class_names"].reshape(-1)]

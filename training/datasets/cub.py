@@ -1,4 +1,4 @@
-"""CUB200-2011: birds of 200 species. In metric learning classes 1 to 100 train and 101 to 200 test."""
+"""CUB200-2011: birds of 200 species. In metric learning, classes 1 to 100 train and 101 to 200 test."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ _NUM_TRAIN_CLASSES = 100
 
 
 def is_cub(root: Path) -> bool:
-    """Tell whether `root` holds the lists of CUB200-2011."""
+    """Tell whether `root` contains the lists of CUB200-2011."""
     return all((root / name).is_file() for name in ("images.txt", "image_class_labels.txt", "classes.txt"))
 
 
 def read_cub(root: Path) -> Dataset:
-    """Read images.txt with the class of each image; the train/test list of the archive is another task's."""
+    """Read images.txt with the class of each image; the archive's train/test list is for classification."""
     errors: list[RowError] = []
     class_names = {class_id: name for _, class_id, name in _pairs(root / "classes.txt", errors)}
     class_ids = {image_id: class_id for _, image_id, class_id in _pairs(root / "image_class_labels.txt", errors)}

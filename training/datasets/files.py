@@ -1,6 +1,6 @@
-"""Files of a data set: what counts as an image, folders walked in a stable order, text opened and shown.
+"""Files of a data set: image extensions, directory listings in a stable order, and text files.
 
-Nothing heavy is loaded here: importing a catalogue reads files through this module too.
+The module has no heavy imports, since importing a catalogue uses it too.
 """
 
 import csv
@@ -13,15 +13,15 @@ from typing import TextIO
 from training.errors import InvalidDataset
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-# Images all the same, so that leaving them out is said and not silent.
+# Images that cannot be read, so that skipping them is reported.
 UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
 _EXAMPLE_FOLDERS = frozenset({"example", "examples"})
-# How many folders with nothing beside them an unpacked archive may put around a data set.
+# The most nested single folders that an unpacked archive may put around a data set.
 _MAX_WRAPPINGS = 3
 
 
 def files_below(path: Path) -> list[Path]:
-    """Return all files but hidden ones, in a stable order; links to folders are followed, each folder once."""
+    """Return all files except hidden ones, in a stable order; follows links to folders, each folder once."""
     files: list[Path] = []
     seen: set[str] = set()
     for directory, folders, names in os.walk(path, followlinks=True):
@@ -34,7 +34,7 @@ def files_below(path: Path) -> list[Path]:
 
 
 def folders_in(path: Path) -> list[Path]:
-    """Return the folders directly in `path` but hidden ones, in a stable order."""
+    """Return the folders directly in `path` except hidden ones, in a stable order."""
     try:
         with os.scandir(path) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -43,7 +43,7 @@ def folders_in(path: Path) -> list[Path]:
 
 
 def possible_roots(path: Path) -> list[Path]:
-    """Return the folders where a published data set may begin: `path`, and what lone folders in it wrap."""
+    """Return the possible roots of a published data set: `path`, and the folders nested alone in it."""
     roots = [path, path / "dataset"]
     for _ in range(_MAX_WRAPPINGS):
         folders = folders_in(path)
@@ -55,25 +55,25 @@ def possible_roots(path: Path) -> list[Path]:
 
 
 def location_below(path: Path, root: Path) -> str:
-    """Name a file below `root` for messages."""
+    """Return the path of a file relative to `root`, for messages."""
     return printable(path.relative_to(root))
 
 
 def printable(path: Path) -> str:
-    """Show a path as text; names of old archives may be none, and are shown escaped."""
+    """Return a path as text; bytes that are not UTF-8 are escaped."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def first_example_folder(parts: tuple[str, ...]) -> int | None:
-    """Return where in the folders of an image one named "example" stands; the first folder is always a class."""
+    """Return the index of the folder named "example" among an image's folders; the first is always a class."""
     return next((i for i, name in enumerate(parts) if i > 0 and name.lower() in _EXAMPLE_FOLDERS), None)
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a UTF-8 file; raises InvalidDataset when it is in another encoding or cannot be read."""
+    """Open a UTF-8 file; raises InvalidDataset if it has another encoding or cannot be read."""
     try:
-        # "utf-8-sig": spreadsheets put a byte order mark in front.
+        # "utf-8-sig": spreadsheets write a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
@@ -83,7 +83,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a text file without its blank lines."""
+    """Yield (line number, line) of a text file, skipping blank lines."""
     with open_text(path) as file:
         lines = file.read().splitlines()
     for line_number, line in enumerate(lines, start=1):
@@ -92,6 +92,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def short(value: object) -> str:
-    """Show a value in at most 80 characters."""
+    """Return the repr of a value, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,11 +1,11 @@
 """Folder per class: an image's class is the path of its folder below the root.
 
     CLASS/x.jpg                     a catalogue image of CLASS
-    CLASS/example/x.jpg             an example of CLASS, and so is what lies in folders below `example`
+    CLASS/example/x.jpg             an example of CLASS, like everything in folders below `example`
     Greek/character01/0001.png      an image of the class "Greek/character01"
-    train/CLASS/x.jpg               where the root holds nothing but train, val and test: their names are parts
+    train/CLASS/x.jpg               if the root contains only train, val and test, these are parts
 
-The rule looks at one path only, so adding images or folders never renames a class that is there.
+The rule depends on one path only, so adding images or folders never renames an existing class.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _MAX_NAMED = 3
 
 
 def read_folders(path: Path) -> Dataset:
-    """Read the images below `path`; raises InvalidDataset when none lies in a folder."""
+    """Read the images below `path`; raises InvalidDataset if none is in a folder."""
     has_parts = _states_parts(path)
     images: list[LabelledImage] = []
     errors: list[RowError] = []
@@ -51,7 +51,7 @@ def read_folders(path: Path) -> Dataset:
 
 
 def class_folders(path: Path) -> tuple[list[Path], bool]:
-    """Return the folders at the first level of classes, and whether folders of parts lie around them."""
+    """Return the folders at the level of the classes, and whether they are inside folders of parts."""
     folders = folders_in(path)
     if not _states_parts(path):
         return folders, False
@@ -59,7 +59,7 @@ def class_folders(path: Path) -> tuple[list[Path], bool]:
 
 
 def _states_parts(path: Path) -> bool:
-    """Tell whether the root holds train and perhaps val and test, with folders in each, and nothing else."""
+    """Tell whether the root contains only train, val or test folders, each with folders in it."""
     parts = [PART_NAMES.get(folder.name.lower()) for folder in folders_in(path)]
     if "train" not in parts and "test" not in parts:
         return False
@@ -86,21 +86,21 @@ def _notes_of(images: Sequence[LabelledImage], has_parts: bool) -> tuple[str, ..
     if len(tops) == 1 and len(labels) > 1:
         notes.append(
             f"the folder {tops.pop()!r} lies around all classes and is part of their labels; give that folder itself "
-            "if no other will come beside it"
+            "as the path to keep its name out of the labels"
         )
     if has_parts:
         notes.append("the folders train, val and test are taken as parts of the data set, not as classes")
     parts = sorted(top for top in tops if top.lower() in ("train", "test"))
     if parts and not has_parts:
         notes.append(
-            f"the folders {' and '.join(map(repr, parts))} lie beside folders that are no parts, so they are taken as "
-            "parts of the labels, and one class in both is two; move the others elsewhere, or write a CSV with the "
+            f"the folders {' and '.join(map(repr, parts))} are next to other folders and therefore part of the labels, "
+            "so that a class in both counts as two; move the other folders elsewhere, or write a CSV file with the "
             "columns image, label and split"
         )
     if around:
         named = ", ".join(repr(label) for label in sorted(around)[:_MAX_NAMED])
         notes.append(
-            f"{len(around):,} folders hold images and folders with images, and each is taken as a class of its "
-            f"own: {named}; move images of one class into one folder if that is not meant"
+            f"{len(around):,} folders contain images and also folders with images, and each is a separate class: "
+            f"{named}; move the images of one class into one folder if that is not intended"
         )
     return tuple(notes)

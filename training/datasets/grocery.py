@@ -1,5 +1,5 @@
-"""GroceryStoreDataset, as its repository lays it out: photos of train.txt, val.txt and test.txt, and for each of the
-81 classes one iconic image, which is the catalogue's."""
+"""GroceryStoreDataset in the layout of its repository: photos listed in train.txt, val.txt and test.txt, and one iconic
+image for each of the 81 classes, which is the catalogue image."""
 
 import csv
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def is_grocery(root: Path) -> bool:
 
 
 def read_grocery(root: Path) -> Dataset:
-    """Read the iconic images as catalogue, and the photos of all parts as examples."""
+    """Read the iconic images as catalogue images and the photos of all parts as examples."""
     classes = read_grocery_classes(root)
     images = [LabelledImage(f"classes.csv:{item.class_id}", item.iconic_image, item.name) for item in classes]
     errors: list[RowError] = []
@@ -47,7 +47,7 @@ def read_grocery(root: Path) -> Dataset:
 
 
 def read_grocery_classes(root: Path) -> list[GroceryClass]:
-    """Read classes.csv; raises InvalidDataset when it is another file of that name."""
+    """Read classes.csv; raises InvalidDataset if it has other columns."""
     classes = []
     with open_text(root / "classes.csv") as file:
         for record in csv.DictReader(file):
@@ -68,7 +68,7 @@ def read_grocery_classes(root: Path) -> list[GroceryClass]:
 def read_grocery_photos(
     root: Path, name: str, classes: list[GroceryClass]
 ) -> Iterator[tuple[str, tuple[GroceryClass, Path] | ValueError]]:
-    """Yield (location, (class, photo)) of the lines of one of the .txt files; a bad line as the error it gave."""
+    """Yield (location, (class, photo)) for each line of a .txt file, with an error instead for a bad line."""
     known = {item.class_id: item for item in classes}
     for line_number, line in numbered_lines(root / name):
         image_path, _, class_ids = line.partition(",")

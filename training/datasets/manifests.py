@@ -1,8 +1,8 @@
-"""Manifests: a CSV or NDJSON file with one image a row.
+"""Manifests: CSV or NDJSON files with one image per row.
 
-`image` is a path relative to the file; `label` is the class, and where it is missing the `product_id`; `role` is
-catalogue (the default) or example; `split`, also called `part`, is what the data set itself states. The other columns
-of a catalogue (`title`, `attributes`, `attributes.NAME`) are passed over.
+`image` is a path relative to the file; `label` is the class, by default the `product_id`; `role` is catalogue (the
+default) or example; `split`, also called `part`, is the part stated by the data set. The other columns of a catalogue
+(`title`, `attributes`, `attributes.NAME`) are ignored.
 """
 
 import os
@@ -22,7 +22,7 @@ _COLUMNS = Columns(
     aliases={"id": "product_id", "image_path": "image", "path": "image", "part": "split"},
     needed=(("image",), ("label", "product_id")),
 )
-# What names a part, here and as a folder around those of the classes.
+# Names of parts, in the column `split` and as folders around the class folders.
 PART_NAMES: Mapping[str, Part] = {
     "train": "train",
     "training": "train",
@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> Dataset:
 
 
 def checked_label(value: object, name: str = "label") -> str:
-    """Return a label as text; raises ValueError for what is neither text nor an integer."""
+    """Return a label as text; raises ValueError unless it is text or an integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -72,7 +72,7 @@ def _image_of(record: Mapping[str, object], location: str, folder: Path) -> Labe
         raise ValueError("the image is empty; give the path of an image")
     _check_path(image)
     has_label = record.get("label") not in (None, "")
-    # Where a row gives neither, the message is about the column that the file has.
+    # If a row has neither, the message names the column that the file has.
     name = "label" if has_label or "product_id" not in record else "product_id"
     label = checked_label(record.get(name), name)
     return LabelledImage(location, folder / image.strip(), label, _role(record), _part(record))

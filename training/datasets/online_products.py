@@ -1,4 +1,4 @@
-"""Stanford Online Products: photos of 22,634 products from eBay, one list for training and one for the test."""
+"""Stanford Online Products: photos of 22,634 eBay products, with one list for training and one for the test."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ _LISTS: tuple[tuple[str, Part], ...] = (("Ebay_train.txt", "train"), ("Ebay_test
 
 
 def is_online_products(root: Path) -> bool:
-    """Tell whether `root` holds the lists of Stanford Online Products."""
+    """Tell whether `root` contains the lists of Stanford Online Products."""
     return all((root / name).is_file() for name, _ in _LISTS)
 
 
 def read_online_products(root: Path) -> Dataset:
-    """Read both lists; each line is `image_id class_id super_class_id path`, the first one names these."""
+    """Read both lists; each line is `image_id class_id super_class_id path`, after a header line."""
     images: list[LabelledImage] = []
     errors: list[RowError] = []
     for name, part in _LISTS:

@@ -1,4 +1,4 @@
-"""How many images and classes the published data sets have, so that a damaged copy is noticed."""
+"""The published numbers of images and classes, by which incomplete copies are noticed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ _PART_NAMES: Mapping[Part, str] = {"train": "train", "validation": "validation",
 
 @dataclass(frozen=True, slots=True)
 class PublishedCounts:
-    """(images, classes) of each part, as the field's papers report them."""
+    """(images, classes) of each part, as reported in papers."""
 
     name: str
     parts: Mapping[Part, tuple[int, int]]
 
     @property
     def num_images(self) -> int:
-        """Number of all images."""
+        """The number of all images."""
         return sum(num_images for num_images, _ in self.parts.values())
 
     def differences(self, images: Iterable[LabelledImage]) -> tuple[str, ...]:
-        """Say, a line for each part, where `images` are not as many as were published."""
+        """Describe, in one line per part, where the numbers of `images` differ from the published ones."""
         found: dict[Part, list[str]] = {part: [] for part in self.parts}
         for image in images:
             found.setdefault(image.part, []).append(image.label)
@@ -31,7 +31,7 @@ class PublishedCounts:
             if here != expected:
                 notes.append(
                     f"{self.name} as published has {expected[0]:,} {_PART_NAMES[part]} images of {expected[1]:,} "
-                    f"classes; here are {here[0]:,} of {here[1]:,}, so that figures do not compare with papers"
+                    f"classes; here are {here[0]:,} of {here[1]:,}, so metrics are not comparable with papers"
                 )
         return tuple(notes)
 

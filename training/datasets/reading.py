@@ -1,4 +1,4 @@
-"""The one door to a data set: a path to labelled images, whatever its layout."""
+"""Read a data set of any supported layout."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from training.datasets.online_products import is_online_products, read_online_pr
 from training.datasets.rows import Dataset
 from training.errors import InvalidDataset
 
-# The first that recognises a folder reads it.
+# The first entry that recognises a folder reads it.
 _PUBLISHED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dataset]], ...] = (
     (is_grocery, read_grocery),
     (is_cub, read_cub),
@@ -29,9 +29,9 @@ _PUBLISHED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dataset]], ...]
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Read the labelled images that `path` offers; no image is opened yet, and all paths are absolute.
+    """List the labelled images of `path` with absolute paths; no image is opened.
 
-    Raises InvalidDataset when the whole of it cannot be read; a bad row only becomes a RowError.
+    Raises InvalidDataset if the data set as a whole cannot be read; a bad row becomes a RowError.
     """
     path = path.expanduser().absolute()
     if not path.exists():

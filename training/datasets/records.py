@@ -1,6 +1,6 @@
-"""Records of CSV and NDJSON files, under the names that their reader knows.
+"""Records of CSV and NDJSON files, with column names normalised to those of the reader.
 
-An unknown name is an error, since a misspelt column would be lost without a word.
+An unknown name is an error, since a misspelt column would otherwise be lost silently.
 """
 
 import csv
@@ -18,19 +18,19 @@ RECORD_ENDINGS = (".csv", ".ndjson", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names that a record may have, besides `attributes.NAME` where it has attributes."""
+    """The allowed column names, besides `attributes.NAME` with `has_attributes`."""
 
     names: tuple[str, ...]
     aliases: Mapping[str, str]
-    needed: tuple[tuple[str, ...], ...]  # one of each must be among the columns of a CSV file
+    needed: tuple[tuple[str, ...], ...]  # a CSV file needs one column of each tuple
     has_attributes: bool = True
 
     def known(self, name: str) -> str:
-        """Bring a name to that of its column."""
+        """Return the column name for a name or its alias."""
         return self.aliases.get(name, name)
 
     def problem_of(self, names: list[str]) -> str | None:
-        """Say which of the names is unknown or double."""
+        """Return a message about the first unknown or repeated name, if any."""
         for name in names:
             if name not in self.names and not (self.has_attributes and name.startswith(ATTRIBUTE_PREFIX)):
                 kept = f", and {ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute"
@@ -42,9 +42,9 @@ class Columns:
 
 
 def read_records(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, object] | ValueError]]:
-    """Yield (line number, record) of a .csv, .ndjson or .jsonl file; a line that is none as the error it gave.
+    """Yield (line number, record) of a .csv, .ndjson or .jsonl file, with an error instead for a bad line.
 
-    Raises InvalidDataset when the file as a whole cannot be read.
+    Raises InvalidDataset if the file as a whole cannot be read.
     """
     ending = path.suffix.lower()
     if ending not in RECORD_ENDINGS:
@@ -57,7 +57,7 @@ def read_records(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[st
 
 
 def parse_json(text: str) -> object:
-    """Parse strict JSON; raises ValueError for anything that could not be written as JSON again."""
+    """Parse strict JSON; raises ValueError for NaN, infinity and anything else that is not JSON."""
 
     def refuse(constant: str) -> object:
         raise ValueError(f"{constant} is no JSON number")
@@ -118,7 +118,7 @@ def _json_records(path: Path, columns: Columns) -> Iterator[tuple[int, object]]:
 
 
 def _with_known_names(record: object, columns: Columns) -> object:
-    """Bring the names of a row to those of the columns; raises ValueError for one that would be lost."""
+    """Normalise the names of a row; raises ValueError for an unknown or repeated name."""
     if not isinstance(record, dict):
         return record
     renamed = [columns.known(str(name)) for name in record]

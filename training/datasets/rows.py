@@ -1,18 +1,18 @@
-"""What every layout is read into: one row for each labelled image."""
+"""The common result of all readers: one row per labelled image."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Catalogue images are what a search returns; examples are labelled photos that only train and evaluate.
+# Searches return catalogue images; examples are labelled photos for training and evaluation only.
 Role = Literal["catalogue", "example"]
-# What the data set itself states; "" where it says nothing.
+# The part stated by the data set; "" if it states none.
 Part = Literal["train", "validation", "test", ""]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image and its class; nobody has opened the file yet."""
+    """One image and its class; the file has not been opened."""
 
     location: str  # for messages: "manifest.csv:12", or the path below the root
     path: Path
@@ -23,7 +23,7 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """A row or file that was left out, and why."""
+    """A row or file that was skipped, and why."""
 
     location: str
     message: str
@@ -31,7 +31,7 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """All labelled images below a path, in a stable order, with what was odd about them."""
+    """All labelled images below a path in a stable order, with errors and notes."""
 
     layout: str
     images: tuple[LabelledImage, ...]

@@ -1,1 +1,1 @@
-"""What a model is worth: exact retrieval and clustering metrics on held-out images."""
+"""Exact retrieval and clustering metrics on held-out images."""

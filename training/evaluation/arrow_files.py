@@ -1,4 +1,4 @@
-"""Columns of an evaluation as one Arrow file: written whole or not at all, read only if all is as it was written."""
+"""The columns of an evaluation as one Arrow file, written atomically and verified by a checksum when read."""
 
 import hashlib
 import io
@@ -16,16 +16,16 @@ from embedding.artifact import canonical_json
 from training.errors import InvalidEvaluation, TrainingError
 
 _FACTS, _CHECKSUM = b"akin", b"akin-checksum"
-# Stands in the file's metadata, which Arrow writes twice; the hash is that of the file with zeros in its place.
+# In the file's metadata, which Arrow writes twice; the hash is computed with zeros in its place.
 _SEAL = re.compile(rb"akin-sha256:([0-9a-f]{64})")
 _NO_SEAL = b"akin-sha256:" + b"0" * 64
 _REMEDY = "restore it from a backup, or evaluate again"
 
 
 def write_columns(path: Path, kind: str, facts: Mapping[str, object], columns: Mapping[str, pa.Array]) -> None:
-    """Write columns and facts; a file of the name is replaced only once the new one is safely on the disk.
+    """Write columns and facts; an existing file is replaced only once the new one is on the disk.
 
-    Raises TrainingError where it cannot be written.
+    Raises TrainingError if the file cannot be written.
     """
     plain = canonical_json({"kind": kind, **facts})
     content = _sealed(pa.table(dict(columns)).replace_schema_metadata({_FACTS: plain, _CHECKSUM: _NO_SEAL}))
@@ -37,7 +37,7 @@ def write_columns(path: Path, kind: str, facts: Mapping[str, object], columns: M
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; the worker's file is read by the service, which may be another user of the group.
+        # mkstemp creates files with mode 0600, but the service may read the file as another user.
         aside.chmod(0o644)
         aside.replace(path)
         _fsync_folder(path.parent)
@@ -50,14 +50,14 @@ def write_columns(path: Path, kind: str, facts: Mapping[str, object], columns: M
 
 
 def read_columns(path: Path, kind: str) -> tuple[dict[str, Any], pa.Table]:
-    """Return facts and columns; raises InvalidEvaluation for what is missing, damaged or of another kind."""
+    """Return facts and columns; raises InvalidEvaluation for a missing or damaged file, or another kind."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InvalidEvaluation(f"the evaluation {path} is missing; {_REMEDY}") from None
     except OSError as error:
         raise InvalidEvaluation(f"the evaluation {path} cannot be read ({error}); {_REMEDY}") from error
-    # Before Arrow sees a byte: it follows lengths and places in the file without asking whether they can be true.
+    # Verified before Arrow parses the file, since Arrow does not validate the lengths and offsets in it.
     seals = _SEAL.findall(content)
     if not seals or {seals[0], seals[-1]} != {_checksum(content)}:
         raise InvalidEvaluation(f"the evaluation {path} is not as it was written; {_REMEDY}")

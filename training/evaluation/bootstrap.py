@@ -1,4 +1,4 @@
-"""How sure a difference between two evaluations of the same queries is."""
+"""Bootstrap confidence intervals of the difference between two evaluations of the same queries."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from training.errors import InvalidEmbeddings
 
-# Draws of one block: bounds the memory (32 MiB of indices), whatever the number of queries.
+# Draws per block, which bounds the memory (32 MiB of indices).
 _DRAWS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean difference, and the bounds between which it lies at the confidence asked for."""
+    """A mean difference and its confidence interval."""
 
     mean_difference: float
     low: float
@@ -30,11 +30,11 @@ def paired_bootstrap(
 ) -> Interval:
     """Return the mean of `after - before` with its percentile interval over queries drawn with replacement.
 
-    Both are [Q] over the same queries in the same order, such as two results' `recall_at(1)`. Queries that are NaN in
-    both were left out of both evaluations and are left out here. Queries are drawn one by one, not by class: the
-    interval speaks of new queries of the same classes. Raises InvalidEmbeddings where nothing can be paired.
+    Both are [Q] over the same queries in the same order, such as `recall_at(1)` of two results. Queries that are NaN in
+    both are excluded. Queries are drawn one by one, not by class, so the interval applies to new queries of the same
+    classes. Raises InvalidEmbeddings if nothing can be paired.
     """
-    _check_knobs(num_samples, confidence)
+    _check_settings(num_samples, confidence)
     differences = _differences(before, after)
     means = _sample_means(differences, num_samples, np.random.default_rng(seed))
     return _interval(float(differences.mean()), means, confidence)
@@ -49,13 +49,13 @@ def stratified_paired_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return the mean over strata of their mean `after - before`, with its interval; each stratum weighs the same.
+    """Return the mean over strata of their mean `after - before`, with its interval; strata have equal weight.
 
-    `strata` [Q] names each query's stratum. Queries are drawn within their stratum, so that every draw has as many of
-    each as there are. A stratum none of whose queries is counted is left out. With one stratum it is
-    `paired_bootstrap`. Raises InvalidEmbeddings where nothing can be paired.
+    `strata` [Q] is the stratum of each query. Queries are drawn within their stratum, which keeps its size. A stratum
+    whose queries are all NaN is excluded. With one stratum the result equals `paired_bootstrap`. Raises
+    InvalidEmbeddings if nothing can be paired.
     """
-    _check_knobs(num_samples, confidence)
+    _check_settings(num_samples, confidence)
     differences = _differences(before, after)
     if strata.shape != before.shape:
         raise InvalidEmbeddings(f"strata of shape {strata.shape} for {len(before)} queries; give one per query")
@@ -66,7 +66,7 @@ def stratified_paired_bootstrap(
     return _interval(float(np.mean([part.mean() for part in parts])), means, confidence)
 
 
-def _check_knobs(num_samples: int, confidence: float) -> None:
+def _check_settings(num_samples: int, confidence: float) -> None:
     if num_samples < 1 or not 0 < confidence < 1:
         raise ValueError(f"want num_samples >= 1 and 0 < confidence < 1, got {num_samples} and {confidence}")
 
@@ -89,7 +89,7 @@ def _interval(mean: float, means: NDArray[np.float64], confidence: float) -> Int
 def _differences(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
     if before.ndim != 1 or before.shape != after.shape:
         raise InvalidEmbeddings(
-            f"figures of shape {before.shape} and {after.shape} cannot be paired; evaluate the same queries twice"
+            f"values of shape {before.shape} and {after.shape} cannot be paired; evaluate the same queries twice"
         )
     num_one_sided = int((np.isnan(before) != np.isnan(after)).sum())
     if num_one_sided:

@@ -1,4 +1,4 @@
-"""Measuring a finished checkpoint on labelled images: what `akin evaluate` calls."""
+"""Evaluation of a checkpoint on labelled images: what `akin evaluate` calls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +34,10 @@ def evaluate_checkpoint(
     device: str = "auto",
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> dict[str, Any]:
-    """Return protocol, metrics of all, seen and unseen queries, and each class's recall@1.
+    """Return protocol, metrics of all, seen and unseen queries, and recall@1 of each class.
 
-    `part` "all" holds nothing out: examples against catalogue images where there are roles, else every image
-    against all others. Raises TrainingError and EmbeddingError.
+    With part "all" nothing is held out: examples are searched among catalogue images if the images have roles, else
+    every image among all others. Raises TrainingError and EmbeddingError.
     """
     if part not in PARTS:
         raise InvalidConfig(f"the part must be one of {', '.join(PARTS)}; got {part!r}")
@@ -85,11 +85,11 @@ def _held_out(snapshot: Snapshot, part: str, overrides: Sequence[str]) -> HeldOu
         return HeldOut(query, gallery, np.zeros(len(query), np.bool_))
     for override in overrides:
         if not override.startswith("split."):
-            raise InvalidConfig(f"only knobs of the split change an evaluation; got --set {override}")
+            raise InvalidConfig(f"only settings of the split change an evaluation; got --set {override}")
     split = split_snapshot(snapshot, config_from_tables({}, overrides).split)
     held_out = split.test if part == "test" else split.validation
     if held_out is None:
-        raise UnfitData(f"the split has no {part} part; change its shares (--set split.…), or take --part all")
+        raise UnfitData(f"the split has no {part} part; change its shares (--set split.…), or use --part all")
     return held_out
 
 

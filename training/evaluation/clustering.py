@@ -1,4 +1,4 @@
-"""How well the classes fall out of the embeddings when k-means does not know them."""
+"""Agreement of the classes with k-means clusters of the embeddings."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 
 from training.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
 
-# How the first centres are chosen: images far from each other, or any images.
+# How the initial centres are chosen: images far from each other, or random images.
 Algorithm = Literal["k-means, k-means++ start", "k-means, random start"]
 
-# Multiplications of one pass (images × clusters × dimensions) up to which the better start is worth its time: half a
-# minute of one core. The test halves of CUB and Cars take 1e9; that of SOP takes 3.5e11, a minute from a random start.
-# Mini-batch k-means is no way out: with five images a class it found a pairwise F1 of 0.01 in made embeddings where
-# k-means finds 0.70 from the better start and 0.43 from a random one.
+# Multiplications per pass (images × clusters × dimensions) up to which k-means++ is used: half a minute on a core. The
+# test halves of CUB and Cars take 1e9; that of SOP takes 3.5e11, one minute from a random start. Mini-batch k-means is
+# not an alternative: with five images per class it reached a pairwise F1 of 0.01 on synthetic embeddings, where k-means
+# reaches 0.70 from k-means++ and 0.43 from a random start.
 _LARGEST_PASS = 2e10
 
-# Small clusters are settled after five to ten passes; the field's usual k-means (Faiss) stops at 20 or 25.
+# Small clusters converge within five to ten passes; Faiss stops after 20 or 25.
 _MOST_PASSES = {"k-means, k-means++ start": 300, "k-means, random start": 25}
 
 
 @dataclass(frozen=True, slots=True)
 class ClusteringResult:
-    """Agreement of clusters and classes, and how the clusters were made."""
+    """Agreement of clusters and classes, and how the clusters were computed."""
 
     nmi: float
     ami: float
@@ -41,10 +41,10 @@ class ClusteringResult:
 def evaluate_clustering(
     embeddings: Embeddings, labels: Labels, *, num_clusters: int | None = None, seed: int = 0
 ) -> ClusteringResult:
-    """Cluster unit-length embeddings [N, D], into as many clusters as there are classes unless told otherwise.
+    """Cluster unit-length embeddings [N, D], by default into as many clusters as there are classes.
 
-    Large problems start from random images, which lowers every figure: compare figures of the same algorithm only.
-    Raises InvalidEmbeddings for what cannot be clustered.
+    Large problems start from random images, which lowers every metric: compare results of the same algorithm only.
+    Raises InvalidEmbeddings for invalid embeddings or labels.
     """
     embeddings_ND = as_embeddings(embeddings, "clustered", torch.device("cpu")).numpy()
     classes = as_labels(labels, "clustered", len(embeddings_ND))
@@ -71,20 +71,20 @@ def _cluster(
     start = "random" if algorithm == "k-means, random start" else "k-means++"
     k_means = KMeans(num_clusters, init=start, n_init=1, max_iter=_MOST_PASSES[algorithm], random_state=seed)
     with warnings.catch_warnings():
-        # Fewer distinct points than clusters: collapsed embeddings, which the figures show.
+        # Raised for fewer distinct points than clusters: collapsed embeddings, which the metrics show.
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters: NDArray[np.int64] = k_means.fit_predict(embeddings_ND).astype(np.int64)
     return clusters
 
 
 def pairwise_f1(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
-    """Return F1 of "these two images belong together" over all pairs of images.
+    """Return the F1 score of "these two images belong together" over all pairs of images.
 
-    1.0 where neither classes nor clusters join any two images: nothing was to be found and nothing was claimed.
+    1.0 if neither classes nor clusters contain any pair.
     """
     classes = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     _, cluster_ids = np.unique(clusters, return_inverse=True)
-    # Not the class × cluster table: it would have 1e8 cells for SOP, nearly all of them empty.
+    # A dense class × cluster table would have 1e8 cells for SOP, nearly all of them empty.
     cells = classes * (cluster_ids.max() + 1) + cluster_ids
     num_found, num_same_class, num_same_cluster = (_num_pairs(parts) for parts in (cells, classes, cluster_ids))
     num_joined = num_same_class + num_same_cluster

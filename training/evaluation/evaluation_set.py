@@ -1,7 +1,7 @@
-"""What models are compared on: queries and the catalogue that is searched, the same whatever a model was trained on.
+"""Evaluation sets: the queries and the gallery on which models are compared, independent of their training data.
 
-The images are those that the hashes of `training.data.splits` hold out for the test. A class counts as unseen by
-the split alone: one that some model did not train on, because it had too few images then, does not become unseen.
+The queries are the images that the hashes of `training.data.splits` hold out for the test. Whether a class is unseen
+depends on the split alone, not on whether a model trained on the class.
 
 Shape legend: Q queries, G gallery images, D embedding dimension, N nearest kept.
 """
@@ -42,23 +42,23 @@ class SetImage:
     sha256: str
     label: str
     role: Role
-    key: str  # the snapshot's location of it: whatever whoever took the snapshot calls the image
+    key: str  # the image's location in the snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationSet:
-    """Queries, the gallery that is searched, and what of it is not to be found.
+    """Queries, the gallery, and each query's own row, which is excluded from its answer.
 
-    `evaluation_set_id` is a hash of everything here but the keys and `num_left_out`: what was measured with equal ids
-    can be compared query by query.
+    `evaluation_set_id` is a hash of everything except the keys and `num_left_out`: measurements with equal ids can be
+    compared query by query.
     """
 
     queries: tuple[SetImage, ...]
     gallery: tuple[SetImage, ...]
     is_unseen: NDArray[np.bool_]  # [Q]
-    own_row: NDArray[np.int64]  # [Q] the gallery's row that is the query itself; -1 where the query is not in it
+    own_row: NDArray[np.int64]  # [Q] the row of the gallery that is the query itself; -1 if there is none
     evaluation_set_id: str
-    num_left_out: int = 0  # queries with nothing to find, which are not among `queries`
+    num_left_out: int = 0  # queries without a relevant image, which are not in `queries`
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class EvaluationSet:
         *,
         num_left_out: int = 0,
     ) -> Self:
-        """Make a set and name it by its content."""
+        """Create a set, with the id computed from its content."""
         queries, gallery = tuple(queries), tuple(gallery)
         content = [
             [[image.sha256, image.label, image.role] for image in queries],
@@ -83,16 +83,16 @@ class EvaluationSet:
 
     @property
     def query_sha256(self) -> list[str]:
-        """The hash of each query's file."""
+        """The hashes of the queries' files."""
         return [image.sha256 for image in self.queries]
 
     @property
     def gallery_sha256(self) -> list[str]:
-        """The hash of each gallery image's file."""
+        """The hashes of the gallery images' files."""
         return [image.sha256 for image in self.gallery]
 
     def write(self, path: Path) -> None:
-        """Write the set as one file; raises TrainingError where it cannot be written."""
+        """Write the set to one file; raises TrainingError if it cannot be written."""
         images = [*self.queries, *self.gallery]
         num_gallery = len(self.gallery)
         columns = {
@@ -112,7 +112,7 @@ class EvaluationSet:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a written set; raises InvalidEvaluation for a file that is missing or not as it was written."""
+        """Read a set; raises InvalidEvaluation for a missing or damaged file."""
         facts, table = read_columns(path, SET_KIND)
         digests = [value.hex() for value in table["sha256"].to_pylist()]
         rows = zip(digests, *(table[name].to_pylist() for name in ("label", "role", "key")), strict=True)
@@ -129,11 +129,10 @@ class EvaluationSet:
 
 
 def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
-    """Make the set of a snapshot's test part: its queries among every catalogue image.
+    """Create the set of a snapshot's test part: its queries, with all catalogue images as the gallery.
 
-    Unseen classes without an example are searched for by their catalogue images, each left out of its own answer;
-    so is everything where nothing is an example. Queries with nothing to find are left out. Raises UnfitData when
-    none is left.
+    In unseen classes without examples, or if there are no examples at all, catalogue images are the queries, each
+    excluded from its own answer. Queries without a relevant image are omitted. Raises UnfitData if none is left.
     """
     images = snapshot.images
     gallery = np.flatnonzero([image.role == "catalogue" for image in images])
@@ -157,7 +156,7 @@ def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
 
 
 def _queries(snapshot: Snapshot, split: Split) -> NDArray[np.int64]:
-    """Return the positions of the test's queries, and of the images of unseen classes that have none there."""
+    """Return the positions of the test queries, and of the images of unseen classes without a test query."""
     query = np.zeros(0, np.int64) if split.test is None else split.test.query
     with_query = {snapshot.images[position].label for position in query}
     without = set(split.unseen_classes) - with_query
@@ -171,21 +170,21 @@ def _set_image(image: SnapshotImage) -> SetImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetMeasurement:
-    """What a model found for each query of an evaluation set, in the set's order."""
+    """The results of a model for each query of an evaluation set, in the set's order."""
 
     evaluation_set_id: str
     num_relevant: NDArray[np.int64]  # [Q]
-    first_hit_rank: NDArray[np.int64]  # [Q] from 1 on
+    first_hit_rank: NDArray[np.int64]  # [Q] the best rank is 1
     r_precision: NDArray[np.float64]  # [Q]
     map_at_r: NDArray[np.float64]  # [Q]
     neighbour_rows: NDArray[np.int64]  # [Q, N] rows of the gallery, nearest first
     neighbour_scores: NDArray[np.float32]  # [Q, N]
-    # "all", "seen", "unseen" → recall_at_1 …, r_precision, map_at_r, num_queries; a part without queries is absent.
-    # "mean_of_parts" → the averages of those parts that there are, in which each part weighs the same.
+    # "all", "seen", "unseen" → recall_at_1 …, r_precision, map_at_r, num_queries; parts without queries are absent.
+    # "mean_of_parts" → the mean over the present parts, with equal weights.
     metrics: Mapping[str, Mapping[str, float]]
 
     def write(self, path: Path) -> None:
-        """Write the measurement as one file; raises TrainingError where it cannot be written."""
+        """Write the measurement to one file; raises TrainingError if it cannot be written."""
         num_neighbours = self.neighbour_rows.shape[1]
 
         def lists(values: NDArray[Any]) -> pa.Array:
@@ -204,7 +203,7 @@ class SetMeasurement:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a written measurement; raises InvalidEvaluation for a file that is missing or not as it was written."""
+        """Read a measurement; raises InvalidEvaluation for a missing or damaged file."""
         facts, table = read_columns(path, MEASUREMENT_KIND)
 
         def column(name: str) -> NDArray[Any]:
@@ -230,9 +229,9 @@ class SetMeasurement:
 def measure(
     evaluation_set: EvaluationSet, queries_QD: Embeddings, gallery_GD: Embeddings, device: str = "cpu"
 ) -> SetMeasurement:
-    """Search each query among the gallery, exactly; embeddings are in the order of the set's images.
+    """Search the gallery exactly for each query; embeddings are in the order of the set's images.
 
-    Raises InvalidEmbeddings for other numbers of rows, or rows that are not of length 1.
+    Raises InvalidEmbeddings for a wrong number of rows, or rows that are not of length 1.
     """
     for what, rows, images in (
         ("queries", queries_QD, evaluation_set.queries),

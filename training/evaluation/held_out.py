@@ -1,4 +1,4 @@
-"""Measuring a model on held-out images: photos against the catalogue, or a set against itself.
+"""Evaluation of a model on held-out images: photos against the catalogue, or a set against itself.
 
 Shape legend: Q queries, G gallery images, N images of the snapshot, D embedding dimension.
 """
@@ -25,13 +25,13 @@ MEAN_OF_PARTS = "mean_of_parts_recall_at_1"
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a model finds among held-out images."""
+    """The results of a model on held-out images."""
 
     result: RetrievalResult
     metrics: dict[str, dict[str, float]]  # "all", "seen", "unseen"
 
     def flat(self) -> Record:
-        """Return the metrics by one name each: those of all queries, and of each part with its name in front."""
+        """Return the metrics of all queries by name, and those of each part with the part's name as a prefix."""
         record: Record = dict(self.metrics["all"])
         for part in ("seen", "unseen"):
             record |= {f"{part}_{name}": value for name, value in self.metrics.get(part, {}).items()}
@@ -47,7 +47,7 @@ def measure(
     num_neighbours: int = 0,
     device: str = "cpu",
 ) -> Measurement:
-    """Embed queries and gallery and search; `embed` takes positions in the snapshot and gives [n, D] unit rows."""
+    """Embed queries and gallery and search; `embed` maps positions in the snapshot to unit rows [n, D]."""
     labels = class_ids(snapshot.labels)
     queries_QD = embed(held_out.query)
     gallery_GD = None if held_out.gallery is None else embed(held_out.gallery)
@@ -64,14 +64,14 @@ def measure(
 
 
 def deciding_metric(name: str, metrics: Record) -> str:
-    """Return which metric chooses a model; "auto" weighs seen and unseen classes alike where both exist."""
+    """Return the metric that selects a model; "auto" weighs seen and unseen classes equally if both exist."""
     if name != "auto":
         return name
     return MEAN_OF_PARTS if MEAN_OF_PARTS in metrics else "map_at_r"
 
 
 def cluster(embed: Embed, snapshot: Snapshot, held_out: HeldOut, *, seed: int) -> Record:
-    """Cluster the queries by k-means with as many clusters as they have classes."""
+    """Cluster the queries with k-means into as many clusters as they have classes."""
     result = evaluate_clustering(embed(held_out.query), class_ids(snapshot.labels)[held_out.query], seed=seed)
     return dataclasses.asdict(result)
 
@@ -94,9 +94,9 @@ def per_class(snapshot: Snapshot, held_out: HeldOut, before: Measurement, after:
 
 
 def describe_protocol(held_out: HeldOut) -> str:
-    """Say in words what is searched in what."""
+    """Describe the queries and the gallery in words."""
     num_unseen = int(held_out.is_unseen.sum())
     queries = f"{len(held_out.query):,} queries, {num_unseen:,} of them of classes never trained on"
     if held_out.gallery is None:
-        return f"{queries}; searched among themselves, each left out of its own answer"
+        return f"{queries}; searched among themselves, each excluded from its own answer"
     return f"{queries}; searched among {len(held_out.gallery):,} catalogue images"

@@ -1,4 +1,4 @@
-"""Embeddings and labels as the metrics want them, or one clear line that says why they cannot be."""
+"""Validation and conversion of embeddings and labels."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from training.errors import InvalidEmbeddings
 Embeddings = NDArray[np.floating] | Tensor
 Labels = NDArray[np.generic] | Tensor | Sequence[int]
 
-# bf16 networks give rows whose length is off by some thousandths; what was never normalised is off by far more.
+# bf16 networks give lengths that are off by some thousandths; rows that are not normalised are off by far more.
 _LENGTH_TOLERANCE = 1e-2
 
 
 def as_embeddings(values: Embeddings, name: str, device: torch.device) -> Tensor:
-    """Return float32 [N, D] on the device, without a copy where it is that already.
+    """Return float32 [N, D] on the device, without a copy if possible.
 
-    `name` says in messages whose they are. Raises InvalidEmbeddings unless every row is finite and of length 1.
+    `name` names the embeddings in messages. Raises InvalidEmbeddings unless every row is finite and of length 1.
     """
     shape = tuple(values.shape)
     if len(shape) != 2:
@@ -30,7 +30,7 @@ def as_embeddings(values: Embeddings, name: str, device: torch.device) -> Tensor
         if values.dtype.kind != "f":
             raise InvalidEmbeddings(f"{name} embeddings have type {values.dtype}; want float32")
         converted = np.ascontiguousarray(values, np.float32)
-        # torch warns about memory that it must not write to, such as a mapped file.
+        # torch warns about read-only memory, such as a mapped file.
         values = torch.from_numpy(converted if converted.flags.writeable else converted.copy())
     elif not values.is_floating_point():
         raise InvalidEmbeddings(f"{name} embeddings have type {values.dtype}; want float32")
@@ -40,7 +40,7 @@ def as_embeddings(values: Embeddings, name: str, device: torch.device) -> Tensor
 
 
 def _check_lengths(embeddings_ND: Tensor, name: str) -> None:
-    """Judge the rows by their lengths, which takes no second array of the embeddings' size."""
+    """Check the rows by their lengths, without a second array of the embeddings' size."""
     lengths_N = torch.linalg.vector_norm(embeddings_ND, dim=1)
     broken_N = ~((lengths_N - 1).abs() <= _LENGTH_TOLERANCE)
     num_broken = int(broken_N.sum())
@@ -56,7 +56,7 @@ def _check_lengths(embeddings_ND: Tensor, name: str) -> None:
 
 
 def as_labels(values: Labels, name: str, num_images: int) -> NDArray[np.int64]:
-    """Return int64 [N]; raises InvalidEmbeddings for another length or what int64 cannot hold without loss."""
+    """Return int64 [N]; raises InvalidEmbeddings for another length or values that int64 cannot represent."""
     if isinstance(values, Tensor):
         detached = values.detach().cpu()
         values = (detached.float() if detached.dtype == torch.bfloat16 else detached).numpy()
@@ -78,7 +78,7 @@ def _check_integers(labels: NDArray[np.generic], name: str) -> None:
     if np.issubdtype(labels.dtype, np.unsignedinteger):
         bad = labels > np.uint64(np.iinfo(np.int64).max)
     elif np.issubdtype(labels.dtype, np.floating):
-        # Floats from here on cannot tell neighbouring integers apart: different classes may have become one already.
+        # Larger floats cannot represent all integers: different classes may already have become one.
         first_unsafe = 2 / float(np.finfo(labels.dtype.name).eps)
         bad = ~((np.abs(labels) < first_unsafe) & (labels == np.floor(labels)))
     else:

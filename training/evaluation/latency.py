@@ -1,4 +1,4 @@
-"""How long models take for one image, measured side by side so that the machine's noise hits all alike."""
+"""Latency of models for one image, measured in turns so that noise of the machine affects all alike."""
 
 import statistics
 import time
@@ -21,9 +21,9 @@ def median_latencies(
 ) -> list[float]:
     """Return the median milliseconds that each model takes to embed one image.
 
-    `images` holds for each model the same images as its `to_pixels` prepared them: [H, W, 3] each, or one array
-    [N, H, W, 3]. In every round each model embeds the same image, and the order goes round, so that none is always
-    the one that finds the caches warm. The first rounds are not counted. Raises ValueError without images or rounds.
+    `images` contains for each model the same images, prepared by its `to_pixels`: [H, W, 3] each, or one array
+    [N, H, W, 3]. In every round each model embeds the same image, in rotating order, so that no model always finds
+    warm caches. The first rounds are not counted. Raises ValueError without images or rounds.
     """
     if len(images) != len(embedders) or len({len(prepared) for prepared in images}) > 1:
         raise ValueError(f"want the same images for each of {len(embedders)} models, got {[*map(len, images)]}")
@@ -35,7 +35,7 @@ def median_latencies(
             turn = (number + place) % len(embedders)
             image_1HWC = images[turn][number % len(images[turn])][None]
             before = clock()
-            # The embeddings come back as an array of the CPU: a GPU has finished by then.
+            # Returns an array on the CPU, so a GPU has finished.
             embedders[turn].embed_pixels(image_1HWC)
             elapsed = clock() - before
             if number >= _WARM_UP_ROUNDS:

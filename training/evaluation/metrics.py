@@ -1,6 +1,6 @@
-"""Metrics of ranked answers, as arXiv:2003.08505 defines them, and their averages over any part of the queries.
+"""Retrieval metrics as defined in arXiv:2003.08505, and their averages over any part of the queries.
 
-Shape legend: B queries of one block, Q all queries, K ranks, N nearest images that are kept.
+Shape legend: B queries of one block, Q all queries, K ranks, N stored nearest images.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from training.errors import InvalidEmbeddings
 
 
 def r_precision(is_hit_BK: Tensor, num_relevant_B: Tensor) -> Tensor:
-    """Return the share [B] of hits among the first R, R being each query's number of relevant images (K >= R)."""
+    """Return the share [B] of hits among the first R, where R is the query's number of relevant images (K >= R)."""
     hits_BK = is_hit_BK & _within_r(is_hit_BK, num_relevant_B)
     return hits_BK.sum(dim=1).double() / num_relevant_B
 
 
 def map_at_r(is_hit_BK: Tensor, num_relevant_B: Tensor) -> Tensor:
-    """Return (1/R) Σ_{i<=R} P@i·rel_i [B]: R-precision that also asks how early the hits come (K >= R)."""
+    """Return (1/R) Σ_{i<=R} P@i·rel_i [B]: like R-precision, but earlier hits count more (K >= R)."""
     hits_BK = is_hit_BK & _within_r(is_hit_BK, num_relevant_B)
     ranks_K = torch.arange(1, is_hit_BK.shape[1] + 1, device=is_hit_BK.device, dtype=torch.float64)
     precisions_BK = hits_BK.cumsum(dim=1) / ranks_K
@@ -33,7 +33,7 @@ def _within_r(is_hit_BK: Tensor, num_relevant_B: Tensor) -> Tensor:
 
 
 def recall_at_k(first_hit_rank: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Return 1.0 [Q] where a hit is among the k nearest, else 0.0; NaN where there is nothing to hit (rank 0)."""
+    """Return 1.0 [Q] if a hit is among the k nearest, else 0.0; NaN without relevant images (rank 0)."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     return np.where(first_hit_rank == 0, np.nan, (first_hit_rank <= k).astype(np.float64))
@@ -41,16 +41,16 @@ def recall_at_k(first_hit_rank: NDArray[np.int64], k: int) -> NDArray[np.float64
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSummary:
-    """Averages over the queries that have something to find; NaN where there is no such query."""
+    """Averages over the queries with a relevant image; NaN without such queries."""
 
-    num_queries: int  # those averaged over
-    num_left_out: int  # those with no image of their class to find
+    num_queries: int  # queries in the averages
+    num_left_out: int  # queries without a relevant image
     recall: dict[int, float]  # by k
     r_precision: float
     map_at_r: float
 
     def metrics(self) -> dict[str, float]:
-        """Return everything by its name in files: recall_at_1, ..., num_left_out."""
+        """Return all values by their names in files: recall_at_1, ..., num_left_out."""
         recall = {f"recall_at_{k}": value for k, value in self.recall.items()}
         averages = recall | {"r_precision": self.r_precision, "map_at_r": self.map_at_r}
         return averages | {"num_queries": self.num_queries, "num_left_out": self.num_left_out}
@@ -58,16 +58,16 @@ class RetrievalSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RetrievalResult:
-    """What each query found; arrays are in the order of the queries.
+    """The results of each query; arrays are in the order of the queries.
 
-    A query with no image of its class to find is left out of every average: its `num_relevant` and
-    `first_hit_rank` are 0, its other figures NaN. Its nearest images are there all the same.
+    A query without a relevant image is excluded from every average: its `num_relevant` and `first_hit_rank` are 0 and
+    its other metrics NaN. Its nearest images are stored nevertheless.
     """
 
     ks: tuple[int, ...]
     query_labels: NDArray[np.int64]
     num_relevant: NDArray[np.int64]
-    first_hit_rank: NDArray[np.int64]  # from 1 on
+    first_hit_rank: NDArray[np.int64]  # the best rank is 1
     r_precision: NDArray[np.float64]
     map_at_r: NDArray[np.float64]
     neighbour_ids: NDArray[np.int64]  # [Q, N] rows of the gallery, nearest first
@@ -75,11 +75,11 @@ class RetrievalResult:
 
     @property
     def is_counted(self) -> NDArray[np.bool_]:
-        """Say which queries have something to find."""
+        """Which queries [Q] have a relevant image."""
         return self.num_relevant > 0
 
     def recall_at(self, k: int) -> NDArray[np.float64]:
-        """Return each query's recall@k, for any k."""
+        """Return recall@k of each query, for any k."""
         return recall_at_k(self.first_hit_rank, k)
 
     def summary(self) -> RetrievalSummary:
@@ -87,7 +87,7 @@ class RetrievalResult:
         return self.subset(np.ones(len(self.query_labels), bool))
 
     def subset(self, mask: NDArray[np.bool_]) -> RetrievalSummary:
-        """Average over the queries that the mask [Q] names."""
+        """Average over the queries selected by the mask [Q]."""
         if mask.shape != self.query_labels.shape or mask.dtype != np.bool_:
             raise InvalidEmbeddings(
                 f"a mask of type {mask.dtype} and shape {mask.shape} names no part of {len(self.query_labels)}"
@@ -96,9 +96,9 @@ class RetrievalResult:
         return self._by_group(mask.astype(np.int64), 2)[1]
 
     def per_class(self, labels: NDArray[np.generic] | Sequence[str] | None = None) -> dict[int | str, RetrievalSummary]:
-        """Average over the queries of each label, ascending; labels with nothing to find are absent.
+        """Average over the queries of each label, in ascending order; labels without relevant images are absent.
 
-        `labels` [Q] are names to group by; the queries' own labels where None.
+        `labels` [Q] are the names to group by, by default the labels of the queries.
         """
         names, groups = np.unique(self.query_labels if labels is None else np.asarray(labels), return_inverse=True)
         if groups.shape != self.query_labels.shape:
@@ -109,7 +109,7 @@ class RetrievalResult:
         return {name: part for name, part in zip(names.tolist(), summaries, strict=True) if part.num_queries}
 
     def _by_group(self, groups: NDArray[np.int64], num_groups: int) -> list[RetrievalSummary]:
-        """Average over each group of queries at once: there may be as many groups as classes."""
+        """Average over every group of queries in one pass: there may be as many groups as classes."""
         counted = groups[self.is_counted]
         num_queries = np.bincount(counted, minlength=num_groups)
         num_left_out = np.bincount(groups, minlength=num_groups) - num_queries

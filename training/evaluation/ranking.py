@@ -1,7 +1,8 @@
-"""Whole rankings by blocks of queries: the nearest of each query, and how far down its first hit lies.
+"""Rankings of a block of queries: the nearest images of each query, and the rank of its first hit.
 
+A score is a cosine; of equal scores the lower gallery index comes first.
 Shape legend: B queries of one block, G gallery images, D embedding dimension, K ranks, W members of a class, T some
-rows of a block. A score is a cosine; of equal scores the lower gallery index comes first.
+rows of a block.
 """
 
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Rows whose scores are compared at once where a comparison makes further arrays of their size.
+# Rows processed at once where a comparison allocates further arrays of their size.
 _ROWS_AT_ONCE = 32
 
 
 class LabelledGallery:
-    """What is searched: embeddings, and the images of each class in ascending order."""
+    """The embeddings of a gallery, and the images of each class in ascending order."""
 
     def __init__(self, embeddings_GD: Tensor, labels: NDArray[np.int64]) -> None:
         device = embeddings_GD.device
@@ -33,16 +34,16 @@ class LabelledGallery:
         return len(self.embeddings_GD)
 
     def codes_of(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the gallery's number of each label's class, -1 where it has no image of it."""
+        """Return the gallery's class number of each label, -1 for a class without images."""
         places = np.searchsorted(self._classes, labels).clip(max=len(self._classes) - 1)
         return np.where(self._classes[places] == labels, places, -1)
 
     def counts_of(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many images each class has."""
+        """Return the number of images of each class."""
         return np.where(codes < 0, 0, self._counts[codes])
 
     def members_of(self, codes_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images [T, W] of each class, ascending, and which of them are no padding."""
+        """Return the images [T, W] of each class in ascending order, and a mask that is false for padding."""
         counts_T1 = self._counts_C[codes_T][:, None]
         offsets_W = torch.arange(int(counts_T1.max()), device=codes_T.device)
         places_TW = self._starts_C[codes_T][:, None] + offsets_W
@@ -52,8 +53,8 @@ class LabelledGallery:
 def rank(scores_BG: Tensor, num_ranks: int) -> Tensor:
     """Return the gallery indices [B, K] of the highest scores, highest first.
 
-    The largest few are selected and only they are sorted. Rows with equal scores among them (or just behind them)
-    are selected again, since `topk` promises no order of equals.
+    Only the selected scores are sorted. Rows with equal scores among them (or just after them) are ranked again, since
+    `topk` does not define the order of equal values.
     """
     num_selected = min(num_ranks + 1, scores_BG.shape[1])
     values_BK, ranked_BK = scores_BG.topk(num_selected, dim=1)
@@ -65,10 +66,10 @@ def rank(scores_BG: Tensor, num_ranks: int) -> Tensor:
 
 
 def _rank_with_ties(scores_TG: Tensor, lowest_T: Tensor, num_ranks: int) -> Tensor:
-    """Rank rows whose score at the last rank is `lowest`."""
+    """Rank rows with ties; `lowest_T` is the score at the last rank."""
     is_above_TG = scores_TG > lowest_T[:, None]
     is_lowest_TG = scores_TG == lowest_T[:, None]
-    # Whoever scores above the last rank is in; the places left go to the first of those that score as low.
+    # All scores above the last rank are selected; the remaining ranks go to the first of the equal scores.
     num_left_T1 = num_ranks - is_above_TG.sum(dim=1, keepdim=True)
     is_in_TG = is_above_TG | (is_lowest_TG & (is_lowest_TG.cumsum(dim=1) <= num_left_T1))
     ids_TK = is_in_TG.nonzero()[:, 1].view(-1, num_ranks)
@@ -79,10 +80,10 @@ def _rank_with_ties(scores_TG: Tensor, lowest_T: Tensor, num_ranks: int) -> Tens
 def first_hit_ranks(
     scores_BG: Tensor, is_hit_BK: Tensor, codes_B: Tensor, has_hit_B: Tensor, gallery: LabelledGallery
 ) -> Tensor:
-    """Return the rank [B] of each query's first hit, from 1 on, however deep it lies; 0 where there is none.
+    """Return the rank [B] of each query's first hit, starting at 1 and however deep; 0 without a hit.
 
-    Queries whose first hit lies behind the K ranks known have it counted: one more than the images ahead of it. That
-    is how recall@1000 needs no ranking of 1000.
+    If the first hit is not among the K known ranks, the images ahead of it are counted, so that recall@1000 needs no
+    ranking of 1000 images.
     """
     ranks_B = torch.where(is_hit_BK.any(dim=1), is_hit_BK.int().argmax(dim=1) + 1, 0)
     for rows_T in _row_groups(has_hit_B & (ranks_B == 0)):
@@ -94,7 +95,7 @@ def _num_ahead(scores_TG: Tensor, members_TW: Tensor, is_member_TW: Tensor) -> T
     """Count the images ahead of the best of the members."""
     member_scores_TW = scores_TG.gather(1, members_TW).masked_fill(~is_member_TW, -torch.inf)
     best_T1 = member_scores_TW.amax(dim=1, keepdim=True)
-    # argmax names the first of equals, and members ascend: the lowest index among the best.
+    # argmax returns the first of equal values and members ascend, so this is the lowest index among the best.
     first_T1 = members_TW.gather(1, member_scores_TW.argmax(dim=1, keepdim=True))
     ids_G = torch.arange(scores_TG.shape[1], device=scores_TG.device)
     num_above_T = (scores_TG > best_T1).sum(dim=1, dtype=torch.int32)
@@ -103,7 +104,7 @@ def _num_ahead(scores_TG: Tensor, members_TW: Tensor, is_member_TW: Tensor) -> T
 
 
 def _row_groups(is_chosen_B: Tensor) -> Iterator[Tensor]:
-    """Yield the numbers of the chosen rows, a few at a time."""
+    """Yield the indices of the chosen rows, a few at a time."""
     rows = is_chosen_B.nonzero().flatten()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         yield rows[start : start + _ROWS_AT_ONCE]

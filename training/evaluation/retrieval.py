@@ -1,6 +1,6 @@
-"""Retrieval measured exactly: every query against the whole gallery, in blocks that fit a memory bound.
+"""Exact retrieval metrics: every query against the whole gallery, in blocks within a memory bound.
 
-Shape legend: Q queries, G gallery images, D embedding dimension, B queries of one block, K ranks, N nearest kept.
+Shape legend: Q queries, G gallery images, D embedding dimension, B queries of a block, K ranks, N stored images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from training.evaluation.ranking import LabelledGallery, first_hit_ranks, rank
 
 _BLOCK_BYTES = 2**28
 
-# Peak of what one rank of one query costs: ids, scores, hits and float64 precisions.
+# Peak memory per query and rank: ids, scores, hits and float64 precisions.
 _BYTES_PER_RANK = 64
 
 
@@ -36,25 +36,25 @@ def evaluate_retrieval(
     device: str = "cpu",
     block_bytes: int = _BLOCK_BYTES,
 ) -> RetrievalResult:
-    """Rank the gallery for each query by cosine and measure what share of the right images comes first.
+    """Rank the gallery by cosine for each query and compute the metrics.
 
-    Arithmetic is float32, of equal scores the lower gallery index comes first. A query is left out of the averages
-    where no image of its class is there to find.
+    Arithmetic is float32; of equal scores the lower gallery index comes first. Queries without a relevant image are
+    excluded from the averages.
 
     Args:
         query_embeddings: [Q, D], rows of length 1.
         query_labels: integers [Q].
-        gallery_embeddings: [G, D]; None searches the queries among themselves, each left out of its own answer.
-        gallery_labels: integers [G]; None with the embeddings.
-        own_rows: integers [Q], the gallery's row that is the query itself and left out of its answer; -1 where there
-            is none. None with no gallery, where that is understood.
-        ks: where recall is reported; may exceed the gallery.
-        num_neighbours: how many of the nearest to keep for each query; as many as there are at most.
+        gallery_embeddings: [G, D]; None searches the queries among themselves, each excluded from its own answer.
+        gallery_labels: integers [G]; None if and only if the embeddings are None.
+        own_rows: integers [Q], the row of the gallery that is the query itself, which is excluded from its answer; -1
+            if there is none. Must be None without a gallery.
+        ks: the k of recall@k; may exceed the gallery.
+        num_neighbours: the number of nearest images to store for each query.
         device: "cpu", "cuda", "cuda:1", ... or "auto".
-        block_bytes: roughly the memory to use beside embeddings and results; changes no result, but where the matrix
-            library rounds blocks of another height otherwise in the last bit.
+        block_bytes: approximate memory beside embeddings and results. It does not change the results, except for the
+            last bit where the matrix library rounds blocks of another height differently.
 
-    Raises InvalidEmbeddings for what cannot be measured, UnsupportedDevice.
+    Raises InvalidEmbeddings for invalid embeddings or labels, UnsupportedDevice.
     """
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise ValueError("give both gallery_embeddings and gallery_labels, or neither")
@@ -78,9 +78,9 @@ def evaluate_retrieval(
 
 
 def summarise(result: RetrievalResult, is_unseen: NDArray[np.bool_] | None = None) -> dict[str, dict[str, float]]:
-    """Return {"all", "seen", "unseen"} → metric → value; a part without queries is absent.
+    """Return {"all", "seen", "unseen"} → metric → value; parts without queries are absent.
 
-    Where both parts exist, "all" also holds `mean_of_parts_recall_at_1`, in which both weigh the same.
+    If both parts exist, "all" also contains `mean_of_parts_recall_at_1`, their mean with equal weights.
     """
     metrics = {"all": result.summary().metrics()}
     if is_unseen is None:
@@ -133,7 +133,7 @@ def _search(
 ) -> RetrievalResult:
     codes = gallery.codes_of(labels)
     has_own = own_rows >= 0
-    # Where the gallery has the query's own image under another label, leaving it out takes no hit away.
+    # If the query's own row has another label, excluding it removes no hit.
     num_relevant = gallery.counts_of(codes) - (has_own & (gallery.codes[own_rows] == codes))
     if not (num_relevant > 0).any():
         raise InvalidEmbeddings(
@@ -153,7 +153,7 @@ def _search(
         neighbour_scores=np.zeros((num_queries, num_neighbours), np.float32),
     )
     height = min(num_queries, max(1, block_bytes // (4 * len(gallery))))
-    # Written anew by every block: fresh pages for each would cost a quarter of the product's time.
+    # Reused by every block: allocating fresh pages would cost a quarter of the product's time.
     buffer = queries_QD.new_empty(height * len(gallery))
     for ids, num_ranks in _blocks(np.maximum(num_relevant, max(num_neighbours, 1)), len(gallery), block_bytes):
         ids_B = torch.from_numpy(ids).to(queries_QD.device)
@@ -168,9 +168,9 @@ def _search(
 
 
 def _blocks(depths: NDArray[np.int64], num_gallery: int, block_bytes: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Yield the queries of each block and how deep it must be ranked.
+    """Yield the queries of each block and the number of ranks they need.
 
-    The deepest queries go first and together, so that one large class does not make all blocks deep.
+    Queries are ordered by that number, so that one large class does not make all blocks deep.
     """
     order = np.argsort(-depths, kind="stable")
     start = 0
@@ -189,15 +189,15 @@ def _measure_block(
     gallery: LabelledGallery,
     num_ranks: int,
 ) -> None:
-    """Write what the queries `ids` found into the result."""
+    """Write the results of the queries `ids`."""
     codes_B = torch.from_numpy(codes).to(scores_BG.device)
     num_relevant_B = torch.from_numpy(result.num_relevant[ids]).to(scores_BG.device)
     ranked_BK = rank(scores_BG, num_ranks)
-    # What is left out comes last, and is no hit where a block is ranked as deep as that.
+    # Excluded rows come last, and are no hits if the ranking reaches them.
     is_hit_BK = (gallery.codes_G[ranked_BK] == codes_B[:, None]) & ~scores_BG.gather(1, ranked_BK).isneginf()
     first_hits_B = first_hit_ranks(scores_BG, is_hit_BK, codes_B, num_relevant_B > 0, gallery)
     result.first_hit_rank[ids] = first_hits_B.cpu().numpy()
-    # Where nothing is relevant this is 0 / 0: NaN.
+    # Without relevant images this is 0 / 0, which is NaN.
     result.r_precision[ids] = r_precision(is_hit_BK, num_relevant_B).cpu().numpy()
     result.map_at_r[ids] = map_at_r(is_hit_BK, num_relevant_B).cpu().numpy()
     nearest_BN = ranked_BK[:, : result.neighbour_ids.shape[1]]
@@ -207,8 +207,8 @@ def _measure_block(
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep a training loop's reduced matrix precision out of the ranking; its autocast spares `mm(out=)` anyway."""
-    # The module `mkldnn` replaces itself by an object with more attributes, which types do not show.
+    """Use full float32 precision even if a training loop reduced it; autocast does not apply to `mm(out=)`."""
+    # The module `mkldnn` replaces itself with an object whose attributes are not typed.
     mkldnn: Any = torch.backends.mkldnn
     backends = (torch.backends.cuda.matmul, mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]

@@ -1,4 +1,4 @@
-"""The metrics by which models are compared on an evaluation set, a number for each query."""
+"""The metrics by which models are compared on an evaluation set, one value per query."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ def metric_of_queries(
     r_precision: NDArray[np.float64],
     map_at_r: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the metric [Q] of each query, all of which have something to find."""
+    """Return the metric of each query [Q]; all queries must have a relevant image."""
     if name == "r_precision":
         return r_precision
     if name == "map_at_r":

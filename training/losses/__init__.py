@@ -1,1 +1,1 @@
-"""Losses of metric learning on the allowed pairs of a batch."""
+"""Metric learning losses on the allowed pairs of a batch."""

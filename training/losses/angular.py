@@ -10,14 +10,14 @@ from torch import Tensor
 from training.losses.distances import cosine_similarities, mean_of
 from training.losses.pairs import LossOutput, MetricLoss, Pairs
 
-# tan² grows without bound; up to here the exponentials of unit vectors stay far inside float32.
+# tan² grows without bound; up to this angle the exponentials of unit vectors stay far within float32.
 MAX_ANGLE_DEGREES = 60.0
 
 
 class AngularLoss(MetricLoss):
-    """log(1 + Σ_neg e^{4 tan²α (x + p)·n − 2(1 + tan²α) x·p}) per positive p of x, mean over positives: the terms.
+    """log(1 + Σ_neg e^{4 tan²α (x + p)·n − 2(1 + tan²α) x·p}) per positive p of x, mean over positives.
 
-    Negatives are those of the sample x.
+    Terms are positives; negatives are those of the sample x.
     """
 
     def __init__(self, angle_degrees: float = 45.0) -> None:
@@ -28,7 +28,7 @@ class AngularLoss(MetricLoss):
         positive_BB = pairs.positive_BB
         similarities_BB = cosine_similarities(embeddings_BD)
         exponentials_BB = (4 * self.squared_tangent * similarities_BB).exp()
-        # e^{x·n + p·n} is a product, so that the sum over negatives is one of matrices instead of B³ numbers.
+        # e^{x·n + p·n} is a product, so the sum over negatives is a matrix product instead of B³ numbers.
         repulsion_BB = (exponentials_BB * pairs.negative_BB) @ exponentials_BB.T
         attraction_BB = (-2 * (1 + self.squared_tangent) * similarities_BB).exp()
         losses_BB = (repulsion_BB * attraction_BB).log1p() * positive_BB

@@ -1,7 +1,7 @@
-"""Distances, means and log-sum-exps that stay finite, in float32 whatever precision the network runs in.
+"""Distances, means and log-sum-exps that stay finite, in float32 whatever the precision of the network.
 
-Shape legend: B batch, D embedding dimension, K whatever the batch is compared with. Nothing here waits for the device.
-float64 stays float64, so that a loss can be compared with an oracle.
+Nothing here waits for the device. float64 stays float64, so that a loss can be compared with an oracle.
+Shape legend: B batch, D embedding dimension, K rows that the batch is compared with.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -9,20 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-# The root has no gradient at zero, and two equal images are at distance zero.
+# The square root has no finite gradient at zero, the squared distance of two equal images.
 MIN_SQUARED_DISTANCE = 1e-8
-# Stands for log(0): -inf would turn gradients into NaN where a whole row is masked.
+# Stands for log(0): with -inf a fully masked row would have NaN gradients.
 NEGLIGIBLE = -1e30
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Keep autocast, where it is on, from taking the matrix products inside to half precision."""
+    """Return a context in which autocast does not reduce matrix products to half precision."""
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return half precision as float32, and anything else as it is."""
+    """Convert half precision to float32; other types are returned unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -37,32 +37,32 @@ def cosine_similarities(embeddings_BD: Tensor, others_KD: Tensor | None = None) 
 def euclidean_distances(embeddings_BD: Tensor) -> Tensor:
     """Return the distances [B, B] of the batch with itself.
 
-    Where two rows (nearly) coincide the distance is 1e-4 and its gradient zero.
+    If two rows (nearly) coincide, the distance is 1e-4 and its gradient zero.
     """
     products_BB = cosine_similarities(embeddings_BD)
-    # Lengths come from the same product: equal rows then cancel, also where rounding has taken them off the sphere.
+    # Lengths come from the same product, so that equal rows cancel even if rounding changed their length.
     squared_B = products_BB.diagonal()
     squared_BB = (squared_B.unsqueeze(1) + squared_B).sub(products_BB, alpha=2)
     return squared_BB.clamp(min=MIN_SQUARED_DISTANCE).sqrt()
 
 
 def masked_log_sum_exp(values: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Return the log of the sum of the exponentials where `mask` holds; a sum over nothing is `NEGLIGIBLE`."""
+    """Return the log-sum-exp over the entries in `mask`; an empty sum is `NEGLIGIBLE`."""
     return values.masked_fill(~mask, NEGLIGIBLE).logsumexp(dim)
 
 
 def log_one_plus_exp(values: Tensor) -> Tensor:
-    """Return log(1 + e^x), which is exactly zero, with a zero gradient, for `NEGLIGIBLE`."""
-    # From 40 on the difference from x is below what float64 resolves.
+    """Return log(1 + e^x); exactly zero with a zero gradient for `NEGLIGIBLE`."""
+    # Above 40 the difference from x is below the resolution of float64.
     return torch.nn.functional.softplus(values, threshold=40.0)
 
 
 def mean_of(total: Tensor, count: Tensor) -> Tensor:
-    """Divide a sum by its number of terms; over no term the mean is zero, with a zero gradient."""
+    """Divide a sum by its number of terms; without terms the mean and its gradient are zero."""
     return total / count.clamp(min=1)
 
 
 def mean_of_active(hinges: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the terms above zero, and their number; no term is below zero."""
+    """Return the mean over the positive terms and their number; no term may be negative."""
     num_active = torch.count_nonzero(hinges)
     return mean_of(hinges.sum(), num_active), num_active

@@ -1,4 +1,4 @@
-"""A loss by its name, with parameters that are checked."""
+"""Losses by name, with validated parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ LossName = Literal[
 ]
 PairsName = Literal["all", "representative", "mixed"]
 
-# What each loss takes; the defaults stand with the loss.
+# The parameters of each loss; the defaults are those of its class.
 _PARAMETERS: Mapping[LossName, tuple[str, ...]] = {
     "contrastive": ("positive_margin", "negative_margin"),
     "triplet": ("margin", "mining"),
@@ -56,7 +56,7 @@ _CLASSES: Mapping[LossName, Callable[..., MetricLoss]] = {
     "margin": MarginLoss,
     "proxy_anchor": ProxyAnchorLoss,
 }
-# Least and largest value; unit vectors are at most two apart.
+# Smallest and largest value; the distance of unit vectors is at most 2.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "positive_margin": (0.0, 2.0),
     "negative_margin": (0.0, 2.0),
@@ -74,15 +74,14 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """Which loss, on which pairs, with which parameters; None is the loss's own default.
+    """A loss, the pairs it is computed on, and its parameters; None selects the default of the loss.
 
-    Raises InvalidConfig for a name that does not exist, a parameter that the loss does not take, or a value outside
-    its range.
+    Raises InvalidConfig for an unknown name, a parameter that the loss does not have, or a value outside its range.
     """
 
     name: LossName = "multi_similarity"
     pairs: PairsName = "all"
-    mixed_weight: float = 0.1  # of all pairs, with pairs "mixed"
+    mixed_weight: float = 0.1  # weight of the loss on all pairs, with pairs "mixed"
     positive_margin: float | None = None
     negative_margin: float | None = None
     margin: float | None = None
@@ -90,7 +89,7 @@ class LossConfig:
     positive_scale: float | None = None
     negative_scale: float | None = None
     threshold: float | None = None
-    beta: float | None = None  # where learning starts
+    beta: float | None = None  # initial value
     beta_per_class: bool | None = None
     temperature: float | None = None
     angle_degrees: float | None = None
@@ -119,13 +118,13 @@ class LossConfig:
 
     @property
     def parameters(self) -> dict[str, float | str | bool]:
-        """The loss's own parameters, where they are set."""
+        """The parameters of the loss that are set."""
         values = {name: getattr(self, name) for name in _PARAMETER_NAMES}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    # 1 equals True, but nobody means it.
+    # 1 == True, but 1 is not meant as True.
     if not any(value == choice and type(value) is type(choice) for choice in choices):
         raise InvalidConfig(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
@@ -133,7 +132,7 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
 def _check_range(name: str, value: object) -> None:
     low, high = _RANGES[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # NaN is in no range.
+    # NaN fails both comparisons.
     if not is_number or not low <= cast(float, value) <= high:
         raise InvalidConfig(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
@@ -141,14 +140,14 @@ def _check_range(name: str, value: object) -> None:
 def create_loss(
     config: LossConfig, num_classes: int, embedding_dim: int, generator: torch.Generator | None = None
 ) -> MetricLoss:
-    """Build a loss on the CPU; `generator` draws proxies, where the loss learns some.
+    """Create a loss on the CPU; `generator` initialises learnt proxies.
 
-    Losses with one weight or row a class take labels 0 to num_classes − 1.
+    Losses with one weight or proxy per class take labels 0 to num_classes − 1.
     """
     arguments: dict[str, object] = {**config.parameters}
     if arguments.pop("beta_per_class", False):
         arguments["num_classes"] = num_classes
-    # Among representative pairs nothing would ever use the proxies.
+    # On representative pairs the proxies would never be used.
     if config.name == "proxy_anchor" and config.pairs != "representative":
         arguments.update(num_classes=num_classes, embedding_dim=embedding_dim, generator=generator)
     loss = _CLASSES[config.name](**arguments)
@@ -156,14 +155,14 @@ def create_loss(
 
 
 def pairs_for(config: LossConfig, labels_B: Tensor, is_representative_B: Tensor) -> Pairs:
-    """Return the pairs that the loss of `config` is called with."""
+    """Return the pairs on which the loss of `config` is called."""
     if config.pairs == "all":
         return all_pairs(labels_B)
-    # A mixed loss makes the other pairs itself.
+    # A mixed loss creates the pairs of its other part itself.
     return representative_pairs(labels_B, is_representative_B)
 
 
-# Parameters known to work, by data set; the losses in _FOR_ALL have one setting for all three.
+# Parameters known to work, by data set; the losses in _FOR_ALL use the same for all three.
 _FOR_ALL = {
     "margin": LossConfig("margin", beta=1.2, margin=0.2),
     "lifted_structure": LossConfig("lifted_structure", margin=1.0),

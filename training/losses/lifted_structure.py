@@ -13,8 +13,8 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs
 class LiftedStructureLoss(MetricLoss):
     """½ [log(Σ e^{m − d} over the negatives of either end) + d(x, positive)]₊², mean over positives.
 
-    Terms are positives. The negatives of a pair's sample are its row's; those of its other end are the samples of other
-    classes that are compared with it, its column's.
+    Terms are positives. The negatives of a pair's sample are those in its row; the negatives of its other end are the
+    samples of other classes in its column.
     """
 
     def __init__(self, margin: float = 1.0) -> None:

@@ -13,8 +13,8 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs
 class MarginLoss(MetricLoss):
     """[d − β + α]₊ on positives and [β + α − d]₊ on negatives, mean over active of both together. Terms are pairs.
 
-    β is learnt: one number, or with `num_classes` one a class, of which a pair takes that of its sample's class;
-    labels are then 0 to num_classes − 1.
+    β is learnt: one number or, with `num_classes`, one per class, where a pair uses that of its sample's class and
+    labels are 0 to num_classes − 1.
     """
 
     def __init__(self, beta: float = 1.2, margin: float = 0.2, num_classes: int | None = None) -> None:

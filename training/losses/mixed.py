@@ -6,9 +6,9 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs, all_pairs
 
 
 class MixedLoss(MetricLoss):
-    """loss(representative pairs) + weight × loss(all pairs); it is called with the representative pairs.
+    """loss(representative pairs) + weight × loss(all pairs), called with the representative pairs.
 
-    Terms are those of both parts. Learnt weights are shared; learnt proxies serve the part on all pairs.
+    Terms are those of both parts. Learnt weights are shared; learnt proxies are used on all pairs only.
     """
 
     def __init__(self, loss: MetricLoss, weight: float = 0.1) -> None:

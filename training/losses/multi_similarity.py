@@ -12,8 +12,8 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs
 class MultiSimilarityLoss(MetricLoss):
     """(1/a) log(1 + Σ_pos e^{−a(s−μ)}) + (1/b) log(1 + Σ_neg e^{b(s−μ)}) per sample. Terms are samples.
 
-    The mean is over the samples that have an allowed pair, positive or negative: a representative, which is no
-    sample of its own pairs, does not thin it out.
+    The mean is over the samples with an allowed pair, positive or negative. Representatives, which are not samples of
+    representative pairs, are therefore not counted.
     """
 
     def __init__(self, positive_scale: float = 2.0, negative_scale: float = 40.0, threshold: float = 0.5) -> None:

@@ -1,7 +1,7 @@
-"""N-pair loss and normalised softmax: on the unit sphere, with a temperature, they are one loss.
+"""N-pair loss and normalised softmax, which are one loss on the unit sphere with a temperature.
 
-N-pair (Sohn, NeurIPS 2016) compares a sample with one image of each class; normalised softmax (arXiv:1811.12649) with
-one weight of each class. With the class's representative in that place both are the same formula.
+N-pair (Sohn, NeurIPS 2016) compares a sample with one image of each class, normalised softmax (arXiv:1811.12649) with
+one weight of each class. With the representative in that role both have the same formula.
 Shape legend: B batch, D embedding dimension.
 """
 
@@ -14,8 +14,8 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs
 class NPairLoss(MetricLoss):
     """−log e^{s⁺/τ} / (e^{s⁺/τ} + Σ_neg e^{s/τ}), mean over positives, which are the terms.
 
-    Among representative pairs a sample has one positive; otherwise each of its positives stands alone against all
-    its negatives.
+    On representative pairs a sample has one positive; otherwise each of its positives is compared with all its
+    negatives.
     """
 
     def __init__(self, temperature: float = 0.11) -> None:

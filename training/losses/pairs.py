@@ -1,7 +1,7 @@
-"""Which pairs of a batch a loss may use, and what every loss is.
+"""The pairs of a batch that a loss may use, and the base class of all losses.
 
-Shape legend: B batch, D embedding dimension. A mask [B, B] is directed: row i is the sample, column j what it is
-compared with.
+Shape legend: B batch, D embedding dimension. A mask [B, B] is directed: row i is the sample, column j the image that it
+is compared with.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from training.losses.distances import at_least_float32, without_autocast
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """The allowed pairs of a batch; no image is ever allowed with itself."""
+    """The allowed pairs of a batch; an image is never paired with itself."""
 
     kind: Literal["all", "representative"]
     allowed_BB: Tensor
@@ -34,7 +34,7 @@ class Pairs:
 
 
 def all_pairs(labels_B: Tensor) -> Pairs:
-    """Allow every image with every other one."""
+    """Allow every image with every other image."""
     num_images = len(labels_B)
     is_itself_BB = torch.eye(num_images, dtype=torch.bool, device=labels_B.device)
     none_B = torch.zeros(num_images, dtype=torch.bool, device=labels_B.device)
@@ -42,17 +42,17 @@ def all_pairs(labels_B: Tensor) -> Pairs:
 
 
 def representative_pairs(labels_B: Tensor, is_representative_B: Tensor) -> Pairs:
-    """Allow every image that is no representative with every representative: the pairs of the relaxed set 𝒞_k."""
+    """Allow every other image with every representative: the pairs of the relaxed set 𝒞_k."""
     allowed_BB = ~is_representative_B.unsqueeze(1) & is_representative_B
     return Pairs("representative", allowed_BB, labels_B.unsqueeze(1) == labels_B, is_representative_B)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LossOutput:
-    """A loss and how much of the batch took part in it, all tensors without dimensions on the batch's device.
+    """A loss and its numbers of terms, all 0-d tensors on the batch's device.
 
-    Terms are what the loss is a mean over: pairs, triplets, positives, samples or classes, as each loss says.
-    `num_active` counts those above zero; where a loss has no hinge, every term is active.
+    Terms are what the loss averages over: pairs, triplets, positives, samples or classes, as each loss documents.
+    `num_active` counts the terms above zero; without a hinge every term is active.
     """
 
     value: Tensor
@@ -63,11 +63,11 @@ class LossOutput:
 class MetricLoss(nn.Module):
     """A loss of unit-length embeddings on the allowed pairs of a batch.
 
-    Weights that a loss learns are its parameters. Masks are dense and shapes fixed: nothing waits for the device.
+    Learnt weights of a loss are its parameters. Masks are dense and shapes fixed, so that nothing waits for the device.
     """
 
     def forward(self, embeddings_BD: Tensor, labels_B: Tensor, pairs: Pairs) -> LossOutput:
-        """Return the loss, in float32 (float64 for float64) also under autocast; labels are int64."""
+        """Return the loss in float32 (float64 for float64), also under autocast; labels are int64."""
         with without_autocast(embeddings_BD):
             return self._compute(at_least_float32(embeddings_BD), labels_B, pairs)
 

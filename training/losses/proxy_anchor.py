@@ -1,7 +1,7 @@
-"""Proxy-anchor loss (arXiv:2003.13911), with learnt proxies or with representatives in their place.
+"""Proxy-anchor loss (arXiv:2003.13911), with learnt proxies or with representatives as proxies.
 
-Shape legend: B batch, C classes, D embedding dimension, K proxies: C of them when they are learnt, B among
-representative pairs, where the columns that are no representatives stay empty.
+Shape legend: B batch, C classes, D embedding dimension, K proxies: C if learnt, B on representative pairs, where only
+the columns of representatives are used.
 """
 
 import torch
@@ -15,10 +15,10 @@ from training.losses.pairs import LossOutput, MetricLoss, Pairs
 class ProxyAnchorLoss(MetricLoss):
     """log(1 + Σ_{x of c} e^{−scale (s − margin)}) + log(1 + Σ_{x not of c} e^{scale (s + margin)}) per class c.
 
-    s is the cosine of x and the class's proxy. The first sum's mean is over the classes that have an x in the batch,
-    the second's over all proxies; the proxies are the terms. On all pairs the proxy is a learnt weight, each image of
-    the batch is an x, and labels are 0 to num_classes − 1. On representative pairs the proxy is the class's
-    representative in the batch and the x are the other images; nothing is learnt, and `num_classes` may be left out.
+    s is the cosine of x and the proxy of the class. The first part is averaged over the classes with an x in the
+    batch, the second over all proxies, which are the terms. On all pairs the proxy is a learnt weight, each image of
+    the batch is an x, and labels are 0 to num_classes − 1. On representative pairs the proxy is the representative of
+    the class in the batch and the x are the other images; nothing is learnt, and `num_classes` may be omitted.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ProxyAnchorLoss(MetricLoss):
         self.proxies: nn.Parameter | None = None
         if num_classes is not None and embedding_dim is not None:
             self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))
-            # The start of the authors' code.
+            # As in the authors' code.
             nn.init.kaiming_normal_(self.proxies, mode="fan_out", generator=generator)
 
     def _compute(self, embeddings_BD: Tensor, labels_B: Tensor, pairs: Pairs) -> LossOutput:

@@ -1,1 +1,1 @@
-"""What a person sees of a run: log, progress, curves, nearest neighbours, one page."""
+"""What users see of a run: log, progress, curves, nearest neighbours and a report page."""

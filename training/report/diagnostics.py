@@ -1,4 +1,4 @@
-"""What a batch of embeddings tells about the training, and warnings of the two ways in which it fails quietly.
+"""Diagnostics of a batch of embeddings, and warnings about collapse and about a pull without effect.
 
 Shape legend: B samples, D embedding dimension.
 """
@@ -12,18 +12,18 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 
 @torch.no_grad()
 def diagnose(embeddings_BD: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
-    """Return distance quantiles and spread of a batch as 0-d float32 tensors; nothing waits for the device.
+    """Return distance quantiles and spread of a batch as 0-d float32 tensors, without waiting for the device.
 
-    `positive_distance_q10`, `_q50`, `_q90` are quantiles (linear between ranks) of the Euclidean distances within all
-    pairs of one class, `negative_distance_…` of all pairs of two classes; NaN where the batch has no such pair.
-    `embedding_spread` is the variance summed over the dimensions, for unit vectors 1 - ‖mean embedding‖²: 0 where all
-    embeddings are equal, about 1 where they surround the sphere's centre.
+    `positive_distance_q10`, `_q50` and `_q90` are quantiles (linear between ranks) of the Euclidean distances of all
+    pairs of one class, `negative_distance_…` of all pairs of two classes; NaN if the batch has no such pair.
+    `embedding_spread` is the variance summed over the dimensions, for unit vectors 1 - ‖mean embedding‖²: 0 if all
+    embeddings are equal, about 1 if they surround the centre of the sphere.
     """
     if embeddings_BD.ndim != 2 or labels_B.shape != embeddings_BD.shape[:1]:
         shapes = f"{list(embeddings_BD.shape)} and {list(labels_B.shape)}"
         raise ValueError(f"embeddings must be [B, D] with labels [B], got {shapes}")
     embeddings_BD = embeddings_BD.detach().float()
-    # Every pair once, from differences: equal embeddings then have distance 0, not the rounding of a product.
+    # Every pair once, from differences, so that equal embeddings have distance 0 exactly.
     distances = F.pdist(embeddings_BD)
     first, second = torch.triu_indices(len(labels_B), len(labels_B), 1, device=labels_B.device)
     is_positive = labels_B[first] == labels_B[second]
@@ -39,7 +39,7 @@ def diagnose(embeddings_BD: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
 def _masked_quantiles(values: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Return QUANTILES of the masked values, with fixed shapes.
 
-    Not torch.nanquantile: a tensor of ranks would have to be copied to the device, and it stops at 16 million values.
+    torch.nanquantile would copy a tensor of ranks to the device and is limited to 16 million values.
     """
     if not len(values):
         return {name: values.new_full((), torch.nan) for name in QUANTILES}
@@ -60,7 +60,7 @@ def _index(rank: Tensor) -> Tensor:
 
 
 class _Streak:
-    """Counts how often in a row something was the case, and is full once."""
+    """Counts consecutive observations of a condition, and reports once when `patience` is reached."""
 
     def __init__(self, patience: int) -> None:
         if patience < 1:
@@ -70,7 +70,7 @@ class _Streak:
         self._has_warned = False
 
     def is_full(self, holds: bool) -> bool:
-        """Count one observation; True the first time that `patience` of them in a row held."""
+        """Count one observation; True the first time that the condition held `patience` times in a row."""
         self._length = self._length + 1 if holds else 0
         if self._has_warned or self._length < self.patience:
             return False
@@ -78,20 +78,20 @@ class _Streak:
         return True
 
     def state_dict(self) -> dict[str, int]:
-        """Return what a resumed run needs in order to warn when an undisturbed one would."""
+        """Return the state with which a resumed run warns at the same step as an uninterrupted one."""
         return {"length": self._length, "has_warned": int(self._has_warned)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from the result of `state_dict`."""
         self._length = state["length"]
         self._has_warned = bool(state["has_warned"])
 
 
 class CollapseWatch(_Streak):
-    """Warns once when the embeddings have been nearly equal for `patience` logged steps in a row.
+    """Warns once when the embeddings have been nearly equal for `patience` consecutive logged steps.
 
-    A spread of 0.01 is a mean cosine of 0.99 between any two images. Networks from scratch start there and leave
-    within some steps, hence the patience.
+    A spread of 0.01 is a mean cosine of 0.99 between any two images. Networks trained from scratch start there and
+    leave it within a few steps, hence the patience.
     """
 
     def __init__(self, patience: int = 10, *, min_spread: float = 0.01, min_negative_distance: float = 0.1) -> None:
@@ -100,7 +100,7 @@ class CollapseWatch(_Streak):
         self.min_negative_distance = min_negative_distance
 
     def update(self, embedding_spread: float | None, negative_distance_q50: float | None) -> str | None:
-        """Take the values of one logged step (None: not known); return the warning when it is due."""
+        """Take the values of one logged step (None: unknown); return the warning when it is due."""
         is_narrow = embedding_spread is not None and embedding_spread < self.min_spread
         is_close = negative_distance_q50 is not None and negative_distance_q50 < self.min_negative_distance
         if not self.is_full(is_narrow or is_close):
@@ -108,12 +108,12 @@ class CollapseWatch(_Streak):
         return (
             f"collapse: the embeddings of all classes are nearly equal (spread {_short(embedding_spread)}, median "
             f"distance of negatives {_short(negative_distance_q50)}) for {self.patience} logged steps; lower the "
-            "learning rate, take another loss, or a larger margin"
+            "learning rate, use another loss, or a larger margin"
         )
 
 
 class PullWatch(_Streak):
-    """Warns once when the pull towards the anchor weights has had no effect for `patience` logged steps in a row."""
+    """Warns once when the pull towards the anchor weights had no effect for `patience` consecutive logged steps."""
 
     def __init__(self, patience: int = 20, *, min_ratio: float = 1e-3) -> None:
         super().__init__(patience)
@@ -122,7 +122,7 @@ class PullWatch(_Streak):
     def update(self, pull_ratio: float | None) -> str | None:
         """Take ‖pull‖ / ‖gradient‖ of one logged step; return the warning when it is due.
 
-        None or exactly 0 is a pull that is off, or the step right after re-anchoring, and is passed over.
+        None and exactly 0 are ignored: the pull is off, or the anchor weights were just set.
         """
         if pull_ratio is None or pull_ratio == 0 or not self.is_full(pull_ratio < self.min_ratio):
             return None

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line in metrics.jsonl, and the same numbers for TensorBoard."""
+"""The log of a run: one JSON object per line in metrics.jsonl, and the same numbers for TensorBoard."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from torch.utils.tensorboard import SummaryWriter
 from training.errors import InvalidRun
 from training.report.run_folder import METRICS, TENSORBOARD, Record
 
-# What a record says about itself rather than about the training.
+# Fields that identify a record.
 _NOT_PLOTTED = frozenset({"kind", "step"})
 
 
 class MetricsLog:
-    """Appends the records of a run to its folder; each line is on its way to the disk when `write` returns.
+    """Appends the records of a run to its folder; each line is flushed when `write` returns.
 
-    Without `resume_after_step` the log begins anew. With it, records of later steps, which a run wrote before it was
-    cut off, are dropped and with them a half last line, so that the log becomes that of an undisturbed run. Hence
-    every record of a step must be written before the checkpoint of that step.
+    Without `resume_after_step` a new log is started. With it, the records of later steps and an incomplete last line
+    are removed, so that the log equals that of an uninterrupted run. Every record of a step must therefore be written
+    before the state of that step.
     """
 
     def __init__(self, run_dir: Path, *, tensorboard: bool = True, resume_after_step: int | None = None) -> None:
@@ -34,12 +34,12 @@ class MetricsLog:
         self._file = path.open("w" if resume_after_step is None else "a", encoding="utf-8", buffering=1)
         self._summary: SummaryWriter | None = None
         if tensorboard:
-            # TensorBoard hides what earlier event files say of this step and later ones.
+            # TensorBoard hides the values of this and later steps in earlier event files.
             first_step = 0 if resume_after_step is None else resume_after_step + 1
             self._summary = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=first_step)
 
     def write(self, record: Record) -> None:
-        """Append one record; numbers that are not finite become null, since JSON has none."""
+        """Append one record; NaN and infinity become null, since JSON has neither."""
         plain = {key: _json_value(value) for key, value in record.items()}
         self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
         step = plain.get("step")
@@ -50,7 +50,7 @@ class MetricsLog:
                 self._summary.add_scalar(f"{plain.get('kind', 'step')}/{key}", value, step)
 
     def close(self) -> None:
-        """Flush and close both logs; may be called again."""
+        """Flush and close both logs; idempotent."""
         self._file.close()
         if self._summary is not None:
             self._summary.close()
@@ -66,9 +66,9 @@ class MetricsLog:
 
 
 def read_metrics(run_dir: Path) -> list[Record]:
-    """Return the records of a run in the order in which they were written; none where there is no log.
+    """Return the records of a run in the order of writing; empty without a log.
 
-    A last line that is cut off is left out: the run may be writing it. Raises InvalidRun on damage elsewhere.
+    An incomplete last line is ignored, since the run may be writing it. Raises InvalidRun for other damage.
     """
     path = run_dir / METRICS
     try:
@@ -93,7 +93,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, Record]]:
 
 
 def _drop_later_records(path: Path, last_step: int) -> None:
-    """Rewrite the log without records after `last_step`; a crash on the way leaves the old log or the new one."""
+    """Atomically rewrite the log without the records after `last_step`."""
     if not path.exists():
         return
     kept = [line for line, record in _whole_lines(path) if _step_of(record) <= last_step]

@@ -1,4 +1,4 @@
-"""An image of what a model finds: queries, and beside each its nearest neighbours, hits and misses marked."""
+"""A grid of queries with their nearest neighbours, hits and misses marked."""
 
 import functools
 import json
@@ -24,20 +24,20 @@ _JPEG_QUALITY = 90
 
 
 class LabelledImage(Protocol):
-    """What a snapshot's image has: where the image is, and what it shows."""
+    """An image file with its class, such as an image of a snapshot."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
 
     @property
     def label(self) -> str:
-        """Its class."""
+        """The class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """One answer to a query."""
+    """One result of a query."""
 
     path: Path
     label: str
@@ -62,11 +62,11 @@ def choose_rows(
     *,
     num_rows: int = 12,
 ) -> list[NeighbourRow]:
-    """Pick queries worth a look: half of them answered rightly in the first place, half wrongly, right ones first.
+    """Choose rows to show: half of them with a correct first neighbour, which come first, and half with a wrong one.
 
-    Where one half has too few, the other fills up. Within a half the classes take turns, and picks are spread evenly
-    over the order of the queries; the same input always gives the same rows. `nearest_QK` holds positions in the
-    gallery, best first; negative ones are empty places and left out.
+    If one half has too few, the other is larger. Each half covers as many classes as possible and is spread evenly
+    over the order of the queries; equal input gives equal rows. `nearest_QK` contains positions in the gallery, best
+    first; negative positions are empty and ignored.
     """
     rows = [
         NeighbourRow(query.path, query.label, _neighbours(query, gallery, nearest_K, scores_K))
@@ -92,13 +92,13 @@ def _neighbours(
 
 
 def _spread_out(rows: list[NeighbourRow], count: int) -> list[NeighbourRow]:
-    """Pick `count` rows: as many classes as possible, evenly over the given order."""
+    """Choose `count` rows: as many classes as possible, evenly over the given order."""
     seen: dict[str, int] = {}
     turns = []
     for row in rows:
         turns.append(seen.setdefault(row.label, 0))
         seen[row.label] += 1
-    # A class's second row is only a candidate where there are fewer classes than rows wanted.
+    # A second row of a class is a candidate only if there are fewer classes than rows wanted.
     by_turn = sorted(range(len(rows)), key=lambda position: (turns[position], position))
     candidates = by_turn[: max(count, len(seen))]
     if not candidates:
@@ -108,7 +108,7 @@ def _spread_out(rows: list[NeighbourRow], count: int) -> list[NeighbourRow]:
 
 
 def write_neighbours(run_dir: Path, rows: Sequence[NeighbourRow], *, tile: int = 112) -> Path | None:
-    """Write neighbours.json and the grid as neighbours.jpg into a run's folder; no image where there are no rows."""
+    """Write neighbours.json and the grid neighbours.jpg into a run's folder; no grid without rows."""
     content = [
         {
             "query": {"path": str(row.path), "label": row.label},
@@ -130,12 +130,12 @@ def write_neighbours(run_dir: Path, rows: Sequence[NeighbourRow], *, tile: int =
 
 
 def save_grid(grid: Image.Image, path: Path) -> None:
-    """Save a grid as JPEG, with colours at full resolution so that small text stays sharp."""
+    """Save a grid as JPEG without chroma subsampling, so that small text stays sharp."""
     grid.save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
 
 
 def read_neighbours(run_dir: Path) -> list[NeighbourRow]:
-    """Return the rows in a run's neighbours.json; none where there is no such file."""
+    """Return the rows of a run's neighbours.json; empty without the file."""
     rows = []
     for entry in entries(read_run_file(run_dir, NEIGHBOURS)):
         query = table(entry, "query")
@@ -154,10 +154,10 @@ def _text(record: Record, key: str) -> str:
 
 
 def draw_neighbour_grid(rows: Sequence[NeighbourRow], *, tile: int = 112) -> Image.Image:
-    """Draw one line per row: the query at the left, its neighbours to the right, `tile` pixels wide each.
+    """Draw one line per row: the query on the left, its neighbours to the right, each `tile` pixels wide.
 
-    A hit has a green frame and a check mark, a miss a red one and a cross. An image that cannot be read is a grey
-    tile with a note.
+    A hit has a green frame and a check mark, a miss a red frame and a cross. An unreadable image is a grey tile with
+    a note.
     """
     if tile < 32:
         raise ValueError(f"tile must be at least 32 pixels, got {tile}")
@@ -165,7 +165,7 @@ def draw_neighbour_grid(rows: Sequence[NeighbourRow], *, tile: int = 112) -> Ima
     font_size = max(9, round(tile / 10))
     text_height = round(font_size * 2.9)
     cell_width, cell_height = tile + _GAP, tile + text_height + _GAP
-    # The query stands apart from what was found.
+    # An extra gap separates the query from its neighbours.
     query_gap = _GAP
     width = num_columns * cell_width + query_gap + _GAP
     grid = Image.new("RGB", (width, max(1, len(rows)) * cell_height + _GAP), _PAPER)
@@ -200,7 +200,7 @@ def _draw_cell(grid: Image.Image, corner: tuple[int, int], path: Path, tile: int
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font_size: int, *, is_hit: bool) -> None:
-    """Draw a badge at the upper right corner: the sign does not rest on colour alone."""
+    """Draw a badge in the upper right corner, so that the mark does not rely on colour alone."""
     right, top = corner
     size = font_size + 7
     box = (right - size, top, right - 1, top + size - 1)
@@ -221,7 +221,7 @@ def _draw_texts(
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Return the text on one line, cut so that it fits into `width` pixels."""
-    # Nothing longer fits, and measuring a label of a million letters would take its time.
+    # Longer text never fits, and measuring a very long label is slow.
     line = " ".join(text[:300].split())
     if font.getlength(line) <= width:
         return line
@@ -232,5 +232,5 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Pillow's own font has neither check marks nor letters beyond Latin; Matplotlib brings one that has.
+    # Pillow's built-in font lacks check marks and non-Latin letters; Matplotlib ships one with both.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

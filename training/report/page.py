@@ -1,7 +1,7 @@
-"""One self-contained page about a run, built from the files in the run's folder.
+"""A self-contained HTML report of a run, built from the files in the run's folder.
 
-Nothing in the page comes from elsewhere: images are embedded, styles stand in it, and it needs no script. Whatever
-comes from the data (labels, paths, names) is escaped. A part whose file is missing is replaced by a note.
+Images and styles are embedded, and there are no scripts. Everything from the data (labels, paths, names) is escaped.
+A section whose file is missing is replaced by a note.
 """
 
 import base64
@@ -43,9 +43,9 @@ _PARTS = {"all": "all queries", "seen": "classes seen in training", "unseen": "c
 
 
 def write_report(run_dir: Path) -> Path:
-    """Draw the curves anew and write report.html into a run's folder.
+    """Draw the curves and write report.html into a run's folder.
 
-    Raises InvalidRun for a folder that is no run, or one whose files are damaged.
+    Raises InvalidRun if the folder contains no run or its files are damaged.
     """
     require_run(run_dir)
     card = read_run_table(run_dir, RUN_CARD)
@@ -64,7 +64,7 @@ def write_report(run_dir: Path) -> Path:
     title = escape(str(card.get("title") or f"Training run {run_dir.resolve().name}"))
     page = template.substitute(title=title, facts=_facts(card), sections="\n".join(sections))
     path = run_dir / REPORT
-    # Beside the old report until it is whole: a full disk then costs nothing.
+    # Replaces the old report only when complete, in case the disk is full.
     draft = path.with_suffix(".draft")
     draft.write_text(page, encoding="utf-8")
     return draft.replace(path)
@@ -79,7 +79,7 @@ def _note(text: str) -> str:
 
 
 def _facts(card: Record) -> str:
-    """Return the line below the title: what ran, on what, when, and how it ended."""
+    """Return the line below the title: status, size, duration, device and date."""
     snapshot = table(card, "snapshot")
     facts = [
         f"status: {card['status']}" if card.get("status") else "",
@@ -107,7 +107,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _verdict(card: Record, evaluation: Record) -> str:
-    """Say in words what the training did to recall@1, over all queries and on its parts."""
+    """Describe the change of recall@1 over all queries and over each part."""
     sentences, change = [], 0.0
     for part, words in _PARTS.items():
         before = number(table(table(evaluation, "before"), part), "recall_at_1")
@@ -151,7 +151,7 @@ def _warnings(run_dir: Path, card: Record) -> str:
     kept = card.get("warnings")
     texts = [warning_text(entry) for entry in (*(kept if isinstance(kept, list) else ()), *logged)]
     messages = list(dict.fromkeys(texts))
-    # The card may hold the bare message of what the log has with its step.
+    # The card may contain a message without the step that the log has.
     shown = [text for text in messages if not any(other != text and other.endswith(f": {text}") for other in messages)]
     if not shown:
         return _note("None.")
@@ -159,7 +159,7 @@ def _warnings(run_dir: Path, card: Record) -> str:
 
 
 def warning_text(entry: object) -> str:
-    """Return a warning of the run card or the log as one line, with its step where it has one."""
+    """Return a warning of the run card or the log as one line, with its step if known."""
     if not isinstance(entry, dict):
         return str(entry)
     step = number(entry, "step")
@@ -179,7 +179,7 @@ def _curves(run_dir: Path) -> str:
         return _note(f"This run has no {METRICS}.")
     files = write_curves(run_dir)
     if not files:
-        return _note(f"{METRICS} holds no values yet.")
+        return _note(f"{METRICS} contains no values yet.")
     figures = [f"<figure>{_embedded(path, _CURVE_TEXTS.get(path.stem, path.stem))}</figure>" for path in files]
     return f'<div class="curves">{"".join(figures)}</div>'
 
@@ -192,12 +192,12 @@ def _neighbours(run_dir: Path) -> str:
             return _note(f"This run has no {NEIGHBOURS}.")
         save_grid(draw_neighbour_grid(rows), image)
     text = (
-        "Queries at the left, what the trained model finds for them to the right, nearest first, with the score "
-        "(cosine). ✓ marks an image of the query's class, ✗ one of another class. Rightly and wrongly answered "
-        "queries are picked in equal number where there are enough, so their share here says nothing of the run."
+        "Each line shows a query on the left and the nearest images to it, nearest first, with their scores "
+        "(cosine). ✓ marks an image of the query's class, ✗ one of another class. Queries with a correct and with a "
+        "wrong first neighbour are chosen in equal numbers if possible, so their share here is not the recall."
     )
     num_right = sum(1 for row in rows if row.hits and row.hits[0].is_hit)
-    described = f"{len(rows)} queries with their nearest neighbours; the first neighbour is right for {num_right}"
+    described = f"{len(rows)} queries with their nearest neighbours; the first neighbour is correct for {num_right}"
     return f'{_note(text)}<div class="wide">{_embedded(image, described, "grid")}</div>'
 
 
@@ -215,8 +215,12 @@ def _run_card(card: Record) -> str:
     groups: list[tuple[str, Record]] = [("run", {key: card[key] for key in single if card.get(key) is not None})]
     groups += [(name, table(card, name)) for name in ("snapshot", "split", "best", "versions")]
     facts = "".join(facts_table(name, group) for name, group in groups if group)
-    knobs = config_tables(table(card, "config"))
-    return f'<h3>What ran</h3><div class="knobs">{facts}</div><h3>Every knob</h3><div class="knobs">{knobs}</div>'
+    config = config_tables(table(card, "config"))
+    return f"{_grid('What ran', facts)}{_grid('Configuration', config)}"
+
+
+def _grid(title: str, tables: str) -> str:
+    return f'<h3>{title}</h3><div class="facts-grid">{tables}</div>'
 
 
 def _reproduction(card: Record) -> str:
@@ -230,7 +234,7 @@ def _reproduction(card: Record) -> str:
         ("seed", table(card, "config").get("seed")),
     ]
     rows = [[escape(name), escape(str(value))] for name, value in conditions if value is not None]
-    text = _note("The same command on the same snapshot, code and versions repeats this run; on a CPU bit for bit.")
+    text = _note("The same command with the same snapshot, code and versions repeats this run, on a CPU bit for bit.")
     return f"<pre>{escape(line)}</pre>{text}{html_table([], rows)}"
 
 

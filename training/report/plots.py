@@ -1,7 +1,7 @@
 """Curves of a run as SVG files, from its metrics.jsonl.
 
-Figures are built as objects, without pyplot: nothing is shared between two of them or with the process. A quantity
-without values is not drawn, and a figure without quantities is not written.
+Figures are created without pyplot, so that no state is shared with the process. A quantity without values is not drawn,
+and a figure without quantities is not written.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,21 +27,21 @@ from training.report.run_folder import (
     table,
 )
 
-# Okabe and Ito's colours, which people with any kind of colour blindness can tell apart.
+# The Okabe-Ito palette, which is safe for colour-blind readers.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 INK, QUIET, FAINT = "#1c2024", "#60646c", "#d9dcdf"
 _SIZE_INCHES = (7.0, 3.9)
-# Longer curves are drawn as means of equal stretches: a file of 100,000 points helps nobody.
+# Longer curves are drawn as means of equal stretches, to keep files small.
 _MAX_POINTS = 500
-# More boundaries than this become ticks along the lower edge, or the figure would be grey.
+# More boundaries than this are short ticks at the lower edge instead of full lines.
 _MAX_BOUNDARY_LINES = 30
-# A pull within this range shapes the training without stopping it.
+# A pull within this range influences training without stopping it.
 _USEFUL_PULL = (0.01, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The records of a run by kind, and the step whose weights were kept."""
+    """The records of a run by kind, and the step whose weights were selected."""
 
     steps: list[Record]
     evaluations: list[Record]
@@ -51,7 +51,7 @@ class Curves:
 
     @classmethod
     def of(cls, records: Iterable[Record], best_step: float | None) -> "Curves":
-        """Sort records by kind; those without a step are left out."""
+        """Group records by kind; records without a step are ignored."""
         placed = [record for record in records if number(record, "step") is not None]
         by_kind = {kind: [record for record in placed if record.get("kind") == kind] for kind in _KINDS}
         boundaries = [number(record, "step") or 0.0 for record in by_kind["projection"]]
@@ -63,9 +63,9 @@ _KINDS = ("step", "evaluation", "projection")
 
 
 def write_curves(run_dir: Path) -> list[Path]:
-    """Draw the curves of a run into its folder, and return the files, what matters most first.
+    """Draw the curves of a run into its folder and return the files, the most important first.
 
-    Curves of an earlier call that have no values any more are deleted. Raises InvalidRun for a folder that is no run.
+    Curves of an earlier call that no longer have values are deleted. Raises InvalidRun if the folder contains no run.
     """
     require_run(run_dir)
     best_step = number(table(read_run_table(run_dir, RUN_CARD), "best"), "step")
@@ -85,7 +85,7 @@ def write_curves(run_dir: Path) -> list[Path]:
 
 
 def series(records: Sequence[Record], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return steps and values of a quantity where it has one, at most 500 of them (means of equal stretches)."""
+    """Return the steps and values of a quantity, at most 500 of them (means of equal stretches)."""
     points = [(number(record, "step"), number(record, key)) for record in records]
     whole = np.array([point for point in points if None not in point], dtype=np.float64).reshape(-1, 2)
     if len(whole) <= _MAX_POINTS:
@@ -110,13 +110,13 @@ def _validation_figure(curves: Curves) -> Figure | None:
         axes.plot(steps, values, style, color=colour, marker="o", markersize=3, label=metric_title(key))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if curves.best_step is not None:
-        axes.axvline(curves.best_step, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="weights that were kept")
+        axes.axvline(curves.best_step, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="selected weights")
     _add_legend(figure)
     return figure
 
 
 def _loss_figure(curves: Curves) -> Figure | None:
-    wanted = [("loss", "Loss", BLUE), ("active_share", "Share of pairs that are active", VERMILLION)]
+    wanted = [("loss", "Loss", BLUE), ("active_share", "Share of active pairs", VERMILLION)]
     return _stacked_figure(curves, wanted, shares={"active_share", "mined_share"})
 
 
@@ -124,7 +124,7 @@ def _distance_figure(curves: Curves) -> Figure | None:
     names = {"positive": ("pairs of one class", BLUE, "-"), "negative": ("pairs of two classes", VERMILLION, "--")}
     if not any(len(series(curves.steps, f"{sign}_distance_q50")[0]) for sign in names):
         return None
-    figure, (axes,) = _panels(curves, ["Distances in the batch: median, and the range from 10 % to 90 %"])
+    figure, (axes,) = _panels(curves, ["Distances in the batch: median and range from 10 % to 90 %"])
     for sign, (label, colour, style) in names.items():
         steps, median = series(curves.steps, f"{sign}_distance_q50")
         if not len(steps):
@@ -148,20 +148,20 @@ def _spread_figure(curves: Curves) -> Figure | None:
 
 def _mining_figure(curves: Curves) -> Figure | None:
     wanted = [
-        ("mined_share", "Share of the batch's classes that is mined", VERMILLION),
+        ("mined_share", "Share of mined classes in the batch", VERMILLION),
         ("representative_age", "Age of the representatives in steps", BLUE),
     ]
     return _stacked_figure(curves, wanted, shares={"mined_share"})
 
 
 def _pull_figure(curves: Curves) -> Figure | None:
-    # Exactly 0 is a pull that is off or has just been re-anchored; a logarithm has no place for it.
+    # A ratio of exactly 0 (no pull, or anchor weights just set) has no logarithm.
     pulled = [record for record in curves.steps if (number(record, "pull_ratio") or 0) > 0]
     steps, ratios = series(pulled, "pull_ratio")
     if not len(steps):
         return None
     figure, (axes,) = _panels(curves, ["Pull as a share of the gradient"])
-    axes.axhspan(*_USEFUL_PULL, color=GREEN, alpha=0.14, linewidth=0, label="where a pull has an effect")
+    axes.axhspan(*_USEFUL_PULL, color=GREEN, alpha=0.14, linewidth=0, label="effective range")
     axes.plot(steps, ratios, color=BLUE, label="‖pull‖ / ‖gradient‖")
     axes.set_yscale("log")
     axes.set_ylim(min(ratios.min() / 2, _USEFUL_PULL[0] / 3), max(ratios.max() * 2, _USEFUL_PULL[1] * 3))
@@ -185,7 +185,7 @@ _FIGURES: dict[str, Callable[[Curves], Figure | None]] = {
 
 
 def _stacked_figure(curves: Curves, wanted: list[tuple[str, str, str]], shares: Iterable[str] = ()) -> Figure | None:
-    """Draw one panel per quantity (key, title, colour) that has values, below one another."""
+    """Draw one panel below another for each quantity (key, title, colour) with values."""
     drawn = [(key, title, colour, series(curves.steps, key)) for key, title, colour in wanted]
     drawn = [entry for entry in drawn if len(entry[3][0])]
     if not drawn:
@@ -202,7 +202,7 @@ def _stacked_figure(curves: Curves, wanted: list[tuple[str, str, str]], shares: 
 
 
 def _panels(curves: Curves, titles: list[str]) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one panel per title, which share the axis of steps."""
+    """Return a figure with one panel per title and a common axis of steps."""
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     panels = list(figure.subplots(len(titles), 1, sharex=True, squeeze=False)[:, 0])
     for axes, title in zip(panels, titles, strict=True):
@@ -216,7 +216,7 @@ def _panels(curves: Curves, titles: list[str]) -> tuple[Figure, list[Axes]]:
         _mark_boundaries(axes, curves.boundaries)
     panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True))
     panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    marks = "   (thin lines: a projection begins)" if curves.boundaries else ""
+    marks = "   (thin lines: start of a projection)" if curves.boundaries else ""
     panels[-1].set_xlabel(f"step{marks}", fontsize=8, color=QUIET)
     return figure, panels
 
@@ -224,7 +224,7 @@ def _panels(curves: Curves, titles: list[str]) -> tuple[Figure, list[Axes]]:
 def _mark_boundaries(axes: Axes, steps: list[float]) -> None:
     height = 1.0 if len(steps) <= _MAX_BOUNDARY_LINES else 0.03
     lines = [np.array([[step, 0.0], [step, height]]) for step in steps]
-    # Heights are shares of the panel, and must not count as values when its range is chosen.
+    # Heights are shares of the panel and must not influence its range of values.
     transform = axes.get_xaxis_transform()
     marks = LineCollection(lines, colors=QUIET, linewidths=0.5, alpha=0.45, zorder=0.5, transform=transform)
     axes.add_collection(marks, autolim=False)

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live panel on a terminal, a line now and then elsewhere."""
+"""Show a run's progress: a live panel on a terminal, and elsewhere one line about every ten seconds."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,16 @@ from typing import Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from training.report.run_folder import Record, metric_title, number, selection_metric
@@ -17,28 +26,41 @@ _LINE_SECONDS = 10.0
 
 
 class TrainingProgress(Protocol):
-    """Whoever watches a run. Call `finished` whatever happens, or a terminal stays without its cursor."""
+    """Receives the progress of a training loop. Callers always call `finished`, which restores the terminal."""
 
     def started(self, total_steps: int, start_step: int) -> None:
-        """The run will go from `start_step` (0, or where it resumes) to `total_steps`."""
+        """Training runs from `start_step` (0, or the step it resumes at) to `total_steps`."""
+
+    def advanced(self, step: int) -> None:
+        """Called after every step with the number of steps done."""
 
     def step(self, record: Record) -> None:
-        """One step was logged; the record is the line of metrics.jsonl."""
+        """Called after every logged step with its line of metrics.jsonl."""
 
     def evaluated(self, record: Record) -> None:
-        """One evaluation was logged."""
+        """Called after every logged evaluation."""
 
     def warned(self, message: str) -> None:
-        """Something needs the person's attention."""
+        """Called for what the user should know."""
 
     def finished(self) -> None:
-        """The run is over, for whatever reason; may be called again."""
+        """Called when the run ends for any reason; idempotent."""
+
+
+class ProgressDisplay(TrainingProgress, Protocol):
+    """A `TrainingProgress` that also shows the stages before, during and after training."""
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` images of a stage such as "Decoding" are processed."""
 
 
 class SilentProgress:
     """Shows nothing."""
 
     def started(self, total_steps: int, start_step: int) -> None:
+        """Show nothing."""
+
+    def advanced(self, step: int) -> None:
         """Show nothing."""
 
     def step(self, record: Record) -> None:
@@ -55,7 +77,7 @@ class SilentProgress:
 
 
 class _BestMetric:
-    """The last and the best value of the metric that chooses the checkpoint."""
+    """The last and the best value of the metric that selects the checkpoint."""
 
     def __init__(self) -> None:
         self._last: tuple[str, float] | None = None
@@ -77,7 +99,7 @@ class _BestMetric:
 
 
 def describe_step(record: Record) -> str:
-    """Return the figures of a step's record in words, without those that it does not have."""
+    """Return the figures of a step's record in words; figures missing from the record are omitted."""
     parts = [
         _figure("loss", number(record, "loss"), ".4g"),
         _figure("active", number(record, "active_share"), ".0%"),
@@ -101,8 +123,34 @@ class _StepsPerSecond(ProgressColumn):
         return Text("– steps/s" if speed is None else f"{speed:,.1f} steps/s", style="cyan")
 
 
+class _StageBar:
+    """A bar for the current stage, removed from the terminal when the stage is complete."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def move(self, stage: str, done: int, total: int) -> None:
+        """Update the bar of a stage, and start it if the stage is new."""
+        if stage not in self._tasks:
+            self.stop()
+            self._progress.start()
+            self._tasks[stage] = self._progress.add_task(stage)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        if done >= total:
+            self.stop()
+
+    def stop(self) -> None:
+        """Remove the bar: a terminal holds one live display at a time."""
+        self._progress.stop()
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
+
+
 class BarProgress:
-    """One live panel: bar, speed and time left, the figures of the last step, and the validation metric."""
+    """A bar for each stage, and for training one live panel: bar, speed, time left, last figures and best metric."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -121,15 +169,29 @@ class BarProgress:
         self._record: Record = {}
         self._best = _BestMetric()
         self._live: Live | None = None
+        self._stage_bar = _StageBar(console)
+        self._stage_text = ""
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """Move the stage's bar; during training the stage is a line of the panel instead."""
+        if self._live is None:
+            self._stage_bar.move(stage, done, total)
+        else:
+            self._stage_text = f"{stage.lower()} {done:,}/{total:,}" if done < total else ""
 
     def started(self, total_steps: int, start_step: int) -> None:
         """Open the panel."""
+        self._stage_bar.stop()
         self._progress.reset(self._task, total=total_steps, completed=start_step)
         self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=_REFRESHES_PER_SECOND)
         self._live.start()
 
+    def advanced(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
     def step(self, record: Record) -> None:
-        """Take the figures; they are drawn by the panel's own clock."""
+        """Take the figures; the panel redraws on its own clock."""
         self._record = record
         self._progress.update(self._task, completed=number(record, "step"))
 
@@ -143,44 +205,85 @@ class BarProgress:
 
     def finished(self) -> None:
         """Draw the last state and leave it on the terminal."""
+        self._stage_bar.stop()
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _panel(self) -> Panel:
-        lines = [Text(line) for line in (describe_step(self._record), self._best.text()) if line]
+        lines = [Text(line) for line in (describe_step(self._record), self._best.text(), self._stage_text) if line]
         return Panel(Group(self._progress, *lines), title="training", title_align="left", border_style="dim")
 
 
+class _Pace:
+    """Decides when the next line is due, and measures the speed since the previous line."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._done = 0.0
+        self._since = self._last_update = self._last_line = clock()
+
+    def restart(self, done: float) -> None:
+        """Count from `done` on, as of the last update: the first one of a stage comes after its first image."""
+        self._done, self._since = done, self._last_update
+
+    def line_printed(self) -> None:
+        """Note that a line was printed just now."""
+        self._last_update = self._last_line = self._clock()
+
+    def update(self, done: float, total: float, unit: str) -> str | None:
+        """Return speed and time left if ten seconds have passed since the last line, else None."""
+        now = self._last_update = self._clock()
+        if now - self._last_line < _LINE_SECONDS:
+            return None
+        seconds = now - self._since
+        speed = (done - self._done) / seconds if seconds > 0 else 0.0
+        self._done, self._since, self._last_line = done, now, now
+        left = f"{(total - done) / speed / 60:,.1f} min left" if speed > 0 else "time left unknown"
+        return f"{speed:,.1f}{unit}/s · {left}"
+
+
 class LineProgress:
-    """A line every ten seconds and at each evaluation, for logs and pipes."""
+    """Prints one line about every ten seconds, and one for each evaluation: for logs and pipes."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._clock = clock
+        self._pace = _Pace(clock)
+        self._stage = ""
         self._total_steps = 0
+        self._record: Record = {}
         self._best = _BestMetric()
-        # Step and time of the last line, from which the speed is counted.
-        self._last_step = 0.0
-        self._last_time = 0.0
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """Print how far the stage is, with its rate and the time left."""
+        if stage != self._stage:
+            self._stage = stage
+            self._pace.restart(0)
+        if pace := self._pace.update(done, total, ""):
+            self._print(f"{stage.lower()} {done:,}/{total:,} · {pace}")
+        if done >= total:
+            self._stage = ""
 
     def started(self, total_steps: int, start_step: int) -> None:
-        """Say what will be done."""
+        """Print the first and the last step."""
         self._total_steps = total_steps
-        self._last_step, self._last_time = start_step, self._clock()
         self._print(f"training from step {start_step:,} to {total_steps:,}")
+        self._stage = "training"
+        self._pace.line_printed()
+        self._pace.restart(start_step)
+
+    def advanced(self, step: int) -> None:
+        """Print speed, time left and the last figures if the previous line is ten seconds old."""
+        if self._stage != "training":
+            self._stage = "training"
+            self._pace.restart(step - 1)
+        if pace := self._pace.update(step, self._total_steps, " steps"):
+            parts = (f"step {step:,}/{self._total_steps:,}", pace, describe_step(self._record))
+            self._print(" · ".join(part for part in parts if part))
 
     def step(self, record: Record) -> None:
-        """Print the figures if the last line is ten seconds old."""
-        step, now = number(record, "step"), self._clock()
-        seconds = now - self._last_time
-        if step is None or seconds < _LINE_SECONDS:
-            return
-        speed = (step - self._last_step) / seconds
-        self._last_step, self._last_time = step, now
-        minutes_left = f"{(self._total_steps - step) / speed / 60:,.1f} min left" if speed > 0 else "time left unknown"
-        place = f"step {step:,.0f}/{self._total_steps:,} · {speed:,.1f} steps/s · {minutes_left}"
-        self._print(f"{place} · {describe_step(record)}")
+        """Take the figures for the next line."""
+        self._record = record
 
     def evaluated(self, record: Record) -> None:
         """Print the metric."""
@@ -196,13 +299,13 @@ class LineProgress:
         self._print(f"warning: {message}")
 
     def finished(self) -> None:
-        """Nothing is left to be closed."""
+        """Do nothing: no terminal state to restore."""
 
     def _print(self, line: str) -> None:
-        # Neither wrapped nor styled: a log's reader wants whole lines.
+        # Neither wrapped nor styled: a log holds whole lines. Console.print flushes the file.
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def choose_progress(console: Console) -> TrainingProgress:
-    """Return the live panel where the console is a terminal that can redraw, and lines elsewhere."""
+def choose_progress(console: Console) -> ProgressDisplay:
+    """Return the live display where the console is a terminal that can redraw, and lines elsewhere."""
     return BarProgress(console) if console.is_interactive else LineProgress(console)

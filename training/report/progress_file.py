@@ -1,4 +1,4 @@
-"""Progress of a run as a small file, for whoever watches it from another process."""
+"""The progress of a run as a small file, for other processes."""
 
 import json
 import logging
@@ -16,22 +16,22 @@ _log = logging.getLogger(__name__)
 
 TRAINING = "Training"
 _LEAST_SECONDS = 0.5
-# Speed is that of so long a time: it follows a change, and does not jump with each step.
+# The speed is measured over this time, long enough not to jump with each step.
 _SPEED_SECONDS = 30.0
-# What an evaluation's record says of itself rather than of the model.
+# Fields of an evaluation's record that are no metrics.
 _NO_METRICS = frozenset({"step", "seconds", "projection", "epoch"})
 
 
 class ProgressFile:
-    """Writes what a run does to one JSON file, which is replaced as a whole.
+    """Writes the progress of a run to one JSON file, which is replaced atomically.
 
-    It holds {"stage", "done", "total", "per_second", "seconds_left", "loss", "validation"}, null where nothing is
-    known; `stage` is "Reading", "Decoding", "Computing features" or "Training", `validation` the metrics of the last
-    evaluation by name. It changes at most twice a second, but for the begin of a stage and the end of the run. A disk
-    that is full ends no training: the file then stays as it was.
+    The file contains {"stage", "done", "total", "per_second", "seconds_left", "loss", "validation"}, null if unknown.
+    `stage` is "Reading", "Decoding", "Computing features", "Embedding" or "Training"; `validation` contains the metrics
+    of the last evaluation by name. The file is written at most twice a second, and at the start of each stage and the
+    end of the run. A full disk does not end the training: the file then stays as it was.
 
-    It is a `TrainingProgress` that passes everything on to another one. `is_writer` is asked each time: of several
-    processes that train together, one writes.
+    The class is a `TrainingProgress` that forwards everything to another one. `is_writer` is called before each write:
+    of several processes that train together, one writes.
     """
 
     def __init__(
@@ -56,16 +56,22 @@ class ProgressFile:
         self._has_failed = False
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
-        """Take what the preparation tells: the stage, how much of it is done, and how much there is."""
-        self._move(stage, done, total)
+        """Take how far a stage of the preparation is; stages within and after training are not recorded."""
+        if self._stage != TRAINING:
+            self._move(stage, done, total)
 
     def started(self, total_steps: int, start_step: int) -> None:
-        """Begin the stage of training."""
+        """Start the stage "Training"."""
         self._inner.started(total_steps, start_step)
         self._move(TRAINING, start_step, total_steps)
 
+    def advanced(self, step: int) -> None:
+        """Take the number of steps done."""
+        self._inner.advanced(step)
+        self._move(TRAINING, step, self._total)
+
     def step(self, record: Record) -> None:
-        """Take a step's number and loss."""
+        """Take the number and the loss of a step."""
         self._inner.step(record)
         loss, step = number(record, "loss"), number(record, "step")
         self._loss = self._loss if loss is None else loss
@@ -80,11 +86,11 @@ class ProgressFile:
         self._move(TRAINING, self._done, self._total)
 
     def warned(self, message: str) -> None:
-        """Pass the warning on; the file has no place for it, the run's folder has."""
+        """Forward the warning, which the file does not contain."""
         self._inner.warned(message)
 
     def finished(self) -> None:
-        """Write what was kept back."""
+        """Write the latest values."""
         self._inner.finished()
         if self._is_pending:
             self._write()
@@ -122,7 +128,7 @@ class ProgressFile:
             "loss": self._loss,
             "validation": self._validation,
         }
-        # Of this process, should an earlier one that was given up still be writing.
+        # Named after this process, in case an abandoned earlier one still writes.
         aside = self._path.with_name(f".{self._path.name}-{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,5 +137,5 @@ class ProgressFile:
         except OSError as error:
             aside.unlink(missing_ok=True)
             if not self._has_failed:
-                _log.warning("the progress file %s cannot be written: %s; training goes on", self._path, error)
+                _log.warning("the progress file %s cannot be written: %s; training continues", self._path, error)
             self._has_failed = True

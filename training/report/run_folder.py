@@ -1,7 +1,7 @@
-"""The names of the files in a run's folder, and reading them without trusting them.
+"""The names of the files in a run's folder, and functions that read them defensively.
 
-Everything that a run tells of itself is a file, so that its report can be written again later. Any of the files may be
-missing (the run was stopped early) and any value in them may be null.
+The report can be written again from these files. Any of them may be missing, for example after an early stop, and any
+value may be null.
 """
 
 import json
@@ -25,7 +25,7 @@ Record = Mapping[str, object]
 
 
 def require_run(run_dir: Path) -> None:
-    """Raise InvalidRun unless `run_dir` is a folder that a run has written to."""
+    """Raise InvalidRun unless `run_dir` is the folder of a run."""
     if not run_dir.is_dir():
         raise InvalidRun(f"{run_dir} is no folder; name a folder that `akin train` has written")
     if not (run_dir / RUN_CARD).is_file() and not (run_dir / METRICS).is_file():
@@ -34,7 +34,7 @@ def require_run(run_dir: Path) -> None:
 
 
 def read_run_file(run_dir: Path, name: str) -> object:
-    """Return what the JSON file `name` of a run holds, or None where there is no such file."""
+    """Return the content of the JSON file `name` of a run, or None without the file."""
     path = run_dir / name
     try:
         value: object = json.loads(path.read_bytes())
@@ -46,7 +46,7 @@ def read_run_file(run_dir: Path, name: str) -> object:
 
 
 def read_run_table(run_dir: Path, name: str) -> Record:
-    """Return the JSON object in the file `name` of a run; empty where there is no such file."""
+    """Return the JSON object in the file `name` of a run; empty without the file."""
     value = read_run_file(run_dir, name)
     if value is not None and not isinstance(value, dict):
         raise InvalidRun(f"{run_dir / name} holds no JSON object; delete it, or take it from a backup")
@@ -54,7 +54,7 @@ def read_run_table(run_dir: Path, name: str) -> Record:
 
 
 def number(record: Record, key: str) -> float | None:
-    """Return the finite number under `key`, or None where there is none."""
+    """Return the finite number under `key`, or None."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -68,14 +68,14 @@ def table(record: Record, key: str) -> Record:
 
 
 def entries(value: object) -> list[Record]:
-    """Return the objects in a JSON list; anything else in it, or instead of it, is left out."""
+    """Return the objects in a JSON list; other values are ignored."""
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
 
 
 def selection_metric(record: Record) -> tuple[str, float] | None:
-    """Return name and value of the metric that chooses the checkpoint, from an evaluation's record.
+    """Return name and value of the metric that selects the checkpoint, from an evaluation's record.
 
-    "metric" is the name of another field, or the value itself; without it recall@1 is shown.
+    "metric" is the name of another field, or the value itself; the default is recall@1.
     """
     name = record.get("metric")
     if isinstance(name, str):
@@ -88,7 +88,7 @@ def selection_metric(record: Record) -> tuple[str, float] | None:
 
 
 def metric_title(name: str) -> str:
-    """Return how a metric's key is written for people: "unseen_recall_at_1" is "recall@1, unseen classes"."""
+    """Return the title of a metric: "unseen_recall_at_1" becomes "recall@1, unseen classes"."""
     for prefix, words in {
         "unseen_": "unseen classes",
         "seen_": "seen classes",

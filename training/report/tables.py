@@ -1,4 +1,4 @@
-"""The tables of a run's report as HTML; every text that goes in is escaped here."""
+"""The tables of a run's report as HTML; all text is escaped here."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,9 +12,9 @@ _NUM_CLASSES_SHOWN = 10
 def html_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, num_numbers: int = 0, caption: str = "", groups: str = ""
 ) -> str:
-    """Build a table from cells that are HTML already; the last `num_numbers` columns are aligned as numbers.
+    """Return a table of HTML cells; the last `num_numbers` columns are aligned as numbers.
 
-    `groups` is a row above the header, as HTML.
+    `groups` is an HTML row above the header.
     """
     if not rows:
         return ""
@@ -34,7 +34,7 @@ def html_table(
 
 
 def metric_tables(evaluation: Record) -> str:
-    """Return the metrics before and after training with their difference, three columns for each part."""
+    """Return the metrics before and after training and their difference, three columns per part."""
     before, after = table(evaluation, "before"), table(evaluation, "after")
     parts = [part for part in _PARTS if table(before, part) or table(after, part)]
     names = list(dict.fromkeys(
@@ -55,7 +55,7 @@ def metric_tables(evaluation: Record) -> str:
 
 
 def _clustering_table(clustering: Record) -> str:
-    """Return k-means' figures, given as one table or as a table before and one after."""
+    """Return the metrics of k-means, given as one table or as one before and one after."""
     before, after = table(clustering, "before"), table(clustering, "after") or clustering
     rows = [
         [escape(metric_title(name)), *_change_cells(name, number(before, name), number(after, name))]
@@ -71,7 +71,7 @@ def _clustering_table(clustering: Record) -> str:
 
 
 def _change_cells(name: str, before: float | None, after: float | None) -> list[str]:
-    """Return three cells; counts are whole numbers and have no difference."""
+    """Return three cells; counts are integers without a difference."""
     if name.startswith("num_") or name in ("seed", "k"):
         return ["" if value is None else f"{value:,.0f}" for value in (before, after)] + [""]
     shown = ["" if value is None else f"{value:.4f}" for value in (before, after)]
@@ -85,13 +85,13 @@ def _difference(value: float) -> str:
 
 
 def per_class_tables(classes: Sequence[Record]) -> str:
-    """Return the ten classes whose recall@1 rose most beside the ten whose fell most."""
+    """Return the ten classes whose recall@1 rose most and the ten whose recall@1 fell most."""
     changes = []
     for entry in classes:
         before, after = number(entry, "before"), number(entry, "after")
         if before is not None and after is not None:
             changes.append((after - before, number(entry, "num_queries") or 0, str(entry.get("label", "")), entry))
-    # Of equal changes the one that more queries stand behind comes first.
+    # Of equal changes, the one with more queries comes first.
     winners = sorted((change for change in changes if change[0] > 0), key=lambda c: (-c[0], -c[1], c[2]))
     losers = sorted((change for change in changes if change[0] < 0), key=lambda c: (c[0], -c[1], c[2]))
     num_equal = len(changes) - len(winners) - len(losers)
@@ -122,13 +122,13 @@ def _class_table(classes: Sequence[Record]) -> str:
 
 
 def facts_table(caption: str, facts: Record) -> str:
-    """Return names and values of one level; nested tables are flattened with dots."""
+    """Return a table of names and values; nested names are joined with dots."""
     rows = [[escape(name), escape(_shown(value))] for name, value in _flattened(facts).items()]
     return html_table([], rows, caption=caption.replace("_", " "))
 
 
 def config_tables(config: Record) -> str:
-    """Return every knob: those without a section first, then one table per section."""
+    """Return every setting: those without a section first, then one table per section."""
     single = {name: value for name, value in config.items() if not isinstance(value, dict)}
     sections = [("general", single), *((name, value) for name, value in config.items() if isinstance(value, dict))]
     return "".join(facts_table(name, section) for name, section in sections)

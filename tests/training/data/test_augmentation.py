@@ -26,7 +26,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_plain_images_stay_as_they_are():
+def test_plain_images_are_not_transformed():
     pixels = images(8)
     made = augmentation(crop_area_min=0.2, flip=0.5, brightness=0.5, grey=0.5)
     draws = made.draw(8, generator(), torch.ones(8, dtype=torch.bool))
@@ -36,7 +36,7 @@ def test_plain_images_stay_as_they_are():
     torch.testing.assert_close(varied, PREPROCESSING.normalise(pixels), atol=1e-5, rtol=0)
 
 
-def test_nothing_to_vary_changes_nothing():
+def test_neutral_settings_change_nothing():
     pixels = images(8)
     made = augmentation(crop_area_min=1.0, crop_ratio=1.0)
 
@@ -54,7 +54,7 @@ def test_a_flip_mirrors_the_image():
     torch.testing.assert_close(varied, PREPROCESSING.normalise(pixels).flip(3), atol=1e-5, rtol=0)
 
 
-def test_crops_lie_inside_the_image_with_the_areas_asked_for():
+def test_crops_are_inside_the_image_with_the_configured_areas():
     made = augmentation(crop_area_min=0.25, crop_area_max=0.5, crop_ratio=4 / 3)
 
     crop = made.draw(5000, generator()).crop
@@ -71,7 +71,7 @@ def test_crops_lie_inside_the_image_with_the_areas_asked_for():
 
 
 def test_a_crop_shows_that_part_of_the_image():
-    """An image whose red grows from left to right: the mean red of a crop is that of its centre."""
+    """In an image whose red increases from left to right, the mean red of a crop is that of its centre."""
     ramp = torch.linspace(0, 255, SIZE).round().to(torch.uint8)
     pixels = ramp.view(1, 1, SIZE, 1).expand(200, SIZE, SIZE, 3).contiguous()
     made = augmentation(crop_area_min=0.1, crop_area_max=0.3)
@@ -103,8 +103,8 @@ def test_grey_images_have_equal_channels():
     torch.testing.assert_close(varied[:, 0], varied[:, 2], atol=1e-5, rtol=0)
 
 
-def test_a_share_of_a_batch_is_varied_as_in_the_whole():
-    """What several processes rely on."""
+def test_a_share_of_a_batch_is_transformed_as_in_the_whole_batch():
+    """Several processes rely on this."""
     made = augmentation(crop_area_min=0.2, flip=0.5, brightness=0.3)
     pixels = images(8)
     draws = made.draw(8, generator())
@@ -123,7 +123,7 @@ def test_training_sees_the_margin_that_evaluation_crops_away():
     assert uncropped(PREPROCESSING) is PREPROCESSING
 
 
-def test_larger_squares_come_out_at_the_size_of_the_network():
+def test_larger_squares_are_resized_to_the_network_input():
     made = Augmentation(AugmentationConfig(), PREPROCESSING)
     pixels = torch.zeros(2, 30, 30, 3, dtype=torch.uint8)
 
@@ -133,8 +133,8 @@ def test_larger_squares_come_out_at_the_size_of_the_network():
     assert not math.isnan(float(varied.sum()))
 
 
-def test_plain_images_are_what_evaluation_crops():
-    """Of a square that shows more than evaluation does."""
+def test_plain_images_equal_the_crop_of_evaluation():
+    """The cached square shows more than the evaluation's crop."""
     preprocessing = Preprocessing(image_size=56, crop_fraction=0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 128, dtype=np.uint8)[None, :, None], (128, 1, 3)))
     square = torch.from_numpy(np.array(uncropped(preprocessing).to_pixels(ramp)))[None]

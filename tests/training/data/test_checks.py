@@ -40,14 +40,14 @@ def locations(snapshot, indices):
     return [snapshot.images[index].location for index in indices]
 
 
-def test_data_with_nothing_wrong_have_no_findings(shop):
+def test_valid_data_have_no_findings(shop):
     _, _, checks = check(shop)
 
     assert checks.findings == ()
     assert len(checks.exclude) == len(checks.unreadable) == 0
 
 
-def test_unreadable_images_are_named_and_left_out_everywhere(shop):
+def test_unreadable_images_are_named_and_excluded_everywhere(shop):
     write(shop / "amber" / "broken.png", "no image")
     write(shop / "held" / "broken.png", "no image at all")
 
@@ -91,19 +91,19 @@ def test_the_same_file_across_the_split_is_a_problem(shop):
 
     across, labels = checks.findings
     assert (across.severity, across.rows) == ("problem", ("amber/copy.png",))
-    assert "same files as held-out ones" in across.message
+    assert "same files as held-out images" in across.message
     assert labels.rows == ("amber/copy.png", "held/1.png")
     assert "amber/copy.png" not in locations(snapshot, split.train)
 
 
-def test_a_near_duplicate_across_the_split_is_left_out_of_training(shop):
+def test_a_near_duplicate_across_the_split_is_excluded_from_training(shop):
     recompressed(shop / "held" / "1.png", shop / "amber" / "copy.jpg")
 
     snapshot, split, checks = check(shop)
 
     across, labels = checks.findings
     assert (across.severity, across.rows) == ("warning", ("amber/copy.jpg",))
-    assert "look the same as held-out ones" in across.message
+    assert "near-duplicates of held-out images" in across.message
     assert set(labels.rows) == {"amber/copy.jpg", "held/1.png"}
     assert locations(snapshot, checks.exclude) == ["amber/copy.jpg"]
     left = leave_out(snapshot, split, from_training=checks.exclude, everywhere=checks.unreadable)
@@ -128,18 +128,18 @@ def test_a_near_duplicate_under_two_labels_is_a_warning(shop):
 
     (finding,) = checks.findings
     assert finding.severity == "warning"
-    assert "look the same as one of another label" in finding.message
+    assert "near-duplicates of images with another label" in finding.message
     assert finding.rows == ("amber/near.jpg", "birch/0.png")
 
 
-def test_copies_within_a_class_are_nothing_to_warn_of(shop):
+def test_copies_within_a_class_give_no_finding(shop):
     shutil.copy(shop / "birch" / "0.png", shop / "birch" / "again.png")
     recompressed(shop / "birch" / "0.png", shop / "birch" / "near.jpg")
 
     assert check(shop)[2].findings == ()
 
 
-def test_a_message_names_five_rows_and_the_finding_all(shop):
+def test_a_message_names_five_rows_and_the_finding_lists_all(shop):
     for number in range(8):
         write(shop / "amber" / f"broken{number}.png", f"no image {number}")
 
@@ -160,7 +160,7 @@ def test_a_cache_of_other_images_is_refused(shop):
         check_training_data(snapshot, split, ImageCache(np.zeros((1, 8, 8, 3), np.uint8), {}))
 
 
-def test_a_shop_with_examples_names_what_the_gallery_shares_with_queries(tmp_path):
+def test_a_catalogue_image_that_equals_a_query_is_excluded_from_training(tmp_path):
     for number, name in enumerate(("amber", "birch", "cedar", "held")):
         draw(tmp_path / name / "front.png", 10 * number)
         draw(tmp_path / name / "side.png", 10 * number + 1)

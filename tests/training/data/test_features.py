@@ -27,9 +27,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def headed():
-    torch.manual_seed(0)
-    model, preprocessing = create_model(Architecture("conv4"), pretrained=False)
-    return with_linear_head(model, 8).eval(), preprocessing
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, preprocessing = create_model(Architecture("conv4"), pretrained=False)
+        return with_linear_head(model, 8).eval(), preprocessing
 
 
 def store(directory, headed, knobs=KNOBS):
@@ -41,7 +42,7 @@ def everything(images):
     return np.ones(len(images), bool)
 
 
-def test_view_0_is_what_the_backbone_gives_for_the_image(images, headed, tmp_path):
+def test_view_0_equals_the_backbone_features_of_the_image(images, headed, tmp_path):
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
     model, preprocessing = headed
@@ -50,7 +51,7 @@ def test_view_0_is_what_the_backbone_gives_for_the_image(images, headed, tmp_pat
     torch.testing.assert_close(features.plain(np.arange(len(images))), torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
-def test_head_and_features_give_what_the_whole_model_gives(images, headed, tmp_path):
+def test_the_head_on_features_equals_the_whole_model(images, headed, tmp_path):
     features = store(tmp_path, headed).read_or_compute(images, everything(images))
 
     model, preprocessing = headed
@@ -69,7 +70,7 @@ def test_views_differ_from_the_image_and_from_each_other(images, headed, tmp_pat
     torch.testing.assert_close(views.norm(dim=1), torch.ones(len(views)))
 
 
-def test_roles_have_their_numbers_of_views_and_held_out_images_one(images, headed, tmp_path):
+def test_each_role_has_its_number_of_views_and_held_out_images_have_one(images, headed, tmp_path):
     is_varied = np.array([image.label.startswith("red") for image in images])
 
     features = store(tmp_path, headed).read_or_compute(images, is_varied)
@@ -78,7 +79,7 @@ def test_roles_have_their_numbers_of_views_and_held_out_images_one(images, heade
         assert count == (1 if not varied else 4 if image.role == "catalogue" else 3)
 
 
-def test_a_second_time_nothing_is_computed(images, headed, tmp_path):
+def test_stored_features_are_not_computed_again(images, headed, tmp_path):
     first = store(tmp_path, headed).read_or_compute(images, everything(images))
     calls = []
 
@@ -99,7 +100,7 @@ def test_only_new_images_are_computed(images, headed, tmp_path):
     torch.testing.assert_close(later.rows_RC, whole.rows_RC, atol=1e-6, rtol=0)
 
 
-def test_another_augmentation_or_backbone_has_features_of_its_own(images, headed, tmp_path):
+def test_each_augmentation_and_backbone_has_its_own_folder(images, headed, tmp_path):
     torch.manual_seed(1)
     other, preprocessing = create_model(Architecture("conv4"), pretrained=False)
     folders = {
@@ -112,7 +113,7 @@ def test_another_augmentation_or_backbone_has_features_of_its_own(images, headed
     assert store(tmp_path, headed, AugmentationConfig(views=9)).directory in folders
 
 
-def test_a_damaged_part_is_computed_anew_and_said(images, headed, tmp_path, caplog):
+def test_a_damaged_part_is_computed_again_with_a_warning(images, headed, tmp_path, caplog):
     made = store(tmp_path, headed)
     first = made.read_or_compute(images, everything(images))
     (part,) = made.directory.iterdir()
@@ -125,7 +126,7 @@ def test_a_damaged_part_is_computed_anew_and_said(images, headed, tmp_path, capl
     assert torch.equal(first.rows_RC, second.rows_RC)
 
 
-def test_a_image_that_cannot_be_read_is_a_failure(headed, tmp_path):
+def test_an_unreadable_image_is_a_failure(headed, tmp_path):
     shop = write_shapes(tmp_path / "shop", per_class=2)
     (shop / "red-disc" / "0.png").write_bytes(b"no image")
     images = take_snapshot(read_dataset(shop)).images
@@ -136,7 +137,7 @@ def test_a_image_that_cannot_be_read_is_a_failure(headed, tmp_path):
     assert images[position].location == "red-disc/0.png"
 
 
-def test_a_full_disk_names_the_folder_and_leaves_no_half_part(images, headed, tmp_path, monkeypatch):
+def test_a_full_disk_names_the_remedy_and_leaves_no_partial_file(images, headed, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -149,7 +150,7 @@ def test_a_full_disk_names_the_folder_and_leaves_no_half_part(images, headed, tm
     assert list(made.directory.iterdir()) == []
 
 
-def test_how_often_a_image_stays_plain_changes_no_view(images, headed, tmp_path):
+def test_the_probability_of_plain_images_changes_no_view(images, headed, tmp_path):
     first = store(tmp_path / "one", headed, replace(KNOBS, plain=0.0))
     second = store(tmp_path / "two", headed, replace(KNOBS, plain=0.9))
 
@@ -159,7 +160,7 @@ def test_how_often_a_image_stays_plain_changes_no_view(images, headed, tmp_path)
     assert first.directory.name == second.directory.name
 
 
-def test_catalogue_images_have_scenes_as_well(images, headed, tmp_path):
+def test_catalogue_images_also_have_scenes(images, headed, tmp_path):
     with_scenes = replace(KNOBS, catalogue_scenes=2)
 
     features = store(tmp_path, headed, with_scenes).read_or_compute(images, everything(images))
@@ -169,7 +170,7 @@ def test_catalogue_images_have_scenes_as_well(images, headed, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["edited", "removed"])
-def test_a_image_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
+def test_an_image_that_changed_since_it_was_hashed_is_named(headed, tmp_path, change):
     shop = write_shapes(tmp_path / "shop", per_class=2)
     images = take_snapshot(read_dataset(shop)).images
     path = shop / "red-disc" / "0.png"

@@ -35,7 +35,7 @@ def snapshot(shop):
 
 @pytest.fixture
 def decodings(monkeypatch):
-    """Record each decoding."""
+    """The sizes of the decoded images, one per decoding."""
     seen = []
 
     def decode(content):
@@ -51,7 +51,7 @@ def everything(cache):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_pixels_are_those_that_an_embedder_takes(snapshot, tmp_path, on_disk):
+def test_pixels_equal_the_input_of_an_embedder(snapshot, tmp_path, on_disk):
     cache = ImageCache.build(
         snapshot, PREPROCESSING, size=24, crop_fraction=0.875, directory=tmp_path / "cache" if on_disk else None
     )
@@ -69,7 +69,7 @@ def test_training_takes_the_largest_square_at_any_size(snapshot):
     np.testing.assert_array_equal(everything(cache).numpy(), np.stack(expected))
 
 
-def test_images_come_in_the_order_asked_for_as_copies(snapshot):
+def test_images_are_copied_in_the_requested_order(snapshot):
     cache = ImageCache.build(snapshot, PREPROCESSING, size=8)
     before = everything(cache)
 
@@ -83,7 +83,7 @@ def test_images_come_in_the_order_asked_for_as_copies(snapshot):
 
 
 @pytest.mark.parametrize("position", [-1, 5])
-def test_a_position_that_is_not_there_is_refused(snapshot, position):
+def test_an_invalid_position_is_refused(snapshot, position):
     cache = ImageCache.build(snapshot, PREPROCESSING, size=8)
 
     with pytest.raises(IndexError, match=r"0\.\.4"):
@@ -102,7 +102,7 @@ def test_unreadable_images_are_named_and_stay_black(shop):
     assert not cache.pixels(np.array([position])).any()
 
 
-def test_what_an_earlier_run_left_is_opened_without_decoding(shop, tmp_path, decodings):
+def test_an_existing_cache_is_opened_without_decoding(shop, tmp_path, decodings):
     write(shop / "amber" / "broken.png", "no image")
     snapshot = open_training_data(shop)
     first = ImageCache.build(snapshot, PREPROCESSING, size=8, directory=tmp_path / "cache")
@@ -127,7 +127,7 @@ def test_what_an_earlier_run_left_is_opened_without_decoding(shop, tmp_path, dec
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_geometry_or_other_images_are_decoded_anew(shop, tmp_path, decodings, change):
+def test_another_geometry_or_other_images_are_decoded_again(shop, tmp_path, decodings, change):
     first = {
         "snapshot": open_training_data(shop),
         "preprocessing": PREPROCESSING,
@@ -146,7 +146,7 @@ def test_another_geometry_or_other_images_are_decoded_anew(shop, tmp_path, decod
 
 
 @pytest.mark.parametrize("name", ["pixels.npy", "manifest.json"])
-def test_a_damaged_cache_is_made_again(snapshot, tmp_path, decodings, name):
+def test_a_damaged_cache_is_replaced(snapshot, tmp_path, decodings, name):
     first = ImageCache.build(snapshot, PREPROCESSING, size=8, directory=tmp_path / "cache")
     expected = everything(first)
     (path,) = (tmp_path / "cache").rglob(name)
@@ -158,12 +158,12 @@ def test_a_damaged_cache_is_made_again(snapshot, tmp_path, decodings, name):
     torch.testing.assert_close(everything(again), expected)
 
 
-def test_images_that_take_too_much_memory_are_refused_with_the_remedy(snapshot):
+def test_too_large_images_in_memory_are_refused_with_the_remedy(snapshot):
     with pytest.raises(TrainingError, match="naming a folder for the cache"):
         ImageCache.build(snapshot, PREPROCESSING, size=8, max_memory_bytes=100)
 
 
-def test_a_disk_without_room_is_named_before_anything_is_decoded(snapshot, tmp_path, monkeypatch, decodings):
+def test_a_full_disk_is_reported_before_decoding(snapshot, tmp_path, monkeypatch, decodings):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
 
     with pytest.raises(TrainingError, match="free some space"):
@@ -171,7 +171,7 @@ def test_a_disk_without_room_is_named_before_anything_is_decoded(snapshot, tmp_p
     assert not decodings
 
 
-def test_a_disk_that_fills_up_leaves_nothing(snapshot, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_leaves_no_files(snapshot, tmp_path, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_leaves_nothing(snapshot, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["other", "missing"])
-def test_a_image_that_changed_since_it_was_hashed_stops_the_run(shop, snapshot, tmp_path, change):
+def test_an_image_that_changed_since_it_was_hashed_stops_the_run(shop, snapshot, tmp_path, change):
     path = shop / "amber" / "2.png"
     draw(path, 60) if change == "other" else path.unlink()
 

@@ -14,7 +14,7 @@ def places(states, state):
 
 
 @pytest.mark.parametrize("rows", [shop_rows(), plain_rows(), shop_rows(num_examples=1)])
-def test_states_are_those_of_the_split(rows):
+def test_states_equal_the_split(rows):
     snapshot = made_snapshot(rows)
     split = split_of(snapshot, SplitConfig())
 
@@ -34,7 +34,7 @@ def test_every_image_of_a_held_out_class_is_held_out_with_it():
 
     for classes, state in ((split.unseen_classes, "test"), (split.validation_classes, "validation")):
         found = {states[place] for place, image in enumerate(snapshot.images) if image.label in classes}
-        # Examples of validation classes may be test queries: the test takes its share before.
+        # Examples of validation classes may be test queries, since the test is chosen first.
         assert state in found <= {state, "test"}
 
 
@@ -59,11 +59,11 @@ def test_a_catalogue_too_small_to_train_on_has_states_too(rows):
     assert set(states) <= {"train", "validation", "test"}
 
 
-def test_nothing_has_no_states():
+def test_an_empty_snapshot_has_no_states():
     assert held_out_states(EMPTY, SplitConfig()) == []
 
 
-def test_a_image_keeps_its_state_when_others_come():
+def test_an_image_keeps_its_state_when_others_are_added():
     rows = shop_rows(80, 4)
     before = made_snapshot(rows[: len(rows) // 2] + rows[-40:])
     after = made_snapshot(rows)
@@ -76,7 +76,7 @@ def test_a_image_keeps_its_state_when_others_come():
     assert all(now[content] == state for content, state in was.items())
 
 
-def test_a_image_that_repeats_a_test_image_does_not_train():
+def test_a_copy_of_a_test_image_does_not_train():
     rows = shop_rows(60, 4)
     snapshot = made_snapshot(rows)
     states = held_out_states(snapshot, SplitConfig())
@@ -104,7 +104,7 @@ def test_stated_parts_are_the_states():
     assert states == [image.part for image in snapshot.images]
 
 
-def test_what_is_stated_as_test_never_trains_though_there_is_no_test():
+def test_images_stated_as_test_never_train_even_without_a_test():
     rows = [
         (f"{label}-{part}", f"class {label}", "catalogue", part) for label in range(6) for part in ("train", "test")
     ]

@@ -36,20 +36,20 @@ def test_a_smaller_and_recompressed_copy_is_a_near_duplicate():
 
 
 @pytest.mark.parametrize("size", [8, 17, 300])
-def test_any_size_of_the_cache_will_do(size):
+def test_the_cached_size_does_not_matter(size):
     images = [scene(seed) for seed in range(5)]
 
     assert pairs_of([*images, copy_of(images[2])], size) == [[2, 5]]
 
 
-def test_the_same_structure_in_another_colour_is_another_image():
+def test_the_same_structure_in_another_colour_is_no_near_duplicate():
     image = scene(1)
     red, green, blue = image.split()
 
     assert pairs_of([image, Image.merge("RGB", (blue, red, green))]) == []
 
 
-def test_the_same_packaging_with_another_emblem_is_another_product():
+def test_the_same_packaging_with_another_emblem_is_no_near_duplicate():
     image = scene(1)
     variant = image.copy()
     ImageDraw.Draw(variant).rectangle((130, 100, 170, 140), fill="black")
@@ -61,7 +61,7 @@ def test_images_without_structure_are_never_near_duplicates():
     assert pairs_of([colour_image("red"), colour_image("red"), colour_image((250, 0, 0))]) == []
 
 
-def test_tiles_change_nothing(monkeypatch):
+def test_the_tile_size_does_not_change_the_pairs(monkeypatch):
     images = [scene(seed) for seed in range(9)]
     images += [copy_of(images[seed]) for seed in (0, 4, 8)]
     expected = sorted(pairs_of(images))
@@ -72,7 +72,7 @@ def test_tiles_change_nothing(monkeypatch):
     assert sorted(pairs_of(images)) == expected == [[0, 9], [4, 10], [8, 11]]
 
 
-def test_real_drawings_of_one_character_are_no_near_duplicates_and_copies_are():
+def test_real_drawings_of_a_character_are_no_near_duplicates_but_copies_are():
     archive = REAL_DATA / "omniglot-small1.zip"
     if not archive.exists():
         pytest.skip(f"{archive.name} is not beside the project (../shared/data)")

@@ -7,7 +7,7 @@ from training.data.scenes import cut_out, draw_scene
 
 
 def studio(ground=(255, 255, 255), size=(120, 90)):
-    """A product with a white label on a plain ground."""
+    """A product with a label of the background colour on a plain background."""
     image = Image.new("RGB", size, ground)
     draw = ImageDraw.Draw(image)
     draw.rectangle((30, 20, 79, 69), fill=(180, 30, 40))
@@ -16,7 +16,7 @@ def studio(ground=(255, 255, 255), size=(120, 90)):
 
 
 @pytest.mark.parametrize("ground", [(255, 255, 255), (244, 246, 250), (20, 20, 20), (120, 160, 200)])
-def test_a_product_is_cut_from_any_plain_ground(ground):
+def test_a_product_is_cut_from_any_plain_background(ground):
     cut = cut_out(studio(ground))
 
     assert cut.product.size == (50, 50)
@@ -24,13 +24,13 @@ def test_a_product_is_cut_from_any_plain_ground(ground):
     assert np.asarray(cut.mask)[5:-5, 5:-5].min() == 255
 
 
-def test_what_has_the_grounds_colour_inside_stays_part_of_the_product():
+def test_background_colour_inside_the_product_stays_part_of_it():
     cut = cut_out(studio())
 
     assert cut.mask.getpixel((22, 22)) == 255
 
 
-def test_a_photo_without_plain_ground_stays_whole():
+def test_a_photo_without_plain_background_stays_whole():
     image = busy_image(3)
 
     cut = cut_out(image)
@@ -54,7 +54,7 @@ def test_a_scene_depends_on_its_seed_alone():
 
 
 def test_most_scenes_show_the_product():
-    """Its red is there, on other grounds than the studio's."""
+    """Its red is visible, on backgrounds other than the studio's."""
     cut = cut_out(studio())
     shares, grounds = [], []
     for seed in range(40):

@@ -33,7 +33,7 @@ def rows_of(snapshot):
     return [image.content for image in snapshot.images]
 
 
-def test_the_hash_names_the_content_whatever_folder_order_and_form_it_has(shop, tmp_path, monkeypatch):
+def test_the_hash_depends_on_the_content_and_not_on_folder_order_or_layout(shop, tmp_path, monkeypatch):
     here = open_training_data(shop)
     shutil.copytree(shop, tmp_path / "copy")
     (tmp_path / "copy" / "amber" / "1.png").rename(tmp_path / "copy" / "amber" / "z.png")
@@ -90,7 +90,7 @@ def test_rows_whose_file_is_missing_or_unreadable_are_problems(shop, tmp_path):
     assert "cannot be read" in problems["m.csv:4"]
 
 
-def test_data_of_which_nothing_can_be_read_are_refused(tmp_path):
+def test_data_without_a_readable_image_are_refused(tmp_path):
     with pytest.raises(InvalidDataset, match=r"none of the 1 images can be read; m\.csv:2"):
         open_training_data(write(tmp_path / "m.csv", "path,label\nnowhere.png,a\n"))
 
@@ -131,7 +131,7 @@ def test_a_written_snapshot_reads_back_the_same(shop, tmp_path):
     assert len(list((tmp_path / "snapshot" / "images").rglob("*.*"))) == 5, "equal images are stored once"
 
 
-def test_names_that_are_no_text_survive(tmp_path):
+def test_file_names_that_are_not_utf8_survive(tmp_path):
     draw(tmp_path / "shop" / "amber" / os.fsdecode(b"a\xff.png"))
     write(tmp_path / "shop" / "amber" / os.fsdecode(b"b\xff.heic"), "")
 
@@ -153,7 +153,7 @@ def test_a_damaged_snapshot_is_refused(shop, tmp_path, damage):
 
 
 @pytest.mark.parametrize("key", ["role", "label", "file"])
-def test_rows_that_make_no_sense_are_refused_though_their_checksum_is_right(shop, tmp_path, key):
+def test_invalid_rows_are_refused_although_their_checksum_is_correct(shop, tmp_path, key):
     snapshot = open_training_data(shop)
     with artifact.new_artifact(tmp_path / "s", "akin-snapshot/1", {"problems": [], "notes": [], "layout": ""}) as draft:
         row = {"location": "", "file": "x", "label": "a", "role": "catalogue", "part": "", "sha256": "0"}
@@ -164,14 +164,14 @@ def test_rows_that_make_no_sense_are_refused_though_their_checksum_is_right(shop
     assert snapshot.images
 
 
-def test_an_existing_folder_is_not_written_over(shop, tmp_path):
+def test_an_existing_folder_is_not_overwritten(shop, tmp_path):
     (tmp_path / "there").mkdir()
 
     with pytest.raises(InvalidSnapshot, match="name a new folder"):
         write_snapshot(open_training_data(shop), tmp_path / "there")
 
 
-def test_a_image_that_changed_since_it_was_hashed_stops_the_writing(shop, tmp_path):
+def test_an_image_that_changed_since_it_was_hashed_stops_the_writing(shop, tmp_path):
     snapshot = open_training_data(shop)
     draw(shop / "birch" / "1.png", 77)
 
@@ -180,7 +180,7 @@ def test_a_image_that_changed_since_it_was_hashed_stops_the_writing(shop, tmp_pa
     assert not list(tmp_path.glob("*snapshot*"))
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(shop, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_files(shop, tmp_path, monkeypatch):
     snapshot = open_training_data(shop)
 
     def full(path):
@@ -193,7 +193,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(shop, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*snapshot*"))
 
 
-def test_rows_hashed_before_make_the_snapshot_that_is_taken_of_them(shop, monkeypatch):
+def test_hashed_rows_give_the_snapshot_taken_of_the_files(shop, monkeypatch):
     taken = open_training_data(shop)
     monkeypatch.setattr("training.data.snapshot.sha256_of_file", lambda _: pytest.fail("a file was read"))
 
@@ -202,12 +202,12 @@ def test_rows_hashed_before_make_the_snapshot_that_is_taken_of_them(shop, monkey
     assert made == taken
 
 
-def test_of_no_rows_there_is_an_empty_snapshot():
+def test_no_rows_give_an_empty_snapshot():
     assert snapshot_of("catalogue", []).images == ()
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 63, "A" * 64, "0" * 64 + "\n"])
-def test_a_hash_that_is_none_is_named(shop, digest):
+def test_an_invalid_hash_is_named(shop, digest):
     image = replace(open_training_data(shop).images[0], sha256=digest, location="row 7")
 
     with pytest.raises(ValueError, match=r"row 7: .* is no SHA-256"):

@@ -17,13 +17,13 @@ def made_image(content, label, role="catalogue", part=""):
 
 
 def made_snapshot(rows):
-    """Rows of (content, label[, role[, part]]) without any file."""
+    """Create a snapshot from rows of (content, label[, role[, part]]), without files."""
     images = [made_image(*row) for row in rows]
     return Snapshot("made", tuple(sorted(images, key=lambda image: image.content)), "0" * 64)
 
 
 def split_of(snapshot, config):
-    """Split; without annotations, since what may be None is there in these tests."""
+    """Split; not annotated, since no part is None in these tests."""
     return split_snapshot(snapshot, config)
 
 
@@ -55,7 +55,7 @@ def labels(snapshot, indices):
     return {snapshot.images[index].label for index in indices}
 
 
-def test_parts_of_a_shop_do_not_overlap_and_are_of_their_size():
+def test_parts_of_a_shop_are_disjoint_and_have_the_configured_sizes():
     snapshot = made_snapshot(shop_rows(400))
 
     split = split_of(snapshot, SplitConfig())
@@ -108,7 +108,7 @@ def test_without_roles_held_out_classes_are_searched_among_themselves():
 
 @pytest.mark.parametrize("rows", [plain_rows(), shop_rows()])
 def test_adding_images_and_classes_moves_none_into_training(rows):
-    """Whatever part of the data there was before: what was held out then is held out now."""
+    """Images held out with any part of the data are also held out with all of it."""
     everything = made_snapshot(rows)
     final = split_of(everything, SplitConfig())
     generator = np.random.default_rng(0)
@@ -136,11 +136,11 @@ def test_shares_of_different_kinds_are_independent():
 
 
 def test_the_hash_is_the_one_that_earlier_versions_used():
-    """Another one would move what every installation has held out."""
+    """A different hash would change the held-out images of every installation."""
     assert share_of("unseen class", "class 1") == pytest.approx(0.9527764749, abs=1e-9)
 
 
-def test_a_larger_share_holds_out_what_the_smaller_one_did():
+def test_a_larger_share_includes_a_smaller_one():
     snapshot = made_snapshot(plain_rows())
 
     small, large = (split_of(snapshot, SplitConfig(unseen_share=share)) for share in (0.1, 0.4))
@@ -148,7 +148,7 @@ def test_a_larger_share_holds_out_what_the_smaller_one_did():
     assert set(small.unseen_classes) < set(large.unseen_classes)
 
 
-def test_few_classes_take_the_one_of_the_smallest_hash_and_say_so():
+def test_with_few_classes_the_one_with_the_smallest_hash_is_held_out_with_a_note():
     snapshot = made_snapshot(plain_rows(6))
     config = SplitConfig(unseen_share=0.01, validation_share=0.01)
 
@@ -161,7 +161,7 @@ def test_few_classes_take_the_one_of_the_smallest_hash_and_say_so():
     assert len(split.notes) == 2
 
 
-def test_few_examples_take_the_one_of_the_smallest_hash():
+def test_with_few_examples_the_one_with_the_smallest_hash_is_held_out():
     snapshot = made_snapshot(shop_rows(5, 3))
 
     split = split_of(snapshot, without_validation(unseen_share=0, seen_example_share=0.001))
@@ -177,7 +177,7 @@ def stated_rows(test_labels, train_labels=("a", "b", "c", "d", "e")):
     ]
 
 
-def test_stated_test_classes_of_their_own_are_the_unseen_ones():
+def test_stated_test_classes_that_do_not_train_are_the_unseen_classes():
     snapshot = made_snapshot(stated_rows(("x", "y")))
 
     split = split_of(snapshot, SplitConfig())
@@ -211,7 +211,7 @@ def test_stated_parts_that_share_classes_give_seen_and_unseen_queries():
     assert not labels(snapshot, split.train) & {"class 3", "class 7"}
     assert {snapshot.images[index].part for index in split.train} == {"train", ""}
     queries = [snapshot.images[index] for index in split.validation.query]
-    # Of the classes that train, the stated photos; of the validation classes, all that may not train.
+    # Stated photos of training classes, and all photos of the validation classes.
     assert {image.part for image in queries if image.label not in split.validation_classes} == {"validation"}
     assert {image.part for image in queries if image.label in split.validation_classes} == {"train", "validation"}
     assert not labels(snapshot, split.validation.query) & {"class 3", "class 7"}
@@ -237,7 +237,7 @@ def test_stated_validation_classes_of_their_own_are_the_validation_classes():
     assert len(split.train) == 15
 
 
-def test_hash_leaves_stated_parts_aside():
+def test_hash_ignores_stated_parts():
     snapshot = made_snapshot(stated_rows(("x", "y")))
 
     split = split_of(snapshot, without_validation(test="hash", unseen_classes=("a",)))
@@ -246,7 +246,7 @@ def test_hash_leaves_stated_parts_aside():
     assert {"x", "y"} < labels(snapshot, split.train)
 
 
-def test_without_a_test_stated_test_images_stay_out_all_the_same():
+def test_stated_test_images_never_train_even_without_a_test():
     snapshot = made_snapshot(stated_rows(("x", "y")))
 
     split = split_of(snapshot, SplitConfig(test="none", unseen_classes=("a",)))
@@ -281,7 +281,7 @@ def test_copies_of_held_out_images_do_not_train():
     split = split_of(snapshot, without_validation(unseen_classes=(unseen,)))
 
     assert content not in names(snapshot, split.train)
-    assert split.notes == ("images that are the same files as held-out ones and do not train: 1",)
+    assert split.notes == ("images with the same file as a held-out image, excluded from training: 1",)
 
 
 def test_classes_with_one_image_left_do_not_train_and_are_named():
@@ -318,10 +318,10 @@ def test_held_out_classes_without_an_example_are_searched_among_themselves():
         (plain_rows(), {"unseen_classes": ("nobody",)}, "do not have: 'nobody'"),
         (stated_rows(("x",)), {"unseen_classes": ("a",)}, "leave split.unseen_classes empty"),
         (stated_rows(("x",), ()), {}, "too many are stated as test"),
-        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "no test image has another of its class"),
+        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "no test image has another image of its class"),
     ],
 )
-def test_data_that_cannot_be_split_are_refused_with_the_remedy(rows, config, message):
+def test_data_that_cannot_be_split_are_refused_with_a_remedy(rows, config, message):
     with pytest.raises(UnfitData, match=message.replace("(", r"\(")):
         split_of(made_snapshot(rows), SplitConfig(**config))
 
@@ -341,12 +341,12 @@ def test_data_that_cannot_be_split_are_refused_with_the_remedy(rows, config, mes
         {"unseen_classes": ("a", "a")},
     ],
 )
-def test_a_knob_that_cannot_be_used_is_named(knob):
+def test_an_invalid_setting_is_named(knob):
     with pytest.raises(InvalidConfig, match=f"split.{next(iter(knob))}"):
         SplitConfig(**knob)
 
 
-def test_images_are_left_out_where_they_were_used():
+def test_leave_out_removes_images_from_every_part():
     snapshot = made_snapshot(shop_rows())
     split = split_of(snapshot, SplitConfig())
     bad_query, bad_item = split.test.query[0], split.test.gallery[0]
@@ -361,7 +361,7 @@ def test_images_are_left_out_where_they_were_used():
     np.testing.assert_array_equal(left.validation.query, split.validation.query)
 
 
-def test_leaving_too_much_out_is_refused():
+def test_leaving_out_too_many_images_is_refused():
     snapshot = made_snapshot(plain_rows())
     split = split_of(snapshot, SplitConfig())
     nothing = np.zeros(0, np.int64)
@@ -382,7 +382,7 @@ def test_held_out_images_are_the_queries_and_all_of_unseen_classes():
     assert {*split.test.query, *split.validation.query} < set(held_out)
 
 
-def test_a_split_is_the_same_wherever_the_files_lie(tmp_path):
+def test_a_split_does_not_depend_on_the_location_of_the_files(tmp_path):
     rows = plain_rows(20, 3)
     first = split_of(text_snapshot(tmp_path / "a", rows), SplitConfig())
     second = split_of(text_snapshot(tmp_path / "b", rows[::-1]), SplitConfig())

@@ -7,7 +7,7 @@ from training.datasets.files import files_below, location_below, open_text, poss
 from training.errors import InvalidDataset
 
 
-def test_files_come_in_a_stable_order_without_hidden_ones(tmp_path):
+def test_files_are_listed_in_a_stable_order_without_hidden_ones(tmp_path):
     for name in ("b/2.txt", "b/1.txt", "a.txt", ".hidden", ".git/x", "b/.y"):
         write(tmp_path / name, "")
 
@@ -23,13 +23,13 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert [path.name for path in files_below(tmp_path / "root")] == ["x.txt", "y.txt"]
 
 
-def test_names_that_are_no_text_are_shown_escaped(tmp_path):
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
     path = tmp_path / os.fsdecode(b"prod\xff.png")
 
     assert location_below(path, tmp_path) == "prod\\udcff.png"
 
 
-def test_lone_folders_around_a_data_set_are_looked_into(tmp_path):
+def test_nested_single_folders_are_possible_roots(tmp_path):
     write(tmp_path / "outer" / "inner" / "a" / "x.txt", "")
     write(tmp_path / "outer" / "inner" / "b" / "x.txt", "")
 

@@ -31,11 +31,11 @@ def test_deeper_folders_are_classes_of_their_path(tmp_path):
     assert set(labels.values()) == {"Greek/character01", "Greek/character02", "Latin/character01"}
 
 
-def test_a_class_may_be_called_example(tmp_path):
+def test_a_class_may_be_named_example(tmp_path):
     assert labels_of(tmp_path, "example/1.png", "b/1.png") == {"example/1.png": "example", "b/1.png": "b"}
 
 
-def test_folders_of_parts_are_no_classes(tmp_path):
+def test_folders_of_parts_are_not_classes(tmp_path):
     labels = labels_of(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "test/c/example/3.png")
     dataset = read_folders(tmp_path)
 
@@ -50,15 +50,15 @@ def test_folders_of_parts_are_no_classes(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["iconic/a/1.png", "train2/a/1.png"])
-def test_folders_of_parts_beside_others_are_classes(tmp_path, other):
+def test_folders_of_parts_next_to_others_are_classes(tmp_path, other):
     assert "train/a" in labels_of(tmp_path, "train/a/1.png", other).values()
 
 
-def test_folders_of_classes_called_train_and_test_are_classes(tmp_path):
+def test_class_folders_named_train_and_test_are_classes(tmp_path):
     assert set(labels_of(tmp_path, "train/1.png", "test/1.png").values()) == {"train", "test"}
 
 
-def test_images_beside_folders_of_classes_are_noted(tmp_path):
+def test_images_next_to_class_folders_are_noted(tmp_path):
     labels_of(tmp_path, "amber/1.png", "amber/front/1.png", "birch/1.png")
 
     (note,) = read_folders(tmp_path).notes
@@ -66,14 +66,14 @@ def test_images_beside_folders_of_classes_are_noted(tmp_path):
     assert "'amber'" in note
 
 
-def test_a_lone_folder_around_all_classes_is_noted(tmp_path):
+def test_a_single_folder_around_all_classes_is_noted(tmp_path):
     labels = labels_of(tmp_path, "all/a/1.png", "all/b/1.png")
 
     assert set(labels.values()) == {"all/a", "all/b"}
     assert "'all' lies around all classes" in read_folders(tmp_path).notes[0]
 
 
-def test_images_that_cannot_be_taken_are_named(tmp_path):
+def test_skipped_images_are_named(tmp_path):
     labels_of(tmp_path, "loose.png", "amber/phone.heic", "amber/1.png", "a\nb/1.png")
 
     loose, *others = sorted(read_folders(tmp_path).errors, key=lambda error: error.location, reverse=True)

@@ -26,7 +26,7 @@ def test_reads_csv_with_every_column_that_a_catalogue_has(tmp_path):
     assert (second.label, second.role, second.part) == ("other", "example", "validation")
 
 
-def test_without_roles_all_images_are_the_catalogues(tmp_path):
+def test_without_roles_all_images_are_catalogue_images(tmp_path):
     dataset = read_rows(tmp_path, {"image": "a.png", "label": "x"}, {"path": "b.png", "id": 7})
 
     assert [(image.label, image.role, image.part) for image in dataset.images] == [
@@ -47,7 +47,7 @@ def test_a_label_that_is_neither_text_nor_integer_names_its_row(tmp_path, label)
     assert "label" in error.message
 
 
-def test_an_empty_label_leaves_that_of_the_product(tmp_path):
+def test_an_empty_label_defaults_to_the_product_id(tmp_path):
     dataset = read_rows(tmp_path, {"image": "a.png", "label": None, "product_id": "p"})
 
     assert dataset.images[0].label == "p"

@@ -1,5 +1,5 @@
-"""CUB200-2011, Cars196, Stanford Online Products and GroceryStoreDataset: small made trees, and real ones where they
-lie beside the project."""
+"""CUB200-2011, Cars196, Stanford Online Products and GroceryStoreDataset: small synthetic trees, and the real data sets
+where they are available."""
 
 import zipfile
 from collections import Counter
@@ -82,7 +82,7 @@ def test_reads_annotations_of_a_single_image(tmp_path):
     assert len(read_dataset(tmp_path).images) == 1
 
 
-def test_annotations_that_are_none_are_refused(tmp_path):
+def test_invalid_annotations_are_refused(tmp_path):
     write(tmp_path / "cars_annos.mat", "no MATLAB file")
 
     with pytest.raises(InvalidDataset, match="cannot be read as the annotations of Cars196"):
@@ -124,7 +124,7 @@ def test_reads_both_halves_of_cars196_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["{:03d}", "{:03d}-lamp"])
-def test_a_shop_that_numbers_its_folders_is_not_taken_for_cars196(tmp_path, name):
+def test_a_shop_with_numbered_folders_is_not_cars196(tmp_path, name):
     for number in range(1, 99):
         write(tmp_path / name.format(number) / "1.png", "")
 
@@ -167,14 +167,14 @@ def test_reads_grocery_with_its_parts_and_iconic_images(tmp_path, around):
     assert len(dataset.notes) == 4
 
 
-def test_a_grocery_without_its_test_list_says_so(tmp_path):
+def test_a_missing_test_list_of_grocery_is_reported(tmp_path):
     write_grocery(tmp_path)
     (tmp_path / "test.txt").unlink()
 
     assert "test.txt" in [error.location for error in read_dataset(tmp_path).errors]
 
 
-def test_published_counts_are_those_of_the_literature():
+def test_published_counts_equal_the_literature():
     assert CUB_200_2011.num_images == 11_788
     assert CARS_196.num_images == 16_185
     assert STANFORD_ONLINE_PRODUCTS.num_images == 120_053

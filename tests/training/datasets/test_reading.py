@@ -22,7 +22,7 @@ def test_a_manifest_is_read_by_its_own_path(tmp_path):
     assert read_dataset(path).layout == "JSONL manifest"
 
 
-def test_paths_are_absolute_whatever_was_given(tmp_path, monkeypatch):
+def test_paths_are_absolute_for_a_relative_path(tmp_path, monkeypatch):
     write(tmp_path / "shop" / "a" / "x.png", "")
     monkeypatch.chdir(tmp_path)
 
@@ -32,7 +32,7 @@ def test_paths_are_absolute_whatever_was_given(tmp_path, monkeypatch):
     assert from_relative.images[0].path.is_absolute()
 
 
-def test_what_holds_nothing_is_refused(tmp_path):
+def test_a_path_without_images_is_refused(tmp_path):
     with pytest.raises(InvalidDataset, match="does not exist"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(InvalidDataset, match="no images in folders"):

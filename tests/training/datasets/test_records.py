@@ -11,7 +11,7 @@ def records(path):
     return list(read_records(path, COLUMNS))
 
 
-def test_csv_names_are_brought_to_those_of_the_columns(tmp_path):
+def test_csv_aliases_become_column_names(tmp_path):
     path = write(tmp_path / "x.csv", "path,label,attributes.size\na.png,7,XL\n")
 
     assert records(path) == [(2, {"image": "a.png", "label": "7", "attributes.size": "XL"})]
@@ -33,7 +33,7 @@ def test_json_lines_may_be_blank_and_keep_their_numbers(tmp_path):
         ('{"image": "a.png", "path": "b.png"}', "two columns 'image'"),
     ],
 )
-def test_a_bad_json_line_is_given_as_the_error_it_is(tmp_path, line, message):
+def test_a_bad_json_line_yields_its_error(tmp_path, line, message):
     (_, error), (_, good) = records(write(tmp_path / "x.ndjson", f'{line}\n{{"image": "a.png"}}\n'))
 
     assert isinstance(error, ValueError)
@@ -57,7 +57,7 @@ def test_a_csv_row_with_too_many_fields_is_an_error(tmp_path):
         ("x.parquet", "", "neither a folder nor"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(tmp_path, name, text, message):
+def test_an_invalid_file_is_refused(tmp_path, name, text, message):
     with pytest.raises(InvalidDataset, match=message):
         records(write(tmp_path / name, text))
 

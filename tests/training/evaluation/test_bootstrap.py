@@ -14,13 +14,13 @@ def test_a_constant_difference_is_certain():
     assert (interval.low, interval.mean_difference, interval.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
-def test_equal_evaluations_differ_by_nothing():
+def test_equal_evaluations_have_no_difference():
     figures = np.random.default_rng(0).random(50)
 
     assert paired_bootstrap(figures, figures) == Interval(0.0, 0.0, 0.0)
 
 
-def test_the_interval_is_that_of_the_normal_law():
+def test_the_interval_equals_the_normal_approximation():
     """For many queries the percentile interval is the mean ± 1.96 standard errors."""
     rng = np.random.default_rng(0)
     before = rng.random(5000)
@@ -35,7 +35,7 @@ def test_the_interval_is_that_of_the_normal_law():
     assert interval.low == pytest.approx(differences.mean() - half_width, abs=0.1 * half_width)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+def test_the_interval_covers_the_truth_at_its_confidence():
     rng = np.random.default_rng(0)
     truth = 0.1
     intervals = [
@@ -48,7 +48,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.7 < share < 0.9
 
 
-def test_the_seed_decides_the_draws_and_the_blocks_do_not(monkeypatch):
+def test_the_seed_determines_the_draws_and_the_block_size_does_not(monkeypatch):
     before, after = np.random.default_rng(0).random((2, 300))
     whole = paired_bootstrap(before, after, seed=1)
     monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 1000)
@@ -57,7 +57,7 @@ def test_the_seed_decides_the_draws_and_the_blocks_do_not(monkeypatch):
     assert paired_bootstrap(before, after, seed=2) != whole
 
 
-def test_queries_left_out_of_both_are_left_out():
+def test_queries_that_are_nan_in_both_are_excluded():
     before = np.array([0.0, np.nan, 1.0])
     after = np.array([1.0, np.nan, 1.0])
 
@@ -74,28 +74,28 @@ def test_queries_left_out_of_both_are_left_out():
         (np.zeros(0), np.zeros(0), "nothing to compare"),
     ],
 )
-def test_refuses_what_cannot_be_paired(before, after, message):
+def test_refuses_evaluations_that_cannot_be_paired(before, after, message):
     with pytest.raises(InvalidEmbeddings, match=message):
         paired_bootstrap(before, after)
 
 
 @pytest.mark.parametrize("knobs", [{"num_samples": 0}, {"confidence": 1.0}, {"confidence": 0.0}])
-def test_refuses_knobs_without_meaning(knobs):
+def test_refuses_invalid_settings(knobs):
     with pytest.raises(ValueError, match="want num_samples"):
         paired_bootstrap(np.zeros(3), np.zeros(3), **knobs)
 
 
-def test_each_stratum_weighs_the_same():
+def test_strata_have_equal_weight():
     strata = np.repeat(["large", "small"], [90, 10])
     after = np.where(strata == "small", 1.0, 0.0)
 
     interval = stratified_paired_bootstrap(np.zeros(100), after, strata)
 
-    # Every draw has ten queries of the small one, and all of these gain one.
+    # Every draw has ten queries of the small stratum, all of which gain one.
     assert interval == Interval(0.5, 0.5, 0.5)
 
 
-def test_the_interval_of_strata_is_that_of_the_normal_law():
+def test_the_interval_of_strata_equals_the_normal_approximation():
     rng = np.random.default_rng(0)
     strata = rng.random(6000) < 0.2
     differences = rng.standard_normal(6000) * np.where(strata, 3.0, 1.0)
@@ -108,13 +108,13 @@ def test_the_interval_of_strata_is_that_of_the_normal_law():
     assert interval.high - interval.low == pytest.approx(2 * half_width, rel=0.06)
 
 
-def test_one_stratum_is_the_plain_bootstrap():
+def test_one_stratum_equals_the_plain_bootstrap():
     before, after = np.random.default_rng(0).random((2, 60))
 
     assert stratified_paired_bootstrap(before, after, np.zeros(60)) == paired_bootstrap(before, after)
 
 
-def test_a_stratum_without_counted_queries_is_left_out():
+def test_a_stratum_without_valid_queries_is_excluded():
     before, after = np.random.default_rng(0).random((2, 60))
     strata = np.repeat([0, 1], [50, 10])
     before[50:] = after[50:] = np.nan
@@ -124,12 +124,12 @@ def test_a_stratum_without_counted_queries_is_left_out():
     assert interval == paired_bootstrap(before[:50], after[:50])
 
 
-def test_strata_are_one_for_each_query():
+def test_refuses_strata_of_another_length():
     with pytest.raises(InvalidEmbeddings, match="one per query"):
         stratified_paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(4))
 
 
 @pytest.mark.parametrize("knobs", [{"num_samples": 0}, {"confidence": 1.0}])
-def test_strata_change_no_knob(knobs):
+def test_strata_refuse_invalid_settings(knobs):
     with pytest.raises(ValueError, match="want num_samples"):
         stratified_paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(3), **knobs)

@@ -54,7 +54,7 @@ def test_pairwise_f1_does_not_overflow():
     assert pairwise_f1(labels, halves) == pytest.approx(2 * num_same / (num_same + num_all), abs=1e-15)
 
 
-def test_pairwise_f1_of_nothing_to_join_is_one():
+def test_pairwise_f1_without_pairs_is_one():
     assert pairwise_f1(np.arange(5), np.arange(5)) == 1.0
     assert pairwise_f1(np.arange(5), np.zeros(5, np.int64)) == 0.0
 
@@ -75,7 +75,7 @@ def test_equals_pytorch_metric_learning_on_the_same_clusters(names):
     assert 0.1 < ours.ami < 0.95
 
 
-def test_classes_that_lie_apart_are_found():
+def test_well_separated_classes_are_found():
     labels = np.repeat(np.arange(8), 5)
 
     result = evaluate_clustering(np.eye(8, dtype=np.float32)[labels], labels)
@@ -99,14 +99,14 @@ def test_collapsed_embeddings_are_measured():
     assert result.nmi == result.ami == 0
 
 
-def test_the_seed_decides_the_clusters():
+def test_the_seed_determines_the_clusters():
     embeddings, labels = made(spread=1.5)
 
     assert evaluate_clustering(embeddings, labels, seed=1) == evaluate_clustering(embeddings, labels, seed=1)
     assert evaluate_clustering(embeddings, labels, seed=1).nmi != evaluate_clustering(embeddings, labels, seed=2).nmi
 
 
-def test_a_large_problem_says_that_it_starts_from_random_images(monkeypatch):
+def test_a_large_problem_reports_its_random_start(monkeypatch):
     embeddings, labels = made()
     thorough = evaluate_clustering(embeddings, labels)
     monkeypatch.setattr(clustering, "_LARGEST_PASS", 0)
@@ -123,7 +123,7 @@ def test_refuses_more_clusters_than_images(num_clusters):
         evaluate_clustering(*made(), num_clusters=num_clusters)
 
 
-def test_refuses_what_is_no_embedding():
+def test_refuses_invalid_embeddings():
     embeddings, labels = made()
 
     with pytest.raises(InvalidEmbeddings, match="one label per image"):

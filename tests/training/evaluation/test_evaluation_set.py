@@ -57,9 +57,9 @@ def test_examples_of_the_test_are_searched_among_the_whole_catalogue():
     assert not all(unseen)
 
 
-def test_a_class_is_unseen_by_its_hash_whatever_was_trained_on():
-    """A class with one image is not trained on, which makes no difference here."""
-    # Its label lies outside the unseen share, and its example within that of the test.
+def test_a_class_is_unseen_by_its_hash_regardless_of_training():
+    """A class with one image is not trained on, but is not unseen for that reason."""
+    # Its label is outside the unseen share, and its example within the test share.
     rows = [*shop_rows(), ("lonely2-catalogue", "lonely2"), ("lonely2-1", "lonely2", "example")]
     snapshot = made_snapshot(rows)
     split = split_of(snapshot, SplitConfig(validation_share=0, validation_example_share=0))
@@ -104,7 +104,7 @@ def test_without_examples_every_test_image_is_left_out_of_its_own_answer():
     assert evaluation_set.is_unseen.all()
 
 
-def test_queries_with_nothing_to_find_are_left_out_and_counted():
+def test_queries_without_relevant_images_are_omitted_and_counted():
     rows = [*shop_rows(), ("stray-1", "stray", "example"), ("single-c", "single")]
     classes = tuple(f"class {label}" for label in range(5))
 
@@ -123,14 +123,14 @@ def test_queries_with_nothing_to_find_are_left_out_and_counted():
         ([], ()),
     ],
 )
-def test_nothing_to_find_at_all_is_told_with_a_remedy(rows, unseen):
+def test_a_set_without_relevant_images_is_refused_with_a_remedy(rows, unseen):
     split = dataclasses.replace(NONE_LEFT, unseen_classes=unseen)
 
     with pytest.raises(UnfitData, match="add labelled examples"):
         evaluation_set_of(made_snapshot(rows), split)
 
 
-def test_the_id_names_the_content_and_no_place():
+def test_the_id_depends_on_the_content_and_not_on_locations():
     rows = shop_rows()
     here = set_of(rows)
     images = [dataclasses.replace(made_image(*row), location=f"image {number}") for number, row in enumerate(rows)]
@@ -162,11 +162,11 @@ def test_other_content_has_another_id(change):
     assert EvaluationSet.of(*change(*content)).evaluation_set_id != made_set.evaluation_set_id
 
 
-def test_more_data_of_other_classes_change_the_gallery_and_so_the_id():
+def test_more_catalogue_images_change_the_id():
     assert set_of(shop_rows(60)).evaluation_set_id != set_of(shop_rows(61)).evaluation_set_id
 
 
-def test_the_measurement_is_that_of_the_search():
+def test_the_measurement_equals_evaluate_retrieval():
     evaluation_set = set_of(shop_rows())
     rows = embedded([*evaluation_set.queries, *evaluation_set.gallery])
     queries, gallery = np.split(rows, [len(evaluation_set.queries)])
@@ -219,7 +219,7 @@ def either(request):
     return set_of(shop_rows() if request.param == "shop" else plain_rows())
 
 
-def test_a_set_is_read_as_it_was_written(either, tmp_path):
+def test_a_set_survives_a_round_trip(either, tmp_path):
     path = tmp_path / "sets" / "set.arrow"
 
     either.write(path)
@@ -233,7 +233,7 @@ def test_a_set_is_read_as_it_was_written(either, tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["set.arrow"]
 
 
-def test_a_measurement_is_read_as_it_was_written(either, tmp_path):
+def test_a_measurement_survives_a_round_trip(either, tmp_path):
     measurement = measured(either)
 
     measurement.write(tmp_path / "one.arrow")
@@ -256,7 +256,7 @@ def test_equal_content_makes_equal_bytes(either, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [EvaluationSet, SetMeasurement])
-def test_any_damage_is_found(kind, tmp_path):
+def test_any_damage_is_detected(kind, tmp_path):
     evaluation_set = set_of(shop_rows(8, 2))
     (evaluation_set if kind is EvaluationSet else measured(evaluation_set)).write(tmp_path / "file")
     whole = (tmp_path / "file").read_bytes()
@@ -290,7 +290,7 @@ def test_a_missing_file_and_one_of_another_kind_are_named(either, tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_file_before(failing, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_file(failing, tmp_path, monkeypatch):
     path = tmp_path / "file"
     set_of(plain_rows()).write(path)
     before = path.read_bytes()

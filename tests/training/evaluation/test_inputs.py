@@ -33,7 +33,7 @@ def test_any_memory_layout_is_read(view):
     assert as_embeddings(view, "query", CPU).tolist() == view.tolist()
 
 
-def test_a_gradient_is_left_behind():
+def test_gradients_are_detached():
     assert not as_embeddings(torch.eye(4, requires_grad=True), "query", CPU).requires_grad
 
 
@@ -51,7 +51,7 @@ def test_a_gradient_is_left_behind():
         (changed(3), "row 2 of the query embeddings has length 3 .*normalise"),
     ],
 )
-def test_refuses_what_cannot_be_compared(rows, message):
+def test_refuses_invalid_embeddings(rows, message):
     with pytest.raises(InvalidEmbeddings, match=message) as caught:
         as_embeddings(rows, "query", CPU)
 

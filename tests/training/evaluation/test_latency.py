@@ -8,7 +8,7 @@ IMAGES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 
 
 class TimedEmbedder:
-    """Takes the seconds that it is told, call by call."""
+    """Takes the given seconds for each call."""
 
     space_id, embedding_dim = "timed", 2
 
@@ -33,7 +33,7 @@ def timed(*seconds):
     return [TimedEmbedder(place, clock, each, calls) for place, each in enumerate(seconds)], clock, calls
 
 
-def test_the_median_of_each_model_is_told_in_milliseconds():
+def test_returns_the_median_of_each_model_in_milliseconds():
     embedders, clock, _ = timed(lambda _: 0.010, lambda _: 0.025)
 
     assert median_latencies(embedders, [IMAGES, np.stack(IMAGES)], clock=clock) == pytest.approx([10, 25])
@@ -74,7 +74,7 @@ def test_a_real_model_is_measured(zero_shot_embedder):
         ([IMAGES, IMAGES], 0, "one round"),
     ],
 )
-def test_refuses_what_cannot_be_measured(images, rounds, message):
+def test_refuses_invalid_arguments(images, rounds, message):
     embedders, clock, _ = timed(lambda _: 1.0, lambda _: 1.0)
 
     with pytest.raises(ValueError, match=message):

@@ -32,20 +32,20 @@ def test_equals_the_examples_of_the_paper():
     assert map_at_r(is_hit, num_relevant).tolist() == pytest.approx([0.1, 0.12, 0.5, 1.0])
 
 
-def test_hits_behind_r_do_not_count():
+def test_hits_after_rank_r_do_not_count():
     is_hit = torch.tensor([[0, 1, 1, 1]]).bool()
 
     assert r_precision(is_hit, torch.tensor([2])).item() == 0.5
     assert map_at_r(is_hit, torch.tensor([2])).item() == 0.25
 
 
-def test_recall_at_k_is_nan_where_nothing_can_be_found():
+def test_recall_at_k_is_nan_without_relevant_images():
     np.testing.assert_array_equal(recall_at_k(np.array([1, 2, 3, 0]), 2), [1, 1, 0, NAN])
     with pytest.raises(ValueError, match="got 0"):
         recall_at_k(np.array([1]), 0)
 
 
-def test_averages_leave_out_what_finds_nothing(result):
+def test_averages_exclude_queries_without_relevant_images(result):
     summary = result.summary()
 
     assert (summary.num_queries, summary.num_left_out) == (4, 1)
@@ -53,7 +53,7 @@ def test_averages_leave_out_what_finds_nothing(result):
     assert (summary.r_precision, summary.map_at_r) == (0.5, 0.375)
 
 
-def test_names_metrics_as_files_do(result):
+def test_metrics_have_the_names_used_in_files(result):
     assert result.summary().metrics() == {
         "recall_at_1": 0.5, "recall_at_4": 0.75, "r_precision": 0.5, "map_at_r": 0.375,
         "num_queries": 4, "num_left_out": 1,
@@ -88,7 +88,7 @@ def test_classes_may_have_names(result):
 
 
 @pytest.mark.parametrize("mask", [np.ones(4, bool), np.arange(5)], ids=["short", "indices"])
-def test_refuses_a_mask_that_is_none(result, mask):
+def test_refuses_an_invalid_mask(result, mask):
     with pytest.raises(InvalidEmbeddings, match="one bool per query"):
         result.subset(mask)
 

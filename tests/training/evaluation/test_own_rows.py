@@ -1,4 +1,4 @@
-"""A gallery that holds some of the queries, each of which is left out of its own answer."""
+"""A gallery that contains some of the queries, each of which is excluded from its own answer."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from training.evaluation.retrieval import evaluate_retrieval
 
 
 def mixed(make, num_classes, *, share=0.5, seed=3):
-    """Queries of which a share are rows of the gallery."""
+    """Queries, a share of which are rows of the gallery."""
     rng = np.random.default_rng(seed)
     gallery, gallery_labels = make(60, num_classes, seed=1)
     queries, query_labels = make(40, num_classes, seed=2)
@@ -42,8 +42,8 @@ def test_a_gallery_of_the_queries_equals_a_set_against_itself():
         np.testing.assert_array_equal(getattr(among, name), getattr(alone, name))
 
 
-def test_a_query_whose_class_has_its_own_image_only_finds_nothing():
-    """Beside a query that ranks the whole gallery, where what is left out stands last."""
+def test_a_query_alone_in_its_class_finds_nothing():
+    """Next to a query that ranks the whole gallery, where the excluded row comes last."""
     gallery, gallery_labels = np.eye(4, dtype=np.float32), np.array([0, 0, 0, 1])
     queries, query_labels = gallery[[0, 3]], np.array([0, 1])
 
@@ -57,8 +57,8 @@ def test_a_query_whose_class_has_its_own_image_only_finds_nothing():
     assert 3 not in result.neighbour_ids[1]
 
 
-def test_an_own_row_with_another_label_takes_no_hit_away():
-    """An image of the catalogue that was labelled anew as an example."""
+def test_an_own_row_with_another_label_removes_no_hit():
+    """For example a catalogue image that is also an example with another label."""
     gallery, gallery_labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
 
     result = evaluate_retrieval(gallery[:1], np.array([1]), gallery, gallery_labels, own_rows=np.array([0]))
@@ -76,13 +76,13 @@ def test_an_own_row_with_another_label_takes_no_hit_away():
         (np.array([0.0, 1.0]), "one integer per query"),
     ],
 )
-def test_refuses_rows_that_are_not_there(own_rows, message):
+def test_refuses_invalid_own_rows(own_rows, message):
     queries, query_labels, gallery, gallery_labels, _ = mixed(made, 5)
 
     with pytest.raises(InvalidEmbeddings, match=message):
         evaluate_retrieval(queries[:2], query_labels[:2], gallery, gallery_labels, own_rows=own_rows)
 
 
-def test_own_rows_without_a_gallery_are_a_mistake():
+def test_own_rows_without_a_gallery_are_refused():
     with pytest.raises(ValueError, match="rows of a gallery"):
         evaluate_retrieval(*made(9, 2), own_rows=np.arange(9))

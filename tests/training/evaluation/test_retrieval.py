@@ -21,7 +21,7 @@ def unit_rows(values):
 
 
 def made(num_images, num_classes, *, embedding_dim=32, spread=1.0, seed=0):
-    """Embeddings around one centre per class: the larger the spread, the more the classes overlap."""
+    """Embeddings around one centre per class; classes overlap more with a larger spread."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, num_classes, num_images)
     centres = np.random.default_rng(1234).standard_normal((num_classes, embedding_dim))
@@ -29,7 +29,7 @@ def made(num_images, num_classes, *, embedding_dim=32, spread=1.0, seed=0):
 
 
 def with_ties(num_images, num_classes, *, seed=0):
-    """Rows of ±1/4: products are exact in any order of summation, and many of them equal."""
+    """Rows of ±1/4, whose products are exact in any order of summation and often equal."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, 2, (num_images, 16)) / 2 - 0.25).astype(np.float32), rng.integers(
         0, num_classes, num_images
@@ -115,7 +115,7 @@ def test_equals_pytorch_metric_learning(num_classes, is_self):
 
     for peer_name, name in PEER_METRICS.items():
         assert ours[name] == pytest.approx(theirs[peer_name], abs=1e-6), name
-    assert 0.05 < ours["recall_at_1"] < 0.99  # neither chance nor perfection: the comparison says something
+    assert 0.05 < ours["recall_at_1"] < 0.99  # neither chance nor perfect, so that the comparison is meaningful
 
 
 def test_perfect_embeddings_score_one():
@@ -128,7 +128,7 @@ def test_perfect_embeddings_score_one():
     }
 
 
-def test_random_embeddings_score_as_chance_does():
+def test_random_embeddings_score_at_chance():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(20), 100)
 
@@ -187,7 +187,7 @@ def test_skewed_classes_are_measured_in_blocks_of_their_own_depth():
 
 
 @pytest.mark.parametrize("convert", [torch.from_numpy, np.asfortranarray], ids=["tensor", "fortran order"])
-def test_takes_tensors_and_any_memory_order(convert):
+def test_accepts_tensors_and_any_memory_order(convert):
     embeddings, labels = made(60, 10)
     expected = evaluate_retrieval(embeddings, labels)
 
@@ -260,7 +260,7 @@ def test_parts_without_queries_are_absent():
     assert "mean_of_parts_recall_at_1" not in metrics["all"]
 
 
-def test_unknown_device_and_knobs_are_refused():
+def test_invalid_settings_are_refused():
     embeddings, labels = made(10, 2)
 
     for knobs in ({"ks": ()}, {"ks": (0,)}, {"num_neighbours": -1}, {"block_bytes": 0}):
@@ -271,7 +271,7 @@ def test_unknown_device_and_knobs_are_refused():
 
 
 @pytest.mark.parametrize("classes", [np.arange(10), np.arange(1)])
-def test_a_set_in_which_nothing_can_be_found_is_refused(classes):
+def test_a_set_without_relevant_images_is_refused(classes):
     with pytest.raises(InvalidEmbeddings, match=f"none of the {len(classes)} queries"):
         evaluate_retrieval(np.eye(16, dtype=np.float32)[classes], classes)
 
@@ -283,7 +283,7 @@ def test_other_dimensions_of_the_gallery_are_refused():
 
 @pytest.fixture
 def _tf32():
-    """What a training loop may have switched on."""
+    """Enable TF32, as a training loop may do."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     yield
@@ -299,7 +299,7 @@ def test_cuda_equals_cpu(make):
     cpu = evaluate_retrieval(embeddings, labels, ks=KS, num_neighbours=10)
     cuda = evaluate_retrieval(embeddings, labels, ks=KS, num_neighbours=10, device="cuda", block_bytes=2**19)
 
-    # Scores a bit apart may change places between two matrix libraries, but not where every product is exact.
+    # Nearly equal scores may swap places between two matrix libraries, unless every product is exact.
     allowed = 0 if make is with_ties else 0.01
     assert (cuda.first_hit_rank != cpu.first_hit_rank).mean() <= allowed
     assert (cuda.neighbour_ids != cpu.neighbour_ids).mean() <= allowed

@@ -1,4 +1,4 @@
-"""Small batches with uneven classes, and every loss there is, for the tests of this folder."""
+"""Small batches with uneven classes, and every loss, for the tests of losses."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from training.losses.factory import LossConfig, create_loss, pairs_for
 
 NUM_CLASSES = 6
 EMBEDDING_DIM = 5
-# Where the classes of `draw_batch` lie, about half of the hinges are active.
+# Margins with which about half of the hinges are active on `draw_batch`.
 LOSSES = {
     "contrastive": LossConfig("contrastive", positive_margin=0.4, negative_margin=1.3),
     "triplet": LossConfig("triplet", margin=0.3),
@@ -35,7 +35,7 @@ def draw_batch(seed, dtype=torch.float64):
 
 
 def create(config, seed=0):
-    """Build a loss whose learnt weights differ from each other and are in float64."""
+    """Create a float64 loss whose learnt weights differ from each other."""
     loss = create_loss(config, NUM_CLASSES, EMBEDDING_DIM, torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():
         for parameter in loss.parameters():
@@ -44,5 +44,5 @@ def create(config, seed=0):
 
 
 def run(loss, config, raw, labels, is_representative):
-    """Return what the loss gives for the raw embeddings scaled to length one."""
+    """Return the loss of the raw embeddings scaled to length one."""
     return loss(F.normalize(raw, dim=1), labels, pairs_for(config, labels, is_representative))

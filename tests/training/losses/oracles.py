@@ -1,6 +1,6 @@
-"""Every loss once more, as slow nested loops over float64 numbers, written from the formulas and from nothing else.
+"""Reference implementations of every loss: nested loops in float64, written from the formulas.
 
-`is_allowed(i, j)`: may the sample i be compared with j.
+`is_allowed(i, j)` tells whether sample i may be compared with j.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """Embeddings of length one [B, D] in float64, a label and a flag per row, and which pairs count."""
+    """Unit embeddings [B, D] in float64, a label and a flag per row, and the allowed pairs."""
 
     embeddings: torch.Tensor
     labels: list[int]
@@ -86,7 +86,7 @@ def multi_similarity(batch, positive_scale=2.0, negative_scale=40.0, threshold=0
 
 
 def margin(batch, beta, margin=0.2):
-    """`beta` is a list: one number, or one a class."""
+    """`beta` is a list of one number, or of one per class."""
     values = []
     for i in range(len(batch)):
         boundary = beta[0] if len(beta) == 1 else beta[batch.labels[i]]
@@ -139,7 +139,7 @@ def angular(batch, angle_degrees=45.0):
 
 
 def proxy_anchor(batch, proxies=None, margin=0.1, scale=32.0):
-    """`proxies` [C, D], or None: each class's proxy is its representative in the batch, and no sample."""
+    """`proxies` [C, D]; if None, the proxy of a class is its representative in the batch, which is no sample."""
     samples = list(range(len(batch)))
     by_class = {
         c: proxy / proxy.square().sum().sqrt() for c, proxy in enumerate(proxies if proxies is not None else [])

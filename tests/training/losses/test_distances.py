@@ -12,7 +12,7 @@ from training.losses.distances import (
 )
 
 
-def test_distances_are_those_between_rows():
+def test_distances_equal_cdist():
     embeddings = F.normalize(torch.randn(9, 6, dtype=torch.float64), dim=1)
 
     distances = euclidean_distances(embeddings)
@@ -47,7 +47,7 @@ def test_half_precision_is_measured_in_float32_also_under_autocast(dtype):
     assert distances[0, 1] < 1e-3
 
 
-def test_log_sum_exp_counts_what_the_mask_keeps():
+def test_log_sum_exp_uses_the_masked_values_only():
     values = torch.tensor([[1.0, 500.0, 2.0], [3.0, 4.0, 5.0]], requires_grad=True)
     mask = torch.tensor([[True, False, True], [False, False, False]])
 
@@ -60,7 +60,7 @@ def test_log_sum_exp_counts_what_the_mask_keeps():
     assert values.grad.bool().tolist() == [[True, False, True], [False, False, False]]
 
 
-def test_mean_of_active_leaves_zeros_out():
+def test_mean_of_active_excludes_zeros():
     mean, num_active = mean_of_active(torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
 
     assert (mean.item(), num_active.item()) == (3.0, 2)

@@ -28,8 +28,8 @@ def test_every_name_makes_a_loss(name, pairs):
 
 
 @pytest.mark.parametrize("name", get_args(LossName))
-def test_parameters_are_those_of_the_loss(name):
-    """What a configuration may set is what the loss's constructor takes, beside sizes and the generator."""
+def test_parameters_match_the_constructor_of_the_loss(name):
+    """A configuration sets the parameters of the constructor, except sizes and the generator."""
     taken = set(inspect.signature(_CLASSES[name]).parameters) - {"num_classes", "embedding_dim", "generator"}
 
     assert taken == set(_PARAMETERS[name]) - {"beta_per_class"}
@@ -63,7 +63,7 @@ def test_proxies_come_from_the_generator_and_leave_the_global_one_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_representatives_take_the_place_of_proxies():
+def test_representative_pairs_need_no_learnt_proxies():
     assert not list(create_loss(LossConfig("proxy_anchor", "representative"), 3, 4).parameters())
     with pytest.raises(ValueError, match="needs num_classes and embedding_dim"):
         ProxyAnchorLoss()(torch.randn(4, 4), LABELS, all_pairs(LABELS))
@@ -94,7 +94,7 @@ def test_a_mixed_loss_refuses_other_pairs():
         ({"mixed_weight": -1}, r"mixed_weight must be a number from 0 to 1000, got -1"),
     ],
 )
-def test_a_bad_knob_is_named_with_what_exists(options, message):
+def test_an_invalid_setting_is_named_with_the_valid_ones(options, message):
     with pytest.raises(InvalidConfig, match=message):
         LossConfig(**options)
 

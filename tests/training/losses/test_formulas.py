@@ -1,4 +1,4 @@
-"""Every loss is its formula, and so is its gradient."""
+"""Every loss and its gradient equal the formula."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def oracle_of(config, loss, batch):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("pairs", ["all", "representative"])
 @pytest.mark.parametrize("config", [*LOSSES.values(), *MORE_SETTINGS.values()], ids=[*LOSSES, *MORE_SETTINGS])
-def test_value_and_gradients_are_those_of_nested_loops(config, pairs, seed):
+def test_value_and_gradients_equal_nested_loops(config, pairs, seed):
     config = dataclasses.replace(config, pairs=pairs)
     loss = create(config, seed)
     raw, labels, is_representative = draw_batch(seed)

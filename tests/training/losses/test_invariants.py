@@ -1,4 +1,4 @@
-"""What is true of every loss."""
+"""Invariants of every loss."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_order_of_the_batch_does_not_matter(config):
 
 
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
-def test_gradients_are_those_of_finite_differences(config):
+def test_gradients_equal_finite_differences(config):
     loss = create(config)
     raw, labels, is_representative = draw_batch(2)
     pairs = pairs_for(config, labels, is_representative)
@@ -53,7 +53,7 @@ def test_gradients_are_those_of_finite_differences(config):
 
 
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
-def test_what_a_loss_learns_gets_a_gradient(config):
+def test_learnt_weights_of_a_loss_get_a_gradient(config):
     loss = create(config)
     learns = config.name == "margin" or is_learning_proxies(config)
 
@@ -97,7 +97,7 @@ def test_autocast_does_not_reach_the_loss(config):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
-def test_equal_images_give_no_nan(config, dtype):
+def test_equal_images_give_finite_losses(config, dtype):
     _, labels, is_representative = draw_batch(0)
     raw = torch.ones(len(labels), EMBEDDING_DIM, dtype=dtype, requires_grad=True)
     loss = create(config).float()
@@ -113,7 +113,7 @@ def test_equal_images_give_no_nan(config, dtype):
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_extreme_cosines_stay_finite(config, sign):
-    """Positives opposite and negatives equal: the worst embedding there is; and the reverse, the best."""
+    """The worst embedding (positives opposite, negatives equal) and the best."""
     labels = torch.tensor([0, 0, 1, 1])
     axis = torch.eye(EMBEDDING_DIM)[0]
     raw = torch.stack([axis, sign * axis, -sign * axis, -axis]).requires_grad_()
@@ -175,7 +175,7 @@ def test_a_loss_of_positives_against_negatives_is_zero_without_either(config, la
 @pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]], ids=["one class", "no positive"])
 def test_one_sided_batches_stay_finite(config, labels):
-    """Losses with a part for positives and one for negatives keep the part that has pairs."""
+    """Losses with separate parts for positives and negatives keep the part with pairs."""
     raw = torch.randn(4, EMBEDDING_DIM, requires_grad=True)
     is_representative = torch.tensor([True, False, False, False])
 
@@ -222,7 +222,7 @@ def test_nothing_waits_for_the_device(config):
 
 
 @pytest.mark.parametrize("operation", [lambda x: x.item(), lambda x: x[x > 0], lambda x: x.nonzero(), bool])
-def test_the_check_for_waiting_sees_what_waits(operation):
+def test_operations_that_wait_are_detected(operation):
     with RefusesToWait(), pytest.raises(AssertionError):
         operation(torch.ones(1))
 
@@ -247,7 +247,7 @@ def test_runs_on_a_gpu_without_waiting(config):
 
 
 def test_triplets_of_a_large_batch_need_few_tensors_of_their_size():
-    """128³ numbers are 8 MB; what autograd keeps of them stays at one."""
+    """128³ numbers are 8 MB, and autograd keeps one such tensor."""
     config = LossConfig("triplet", margin=1.0)
     labels = torch.arange(128) // 4
     raw = torch.randn(128, 16, requires_grad=True)

@@ -25,7 +25,7 @@ def test_representative_pairs_lead_from_samples_to_representatives():
     assert pairs.is_representative_B is is_representative
 
 
-def test_numbers_of_representative_pairs_are_those_of_the_method():
+def test_numbers_of_representative_pairs_equal_those_of_the_method():
     """P·(m−1) positives and P·(P−1)·(m−1) negatives."""
     num_classes, num_images = 5, 4
     labels = torch.arange(num_classes).repeat_interleave(num_images)

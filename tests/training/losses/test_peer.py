@@ -1,8 +1,8 @@
-"""On unrestricted pairs the losses are those of pytorch-metric-learning, where it defines the same; tolerance 1e-9.
+"""On all pairs the losses equal those of pytorch-metric-learning with the same definition, within 1e-9.
 
-Not compared, since the definition differs: its NPairsLoss takes one positive a class, does not normalise and adds a
-penalty on lengths (NTXentLoss is the same as ours); its GeneralizedLiftedStructureLoss sums over positives inside a
-logarithm (LiftedStructureLoss is the same as ours).
+Not compared, as definitions differ: its NPairsLoss takes one positive per class, does not normalise and penalises
+lengths (its NTXentLoss equals ours); its GeneralizedLiftedStructureLoss sums over positives inside a logarithm (its
+LiftedStructureLoss equals ours).
 """
 
 import pytest
@@ -42,7 +42,7 @@ CASES = {
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradient_equal_the_peers(name, seed):
+def test_value_and_gradient_equal_the_reference(name, seed):
     config, peer, miner = CASES[name]
     raw, labels, _ = draw_batch(seed)
     embeddings = F.normalize(raw, dim=1)
@@ -58,7 +58,7 @@ def test_value_and_gradient_equal_the_peers(name, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_proxy_anchor_equals_the_peers(seed):
+def test_proxy_anchor_equals_the_reference(seed):
     loss = create(LossConfig("proxy_anchor"), seed)
     peer = losses.ProxyAnchorLoss(NUM_CLASSES, EMBEDDING_DIM, margin=0.1, alpha=32).double()
     with torch.no_grad():
@@ -76,11 +76,11 @@ def test_proxy_anchor_equals_the_peers(seed):
 
 
 @pytest.mark.parametrize("num_classes", [None, NUM_CLASSES])
-def test_margin_equals_the_peers_where_triplets_count_each_pair_once(num_classes):
-    """The peer averages over triplets, which repeat pairs.
+def test_margin_equals_the_reference_if_triplets_count_each_pair_once(num_classes):
+    """The reference averages over triplets, which repeat pairs.
 
-    A class of 5 against 4 others gives its rows as many positives as negatives, so that they can be put together to
-    triplets in which each pair occurs once.
+    With a class of 5 against 4 others, rows have as many positives as negatives, so that triplets can contain each
+    pair once.
     """
     labels = torch.tensor([1, 1, 1, 1, 1, 0, 0, 2, 3])
     raw = torch.randn(len(labels), EMBEDDING_DIM, dtype=torch.float64, requires_grad=True)

@@ -73,7 +73,7 @@ def test_figures_are_scalars_without_gradient_whatever_the_precision():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_kind_of_pair_that_the_batch_lacks_is_nan(size):
+def test_a_missing_kind_of_pair_is_nan(size):
     embeddings, _ = batch(0, size, 1)
 
     figures = diagnose(embeddings, torch.arange(size))
@@ -87,8 +87,8 @@ def test_refuses_labels_of_another_length():
         diagnose(torch.zeros(4, 8), torch.zeros(3))
 
 
-def test_nothing_is_read_back_from_the_device():
-    """A meta tensor has no values: whatever would wait for one fails."""
+def test_no_value_is_read_from_the_device():
+    """A meta tensor has no values, so reading one fails."""
     figures = diagnose(torch.empty(8, 4, device="meta"), torch.empty(8, dtype=torch.int64, device="meta"))
 
     assert all(value.device.type == "meta" for value in figures.values())
@@ -106,7 +106,7 @@ def test_a_gpu_is_not_waited_for():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_collapse_is_named_once_and_with_a_remedy():
+def test_a_collapse_is_reported_once_with_a_remedy():
     watch = CollapseWatch(patience=3)
 
     warnings = [watch.update(0.003, 0.4) for _ in range(10)]
@@ -118,12 +118,12 @@ def test_collapse_is_named_once_and_with_a_remedy():
     assert "\n" not in str(warnings[2])
 
 
-def test_negatives_at_no_distance_are_a_collapse_too():
+def test_negatives_at_zero_distance_are_a_collapse():
     assert CollapseWatch(patience=1).update(0.3, 0.02)
     assert CollapseWatch(patience=1).update(None, 0.02)
 
 
-def test_a_healthy_step_ends_the_wait_for_a_collapse():
+def test_a_healthy_step_resets_the_count_of_a_collapse():
     watch = CollapseWatch(patience=3)
 
     warnings = [watch.update(spread, None) for spread in (0.001, 0.001, 0.5, 0.001, 0.001, None)]
@@ -131,7 +131,7 @@ def test_a_healthy_step_ends_the_wait_for_a_collapse():
     assert not any(warnings)
 
 
-def test_an_inert_pull_is_named_once():
+def test_a_pull_without_effect_is_reported_once():
     watch = PullWatch(patience=2)
 
     warnings = [watch.update(2e-6) for _ in range(5)]
@@ -141,7 +141,7 @@ def test_an_inert_pull_is_named_once():
     assert "raise projections.pull_weight" in str(warnings[1])
 
 
-def test_a_pull_that_is_off_or_works_gets_no_warning():
+def test_a_pull_that_is_off_or_effective_gives_no_warning():
     watch = PullWatch(patience=2)
 
     ratios = [None, 0.0, None, 0.0, 1e-5, 0.02, 1e-5, 0.0, 0.05]

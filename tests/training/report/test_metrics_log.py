@@ -18,7 +18,7 @@ def scalars(run_dir, tag):
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_records_come_back_as_they_were_written(tmp_path):
+def test_records_survive_a_round_trip(tmp_path):
     records = [step_record(10), {"kind": "warning", "step": 10, "message": "Ähre"}]
 
     with MetricsLog(tmp_path / "run", tensorboard=False) as log:
@@ -80,7 +80,7 @@ def test_a_resumed_log_equals_that_of_an_undisturbed_run(tmp_path):
     assert scalars(tmp_path / "cut_off", "step/loss") == scalars(tmp_path / "undisturbed", "step/loss")
 
 
-def test_a_log_without_resuming_begins_anew(tmp_path):
+def test_a_log_without_resuming_starts_empty(tmp_path):
     for step in (1, 2):
         with MetricsLog(tmp_path, tensorboard=False) as log:
             log.write({"step": step})
@@ -95,7 +95,7 @@ def test_resuming_without_a_log_starts_one(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 101}]
 
 
-def test_a_half_last_line_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_ignored(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
 
     assert read_metrics(tmp_path) == [{"step": 1}]
@@ -113,7 +113,7 @@ def test_a_run_without_a_log_has_no_records(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_closing_twice_is_fine(tmp_path):
+def test_closing_twice_is_allowed(tmp_path):
     log = MetricsLog(tmp_path)
 
     log.close()

@@ -114,7 +114,7 @@ def test_hits_and_misses_are_framed_and_marked(red):
     assert (np.asarray(hit.convert("L")) > 200).tolist() != (np.asarray(miss.convert("L")) > 200).tolist()
 
 
-def test_a_image_keeps_its_shape(red):
+def test_an_image_keeps_its_aspect_ratio(red):
     grid = np.asarray(draw_neighbour_grid([NeighbourRow(red, "apple", ())], tile=112))
 
     is_red = (grid == (255, 0, 0)).all(axis=2)
@@ -122,7 +122,7 @@ def test_a_image_keeps_its_shape(red):
     assert is_red.any(axis=1).sum() == 44
 
 
-def test_a_image_that_cannot_be_read_becomes_a_grey_tile(tmp_path):
+def test_an_unreadable_image_becomes_a_grey_tile(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
 
     for path in (tmp_path / "broken.jpg", tmp_path / "absent.jpg", tmp_path):

@@ -21,7 +21,7 @@ def names(paths):
     return {path.stem for path in paths}
 
 
-def test_a_whole_run_gets_every_curve_as_well_formed_svg(tmp_path):
+def test_a_complete_run_has_every_curve_as_well_formed_svg(tmp_path):
     run_dir = write_run(tmp_path / "run", ["apple", "pear"])
 
     paths = write_curves(run_dir)
@@ -39,14 +39,14 @@ def test_a_quantity_without_values_has_no_curve(tmp_path):
 
 
 def test_a_pull_that_is_always_zero_has_no_curve(tmp_path):
-    write_records(tmp_path, [step_record(step, pull_ratio=0.0) for step in range(3)])
+    write_records(tmp_path, [{"kind": "step", "step": step, "loss": 1.0, "pull_ratio": 0.0} for step in range(3)])
 
-    assert "pull" not in names(write_curves(tmp_path))
+    assert names(write_curves(tmp_path)) == {"loss"}
 
 
-def test_curves_of_an_earlier_call_do_not_stay(tmp_path):
-    write_records(tmp_path, [step_record(500)])
-    write_curves(tmp_path)
+def test_curves_of_an_earlier_call_are_removed(tmp_path):
+    write_records(tmp_path, [{"kind": "step", "step": 1, "loss": 1.0, "learning_rate": 0.1}])
+    assert names(write_curves(tmp_path)) == {"loss", "learning_rate"}
     write_records(tmp_path, [{"kind": "step", "step": 1, "loss": 1.0}])
 
     assert names(write_curves(tmp_path)) == {"loss"}
@@ -56,7 +56,6 @@ def test_curves_of_an_earlier_call_do_not_stay(tmp_path):
 @pytest.mark.parametrize(
     "records",
     [
-        [step_record(0)],
         [step_record(500)],
         [{"kind": "evaluation", "step": 0, "recall_at_1": 0.5}],
         [{"kind": "projection", "step": 3, "projection": 0}, {"kind": "step"}, {}],
@@ -71,7 +70,7 @@ def test_sparse_logs_draw_without_a_warning(tmp_path, records):
     write_curves(tmp_path)
 
 
-def test_the_metric_that_chose_the_weights_is_drawn_whatever_its_name(tmp_path):
+def test_the_selection_metric_is_drawn_whatever_its_name(tmp_path):
     write_records(tmp_path, [{"kind": "evaluation", "step": 1, "metric": "precision_at_9", "precision_at_9": 0.5}])
 
     assert names(write_curves(tmp_path)) == {"validation"}
@@ -92,8 +91,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_curves(tmp_path)
 
 
+@pytest.mark.long
 def test_drawing_touches_no_global_state_of_matplotlib():
-    """Neither pyplot nor a backend is loaded for the process, so a notebook's own figures are left alone."""
+    """pyplot is not imported and no backend selected, so a notebook keeps its own figures."""
     script = "import sys, training.report.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

@@ -25,7 +25,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_a_stage_of_the_preparation_is_told_from_its_first_image(path, clock):
+def test_a_stage_is_written_from_its_first_image(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
 
     file.on_progress("Decoding", 0, 200)
@@ -36,7 +36,7 @@ def test_a_stage_of_the_preparation_is_told_from_its_first_image(path, clock):
     }  # fmt: skip
 
 
-def test_speed_and_time_left_are_those_of_the_stage(path, clock):
+def test_speed_and_time_left_are_measured_per_stage(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.on_progress("Reading", 5000, 5000)
     file.on_progress("Decoding", 10, 210)
@@ -58,7 +58,7 @@ def test_speed_follows_a_change(path, clock):
     assert read(path)["per_second"] == pytest.approx(1.0, rel=0.05)
 
 
-def test_a_resumed_training_is_as_fast_as_its_own_steps(path, clock):
+def test_the_speed_of_a_resumed_training_excludes_earlier_steps(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.started(1000, 600)
     clock.seconds += 10
@@ -71,7 +71,21 @@ def test_a_resumed_training_is_as_fast_as_its_own_steps(path, clock):
     }  # fmt: skip
 
 
-def test_the_last_evaluation_is_told_by_its_metrics(path, clock):
+def test_stages_within_and_after_training_are_ignored(path, clock):
+    file = ProgressFile(path, SilentProgress(), clock=clock)
+    file.started(100, 0)
+    for step in (10, 20):
+        clock.seconds += 1
+        file.on_progress("Embedding", 5, 10)
+        file.advanced(step)
+    file.finished()
+    clock.seconds += 1
+    file.on_progress("Embedding", 5, 10)
+
+    assert (read(path)["stage"], read(path)["done"], read(path)["per_second"]) == ("Training", 20, 10.0)
+
+
+def test_the_metrics_of_the_last_evaluation_are_written(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.started(100, 0)
     clock.seconds += 1
@@ -84,7 +98,7 @@ def test_the_last_evaluation_is_told_by_its_metrics(path, clock):
     assert read(path)["validation"] == {"recall_at_1": 0.5}
 
 
-def test_a_loss_that_is_no_number_leaves_the_one_before(path, clock):
+def test_a_loss_that_is_not_finite_keeps_the_previous_one(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.started(100, 0)
     for step, loss in enumerate([2.0, float("inf"), None]):
@@ -94,7 +108,7 @@ def test_a_loss_that_is_no_number_leaves_the_one_before(path, clock):
     assert read(path)["loss"] == 2.0
 
 
-def test_it_is_written_at_most_twice_a_second(path, clock, monkeypatch):
+def test_the_file_is_written_at_most_twice_a_second(path, clock, monkeypatch):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     writes = []
     replace = Path.replace
@@ -113,7 +127,7 @@ def test_it_is_written_at_most_twice_a_second(path, clock, monkeypatch):
     assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(writes))
 
 
-def test_the_end_writes_what_was_kept_back(path, clock):
+def test_the_end_writes_the_latest_values(path, clock):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.started(10, 0)
     file.step({"step": 10, "loss": 0.1})
@@ -125,7 +139,7 @@ def test_the_end_writes_what_was_kept_back(path, clock):
     assert read(path)["done"] == 10
 
 
-def test_one_process_writes(path, clock):
+def test_only_the_writer_writes(path, clock):
     file = ProgressFile(path, SilentProgress(), is_writer=lambda: False, clock=clock)
 
     file.on_progress("Reading", 1, 2)
@@ -134,7 +148,7 @@ def test_one_process_writes(path, clock):
     assert not path.exists()
 
 
-def test_a_full_disk_ends_no_training_and_is_told_once(path, clock, monkeypatch, caplog):
+def test_a_full_disk_is_reported_once_and_does_not_end_training(path, clock, monkeypatch, caplog):
     file = ProgressFile(path, SilentProgress(), clock=clock)
     file.on_progress("Reading", 0, 2)
     before = path.read_bytes()
@@ -150,10 +164,10 @@ def test_a_full_disk_ends_no_training_and_is_told_once(path, clock, monkeypatch,
 
     assert path.read_bytes() == before
     assert [path.name for path in path.parent.iterdir()] == ["progress.json"]
-    assert caplog.text.count("training goes on") == 1
+    assert caplog.text.count("training continues") == 1
 
 
-def test_everything_is_passed_on(path, clock):
+def test_every_call_is_forwarded(path, clock):
     told = []
 
     class Inner:
@@ -162,11 +176,13 @@ def test_everything_is_passed_on(path, clock):
 
     file = ProgressFile(path, Inner(), clock=clock)
     file.started(10, 2)
+    file.advanced(3)
     file.step({"step": 3})
     file.evaluated({"step": 4})
     file.warned("look")
     file.finished()
 
     assert told == [
-        ("started", 10, 2), ("step", {"step": 3}), ("evaluated", {"step": 4}), ("warned", "look"), ("finished",),
+        ("started", 10, 2), ("advanced", 3), ("step", {"step": 3}), ("evaluated", {"step": 4}), ("warned", "look"),
+        ("finished",),
     ]  # fmt: skip

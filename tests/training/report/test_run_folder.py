@@ -4,7 +4,7 @@ from training.errors import InvalidRun
 from training.report.run_folder import entries, metric_title, number, read_run_table, require_run, selection_metric
 
 
-def test_a_folder_without_run_files_is_no_run(tmp_path):
+def test_a_folder_without_run_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
 
     with pytest.raises(InvalidRun, match=r"neither run_card\.json nor metrics\.jsonl; name a folder"):
@@ -31,7 +31,7 @@ def test_only_finite_numbers_count_as_numbers(value):
     assert number({"loss": 3}, "loss") == 3.0
 
 
-def test_entries_leaves_out_what_is_no_object():
+def test_entries_ignores_values_that_are_not_objects():
     assert entries([{"a": 1}, 3, None]) == [{"a": 1}]
     assert entries("text") == []
 
@@ -43,7 +43,7 @@ def test_the_selection_metric_is_a_named_field_or_a_value():
     assert selection_metric({"step": 3}) is None
 
 
-def test_metrics_have_titles_for_people():
+def test_metrics_have_readable_titles():
     assert metric_title("unseen_recall_at_10") == "recall@10, unseen classes"
     assert metric_title("map_at_r") == "MAP@R"
     assert metric_title("mean_of_parts_recall_at_1") == "recall@1, mean of both"
