@@ -16,7 +16,7 @@ PRODUCT := $(VENV)/.product-$(FAISS)
 STAMP := $(VENV)/.developer-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-postgresql check fmt bench openapi
+.PHONY: help setup demo test test-postgresql check fmt bench openapi lock
 
 help: ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -61,3 +61,11 @@ bench: $(STAMP) ## measure: latency of a search against its parts, batch sizes
 
 openapi: $(STAMP) ## write docs/openapi.json anew
 	$(BIN)/akin openapi > docs/openapi.json
+
+UV := build/uv/bin/uv
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet 'uv>=0.9'
+
+lock: $(UV) ## compile requirements/*.txt from pyproject.toml (ARGS=--upgrade: to the newest versions)
+	PATH="$(CURDIR)/build/uv/bin:$$PATH" sh requirements/compile.sh $(ARGS)
