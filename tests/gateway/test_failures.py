@@ -41,6 +41,17 @@ def test_a_search_that_a_full_server_refuses_is_retried_on_the_other(gateway, re
     assert set(tries) == {"200", "503, 200"}
 
 
+def test_servers_that_are_starting_fail_no_search(gateways, replicas, image):
+    """A name server lists new replicas before they listen: here three of four servers refuse connections."""
+    gateway = gateways(upstream_file([free_port(), free_port(), free_port(), replicas[0].port]))
+
+    answers = [search(gateway, image) for _ in range(12)]
+
+    assert [answer.status_code for answer in answers] == [200] * 12
+    tries = {gateway.line_of(answer.headers["x-request-id"])["upstream_status"] for answer in answers}
+    assert "502, 502, 502, 200" in tries
+
+
 def test_when_all_servers_are_full_one_refusal_reaches_the_client(gateway, replicas, image):
     with fill(replicas[0]), fill(replicas[1]):
         for replica in replicas:
