@@ -174,7 +174,7 @@ async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figu
         asyncio.create_task(search_until(is_over, base, number, queries, searches, figures.failures))
         for number in range(figures.clients)
     ]
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(250):
         while len(searches) < 50:
             await asyncio.sleep(0.02)
         killed.kill()

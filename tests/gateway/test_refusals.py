@@ -158,12 +158,12 @@ def test_head_has_no_body(client, image):
 
 def test_pages_and_json_are_compressed_and_images_are_not(client, image):
     results = client.post("/search", files={"image": image})
-    asking = {"Accept-Encoding": "gzip"}
-    with client.stream("GET", "/openapi.json", headers=asking) as answer:
+    accepts_gzip = {"Accept-Encoding": "gzip"}
+    with client.stream("GET", "/openapi.json", headers=accepts_gzip) as answer:
         assert answer.headers["content-encoding"] == "gzip"
         assert answer.headers["vary"] == "Accept-Encoding"
         assert gzip.decompress(b"".join(answer.iter_raw())).startswith(b"{")
-    shown = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=asking)
+    shown = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=accepts_gzip)
     assert "content-encoding" not in shown.headers
 
 
