@@ -66,7 +66,7 @@ STOPSIGNAL SIGTERM
 LABEL org.opencontainers.image.title="akin" \
       org.opencontainers.image.description="Image retrieval that learns from a shop's own labelled images" \
       org.opencontainers.image.licenses="Apache-2.0"
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["/bin/sh", "-c", "exec python -m service.probe \"http://127.0.0.1:$AKIN_PORT/livez\""]
 ENTRYPOINT ["akin"]
 CMD ["serve"]
