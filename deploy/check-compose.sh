@@ -93,11 +93,11 @@ ok "rolling update: $(wc -l < "$work/statuses") searches, none failed"
 compose stop api worker > /dev/null 2>&1
 compose exec -T postgres pg_dump --username=akin --format=custom akin > "$work/akin.dump"
 compose run --rm -T --no-deps --entrypoint tar worker \
-  -C /data -cf - --exclude=./cache --exclude=./uploads --exclude=./workers . > "$work/akin-data.tar"
+  -C /data -cf - --exclude=./cache --exclude=./uploads --exclude=./workers . > "$work/akin-data.tar" 2> "$work/log"
 compose down --volumes > /dev/null 2>&1
 compose up --detach --wait postgres > /dev/null 2>&1
 compose exec -T postgres pg_restore --username=akin --dbname=akin --no-owner < "$work/akin.dump"
-compose run --rm -T --no-deps --entrypoint tar worker -C /data -xf - < "$work/akin-data.tar"
+compose run --rm -T --no-deps --entrypoint tar worker -C /data -xf - < "$work/akin-data.tar" > "$work/log" 2>&1
 compose up --detach --wait > "$work/log" 2>&1 || fail "the services do not become healthy after the restore"
 compose exec -T api akin doctor > "$work/log" 2>&1 || { cat "$work/log" >&2; fail "doctor after the restore"; }
 [ "$(search --header "Authorization: Bearer $key")" = 200 ] || fail "search after the restore: $(cat "$work/answer")"
