@@ -19,7 +19,7 @@ STAMP := $(VENV)/.developer-$(FAISS)
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-postgresql gpu-check check fmt bench openapi
+.PHONY: help setup demo test test-long test-postgresql gpu-check check fmt bench openapi lock
 
 help: ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -70,9 +70,17 @@ fmt: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure: latency of a search against its parts, batch sizes
+bench: $(STAMP) ## measure a search against its parts, and batch sizes
 	$(BIN)/python benchmarks/search_latency.py
 	$(BIN)/python benchmarks/batch_size.py
 
 openapi: $(STAMP) ## write docs/openapi.json anew
 	$(BIN)/akin openapi > docs/openapi.json
+
+UV := build/uv/bin/uv
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet 'uv>=0.9'
+
+lock: $(UV) ## compile requirements/*.txt from pyproject.toml (ARGS=--upgrade: to the newest versions)
+	PATH="$(CURDIR)/build/uv/bin:$$PATH" sh requirements/compile.sh $(ARGS)

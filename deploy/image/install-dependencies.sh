@@ -1,15 +1,17 @@
 #!/bin/sh
-# Install what pyproject.toml asks for, and nothing of Akin itself: install-dependencies.sh cpu|gpu. Used by the Dockerfile.
+# Install the locked dependencies into the image's environment: install-dependencies.sh cpu|gpu. Used by the Dockerfile.
 set -eu
-tools="$(dirname "$0")"
-python3 "$tools/requirements.py" pyproject.toml "$1" offline > /tmp/requirements.txt
-for package in ${EXTRA_PACKAGES:-}; do echo "$package" >> /tmp/requirements.txt; done
 if [ -n "${TORCH_INDEX_URL:-}" ]; then
-  # From that index alone: elsewhere a newer torch would win that was built for something else.
-  grep '^torch' /tmp/requirements.txt > /tmp/torch.txt
-  sh "$tools/pip-install.sh" --index-url "$TORCH_INDEX_URL" --requirement /tmp/torch.txt
+  # The same versions from another index: its wheels are other builds, so the hashes of the lock file do not apply.
+  versions="$(sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\).*/\1/p' requirements/torch.txt)"
+  # shellcheck disable=SC2086 # two requirements
+  pip install --no-deps --index-url "$TORCH_INDEX_URL" $versions
+else
+  pip install --no-deps --require-hashes --requirement requirements/torch.txt
 fi
-sh "$tools/pip-install.sh" --requirement /tmp/requirements.txt
-# Headers and the programs that test torch: nothing can be compiled in an image without a compiler.
+pip install --no-deps --require-hashes --requirement "requirements/$1.txt"
+# shellcheck disable=SC2086 # a list of packages; they are not locked
+if [ -n "${EXTRA_PACKAGES:-}" ]; then pip install $EXTRA_PACKAGES; fi
+# The image has no compiler, so it needs neither torch's headers nor the programs that test torch.
 torch="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
 rm -rf "$torch/include" "$torch/test" "$torch"/bin/test_*

@@ -1,4 +1,4 @@
-"""What the files for containers say, as the tools that read them see it."""
+"""The container files, as parsed by the real tools."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
-# Without this machine's .env and AKIN_*: what is shipped is looked at.
+# Without a developer's .env and AKIN_* variables: the tests read the shipped defaults.
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
 
 def compose(*arguments: str, gpu: bool = False, environment: Mapping[str, str] = {}) -> Any:
-    """Let the real Compose read the shipped files, and return its answer."""
+    """Return what the real Compose makes of the shipped files."""
     files = ["docker-compose.yml", *(["docker-compose.gpu.yml"] if gpu else [])]
     command = [str(TOOLS / "docker-compose"), "--env-file", "/dev/null", "--profile", "*"]
     command += [part for name in files for part in ("--file", name)]
@@ -47,7 +47,7 @@ def services(configuration: Any) -> dict[str, Any]:
 
 
 def seconds(duration: str) -> float:
-    """Return a duration as Compose writes it, such as 2m30s, in seconds."""
+    """Convert a duration in Compose's notation, such as 2m30s, to seconds."""
     parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration)
     assert parts, duration
     hours, minutes, rest = (int(part or 0) for part in parts.groups())

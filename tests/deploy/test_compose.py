@@ -1,4 +1,4 @@
-"""docker-compose.yml as the real Compose understands it; no engine is needed for that."""
+"""docker-compose.yml as parsed by the real Compose, which needs no engine for this."""
 
 import ipaddress
 import re
@@ -13,15 +13,15 @@ from service.worker import process as worker
 from tests.deploy.conftest import ENVIRONMENT, ROOT, TOOLS, compose, seconds
 
 OURS = {"api", "worker", "migrate", "sample"}  # run Akin's image
-ONCE = {"migrate", "sample"}  # end by themselves
+ONCE = {"migrate", "sample"}  # run to completion
 SETTINGS = {f"AKIN_{name.upper()}" for name in Settings.model_fields}
 
 
-def test_the_services_are_those_that_are_documented(services):
+def test_has_the_documented_services(services):
     assert set(services) == OURS | {"gateway", "postgres"}
 
 
-def test_no_service_may_do_more_than_it_must(services):
+def test_every_service_is_unprivileged(services):
     for name, service in services.items():
         user, _, group = service["user"].partition(":")
         assert int(user) > 0, name
@@ -42,8 +42,8 @@ def test_every_service_has_limits(services):
         assert all("size=" in place or name == "postgres" for place in service["tmpfs"]), name
 
 
-def test_a_small_tmp_leaves_memory_for_the_process(services):
-    """What lies in a tmpfs counts as memory of its container."""
+def test_tmp_leaves_memory_for_the_process(services):
+    """Files in a tmpfs count towards the memory limit of the container."""
     for name, service in services.items():
         (megabytes,) = re.findall(r"/tmp:size=(\d+)m", " ".join(service["tmpfs"]))
         limit_bytes = int(service["deploy"]["resources"]["limits"]["memory"])
@@ -55,14 +55,14 @@ def test_logs_are_bounded(services):
         assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
 
 
-def test_no_secret_stands_in_an_environment(services):
+def test_no_environment_contains_a_secret(services):
     for name, service in services.items():
         for variable in service.get("environment", {}):
             is_secret = re.search("PASSWORD|SECRET|ADMIN_KEY$|DATABASE_URL|TOKEN", variable)
             assert not is_secret or variable.endswith("_FILE"), f"{name}: {variable}"
 
 
-def test_each_service_gets_the_secrets_that_it_needs(services):
+def test_each_service_gets_only_the_secrets_that_it_needs(services):
     given = {name: {secret["source"] for secret in service.get("secrets", [])} for name, service in services.items()}
 
     assert given == {
@@ -75,7 +75,7 @@ def test_each_service_gets_the_secrets_that_it_needs(services):
     }
 
 
-def test_only_the_gateway_can_be_reached_and_at_first_only_from_this_host(services):
+def test_only_the_gateway_is_published_and_by_default_only_on_the_host(services):
     published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
 
     assert set(published) == {"gateway"}
@@ -88,18 +88,18 @@ def test_the_gateway_cannot_reach_the_database(configuration, services):
     assert configuration["networks"]["database"]["internal"] is True
 
 
-def test_servers_believe_the_gateway_and_no_other(configuration, services):
+def test_servers_trust_only_the_gateway(configuration, services):
     address = services["gateway"]["networks"]["front"]["ipv4_address"]
     (addresses,) = configuration["networks"]["front"]["ipam"]["config"]
 
     assert services["api"]["environment"]["AKIN_TRUSTED_PROXIES"] == address
     assert ipaddress.ip_address(address) in ipaddress.ip_network(addresses["subnet"])
-    # Replicas get theirs from the range: none of them can come by the gateway's.
+    # Replicas get addresses from this range, so none can get the gateway's.
     assert ipaddress.ip_address(address) not in ipaddress.ip_network(addresses["ip_range"])
     assert addresses["gateway"] != address
 
 
-def test_the_start_goes_from_the_database_to_the_gateway(services):
+def test_services_start_from_the_database_to_the_gateway(services):
     waits = {
         name: {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
         for name, service in services.items()
@@ -116,8 +116,8 @@ def test_the_start_goes_from_the_database_to_the_gateway(services):
     }
 
 
-def test_what_is_waited_for_can_be_healthy(services):
-    """Akin's image has a check of its own, which a service may replace."""
+def test_services_with_dependents_have_a_health_check(services):
+    """The check of Akin's image applies where a service defines none."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "HEALTHCHECK" in dockerfile
     for name, service in services.items():
@@ -131,15 +131,15 @@ def test_what_is_waited_for_can_be_healthy(services):
             assert seconds(check["timeout"]) < seconds(check["interval"]) or name == "postgres", name
 
 
-def test_a_server_has_time_to_drain_and_to_finish(services):
+def test_a_server_has_time_to_drain_and_finish(services):
     environment = services["api"]["environment"]
     needed = float(environment["AKIN_DRAIN_SECONDS"]) + float(environment["AKIN_SHUTDOWN_SECONDS"])
 
-    assert float(environment["AKIN_DRAIN_SECONDS"]) > 2  # the gateway asks for addresses every 2 seconds
+    assert float(environment["AKIN_DRAIN_SECONDS"]) > 2  # the gateway resolves the servers again every 2 seconds
     assert seconds(services["api"]["stop_grace_period"]) > needed + server._OVERTIME_SECONDS
 
 
-def test_a_worker_has_time_to_save_its_training(services):
+def test_a_worker_has_time_to_save_its_training_state(services):
     assert seconds(services["worker"]["stop_grace_period"]) > worker._STOP_SECONDS
 
 
@@ -151,7 +151,7 @@ def test_the_gateway_has_time_to_finish(services):
     assert seconds(services["gateway"]["stop_grace_period"]) > int(longest.group(1))
 
 
-def test_one_image_serves_all_and_no_tag_moves(services, configuration):
+def test_all_services_share_one_image_with_a_versioned_tag(services, configuration):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     images = {services[name]["image"] for name in OURS}
     targets = {services[name]["build"]["target"] for name in OURS}
@@ -163,27 +163,27 @@ def test_one_image_serves_all_and_no_tag_moves(services, configuration):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_only_the_override_asks_for_gpus(gpu):
+def test_only_the_override_requests_gpus(gpu):
     services = compose(gpu=gpu)["services"]
-    asking = {
+    requesting = {
         name
         for name, service in services.items()
         for device in service["deploy"]["resources"].get("reservations", {}).get("devices", [])
         if device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
     }
 
-    assert asking == ({"api", "worker"} if gpu else set())
-    assert all(services[name]["environment"]["AKIN_DEVICE"] == "cuda" for name in asking)
+    assert requesting == ({"api", "worker"} if gpu else set())
+    assert all(services[name]["environment"]["AKIN_DEVICE"] == "cuda" for name in requesting)
 
 
-def test_every_name_of_akin_is_a_setting(services):
+def test_every_akin_variable_is_a_setting(services):
     for name in OURS:
         named = {variable for variable in services[name]["environment"] if variable.startswith("AKIN_")}
         assert named <= SETTINGS, name
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_what_a_container_is_given_is_accepted(monkeypatch, tmp_path, services, name):
+def test_the_environment_of_a_container_is_accepted(monkeypatch, tmp_path, services, name):
     for variable, value in services[name]["environment"].items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("AKIN_SECRETS_DIR", str(tmp_path / "secrets"))
@@ -201,14 +201,14 @@ def test_what_a_container_is_given_is_accepted(monkeypatch, tmp_path, services, 
         assert (settings.drain_seconds, settings.metrics_port, settings.max_searches) == (5, 9090, 32)
 
 
-def test_the_gateway_is_given_names_that_its_template_has(services):
+def test_the_gateway_gets_only_variables_of_its_template(services):
     template = (ROOT / "deploy" / "nginx" / "nginx.conf.template").read_text()
     known = set(re.findall(r"^#: (\w+)=", template, re.MULTILINE))
 
     assert set(services["gateway"]["environment"]) <= known
 
 
-def test_the_example_names_exactly_what_compose_reads():
+def test_the_example_lists_exactly_the_variables_that_compose_reads():
     text = (ROOT / ".env.example").read_text()
     assert all(re.match(r"#|$", line) for line in text.splitlines())
     example = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", text, re.MULTILINE))
@@ -218,7 +218,7 @@ def test_the_example_names_exactly_what_compose_reads():
     ).stdout
     read = {row[0]: row[2] if len(row) > 2 else "" for row in map(str.split, listing.splitlines()[1:])}
 
-    # IMAGE has another default with the override.
+    # The override has another default for IMAGE.
     assert {**read, "IMAGE": ""} == {**example, "IMAGE": ""}
     assert {name for name in read if name.startswith("AKIN_")} <= SETTINGS
     assert all(default == "" for name, default in read.items() if name.startswith("AKIN_"))
@@ -231,7 +231,7 @@ def test_replicas_and_the_path_prefix_are_variables():
     assert {services[name]["environment"]["AKIN_ROOT_PATH"] for name in ("api", "gateway")} == {"/akin"}
 
 
-def test_the_page_says_what_each_service_may_take():
+def test_the_page_lists_networks_and_limits_of_each_service():
     text = (ROOT / "docs" / "deployment.md").read_text()
     rows = re.findall(
         r"^\| `(\w+)`(?: × (\d+))? \|.*\| (.+) \| (\d+) CPUs?, (\d+) ([MG])B(?: each)? \|$", text, re.MULTILINE

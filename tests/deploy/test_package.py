@@ -1,4 +1,4 @@
-"""What `pip install .` and the image install: all of the product, and nothing else."""
+"""The wheel contains the whole product and nothing else."""
 
 import shutil
 import subprocess
@@ -13,13 +13,13 @@ from tests.deploy.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Names of the files in a wheel, built from a copy: a build leaves folders beside its sources."""
+    """Names of the files in a wheel. It is built from a copy, since a build leaves folders beside its sources."""
     folder = tmp_path_factory.mktemp("package")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    # As pip does without isolation, but for pip itself.
+    # The call that pip makes with --no-build-isolation.
     program = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     (folder / "out").mkdir()
     subprocess.run([sys.executable, "-c", program, "out"], cwd=folder, check=True, capture_output=True)
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 
 
 def test_every_file_of_the_product_is_installed(wheel):
-    """Migrations, templates, presets and images of the page are found beside the code that reads them."""
+    """Migrations, templates, presets and static files are beside the code that reads them."""
     product = {
         path.relative_to(ROOT).as_posix()
         for room in ROOMS

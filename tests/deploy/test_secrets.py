@@ -1,4 +1,4 @@
-"""deploy/make-secrets.sh: files that containers can read, and other users of the host cannot."""
+"""deploy/make-secrets.sh: files that containers can read and other users of the host cannot."""
 
 import stat
 import subprocess
@@ -27,16 +27,16 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_makes_the_files_that_compose_mounts(secrets):
+def test_creates_the_files_that_compose_mounts(secrets):
     assert {path.name for path in secrets.iterdir()} == NAMES
 
 
-def test_only_the_owner_enters_the_folder_and_any_user_of_a_container_reads_a_file(secrets):
+def test_only_the_owner_enters_the_folder_and_every_container_user_reads_the_files(secrets):
     assert mode(secrets) == 0o700
     assert {mode(path) for path in secrets.iterdir()} == {0o444}
 
 
-def test_akin_takes_them(monkeypatch, secrets, tmp_path):
+def test_akin_reads_the_files(monkeypatch, secrets, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AKIN_SECRETS_DIR", str(secrets))
     monkeypatch.delenv("AKIN_ADMIN_KEY", raising=False)
@@ -50,7 +50,7 @@ def test_akin_takes_them(monkeypatch, secrets, tmp_path):
     assert address.password == (secrets / "postgres_password").read_text()
 
 
-def test_no_value_is_shown_or_made_twice(tmp_path):
+def test_values_are_random_and_never_printed(tmp_path):
     first, second = make_secrets(tmp_path / "first"), make_secrets(tmp_path / "second")
 
     values = [(tmp_path / folder / name).read_text() for folder in ("first", "second") for name in sorted(NAMES)]
@@ -60,16 +60,16 @@ def test_no_value_is_shown_or_made_twice(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_what_is_there_is_never_replaced(tmp_path, name):
+def test_existing_files_are_never_replaced(tmp_path, name):
     (tmp_path / name).write_text("kept")
 
     done = make_secrets(tmp_path)
 
     assert done.returncode == 1
-    assert f"{name} is there already" in done.stderr
+    assert f"{name} already exists" in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "kept"}
 
 
-def test_git_and_builds_never_see_them():
+def test_git_and_builds_ignore_the_files():
     assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
     assert "!deploy" not in (ROOT / ".dockerignore").read_text().splitlines()

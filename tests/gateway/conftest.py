@@ -1,4 +1,4 @@
-"""The real nginx with the shipped configuration before two real servers."""
+"""A real nginx with the shipped configuration, in front of two real servers."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from tests.images import encode, scene
 from tests.service.conftest import PRODUCTS, product_image, write_shop
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
+FOLDER = Path(__file__).parent
 PREFIX = "/akin"
 MAX_IMAGE_BYTES = 200_000
 MAX_UPLOAD_BYTES = 300_000
@@ -27,6 +28,14 @@ MAX_SEARCHES = 24
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 
 Gateways: TypeAlias = Callable[..., Gateway]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder: each needs nginx or a process that a fixture starts."""
+    for item in items:
+        if FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +46,7 @@ def _programs() -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Home of a shop with an active release of a model that costs next to nothing."""
+    """Home of a shop with an active release of a tiny model."""
     root = tmp_path_factory.mktemp("gateway")
     with open_installation(Settings(home=root / "home")) as opened:
         import_catalogue(read_import_source(write_shop(root / "shop")), opened.database, opened.media_store)
@@ -47,13 +56,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def replicas(home: Path) -> Iterator[tuple[Replica, Replica]]:
-    """Two servers on one home, under a path prefix."""
+    """Two servers on one home, below a path prefix."""
     settings = {
         "AKIN_ROOT_PATH": PREFIX,
         "AKIN_MAX_IMAGE_BYTES": str(MAX_IMAGE_BYTES),
         "AKIN_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
         "AKIN_MAX_SEARCHES": str(MAX_SEARCHES),
         "AKIN_DRAIN_SECONDS": "0.3",
+        # Searches that occupy a server's slots must not time out before the test ends.
+        "AKIN_BODY_TIMEOUT_SECONDS": "300",
     }
     first, second = (Replica(home, home.parent / f"server-{name}.log", **settings) for name in "ab")
     with ExitStack() as stack:
@@ -66,14 +77,14 @@ def replicas(home: Path) -> Iterator[tuple[Replica, Replica]]:
 
 @pytest.fixture(scope="session")
 def gateway(replicas: tuple[Replica, Replica]) -> Iterator[Gateway]:
-    """A gateway that limits no rates."""
+    """A gateway without rate limits."""
     with gateway_before(upstream_file([replica.port for replica in replicas]), AKIN_ROOT_PATH=PREFIX) as running:
         yield running
 
 
 @pytest.fixture
 def gateways(replicas: tuple[Replica, Replica]) -> Iterator[Gateways]:
-    """Starts gateways with other values, before the two servers or before others."""
+    """Return a function that starts a gateway with other values, in front of the two servers or of others."""
     with ExitStack() as stack:
 
         def start(upstream: str | None = None, **values: str) -> Gateway:
@@ -92,7 +103,7 @@ def client(gateway: Gateway) -> Iterator[httpx.Client]:
 
 @pytest.fixture(autouse=True)
 def _logs_of_failures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print what the gateway and the servers logged during a test; pytest shows it where the test fails."""
+    """Print what the gateway and the servers logged during a test; pytest shows it for a failed test."""
     logs: dict[Path, int] = {}
     if "replicas" in request.fixturenames:
         first, second = request.getfixturevalue("replicas")

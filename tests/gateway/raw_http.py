@@ -1,4 +1,4 @@
-"""Requests byte by byte, and servers that break them off: what no HTTP library would do."""
+"""Requests written byte by byte and servers that drop them, which no HTTP library produces."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ from service.web.server import listen
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a request that was written byte by byte."""
+    """The response to a request that was written byte by byte."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -31,26 +31,26 @@ class Answer:
 
 
 def exchange(port: int, request: bytes) -> Answer:
-    """Send bytes to a port of this machine and return the answer."""
+    """Send bytes to a local port and return the response."""
     with connected(port) as connection:
         connection.sendall(request)
         return answer_of(connection)
 
 
 def answer_of(connection: socket.socket) -> Answer:
-    """Read one answer."""
+    """Read one response."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return Answer(response.status, response.headers, response.read())
 
 
 def connected(port: int, *, source: str = "127.0.0.1") -> socket.socket:
-    """Connect from an address of this machine."""
-    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
+    """Connect to a local port from a loopback address."""
+    return socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(source, 0))
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """Return what comes until the other side closes or resets the connection."""
+    """Return what is received until the peer closes or resets the connection."""
     received = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
@@ -59,7 +59,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 def is_closed_within(connection: socket.socket, seconds: float) -> bool:
-    """Say whether the other side closes within so long; what it sends before that is dropped."""
+    """Tell whether the peer closes the connection in time; anything that it sends before is discarded."""
     connection.settimeout(seconds)
     try:
         rest_of(connection)
@@ -69,14 +69,14 @@ def is_closed_within(connection: socket.socket, seconds: float) -> bool:
 
 
 def begun_search(length: int = 10_000, path: str = "/akin/search") -> bytes:
-    """Return a search that breaks off in the middle of its image."""
+    """Return the beginning of a search: the head and half of the image."""
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
     return head.encode() + bytes(length // 2)
 
 
 @contextlib.contextmanager
 def stalled(port: int, count: int, request: bytes, *, source: str = "127.0.0.1") -> Iterator[Sequence[socket.socket]]:
-    """Hold connections on which a request was begun and does not go on."""
+    """Hold open connections on which a request was begun and is not continued."""
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connected(port, source=source)) for _ in range(count)]
         for connection in connections:
@@ -85,18 +85,18 @@ def stalled(port: int, count: int, request: bytes, *, source: str = "127.0.0.1")
 
 
 class BrokenServer:
-    """Takes each request whole and closes the connection without a word, or never answers."""
+    """A server that reads each request and closes the connection without a response, or never responds."""
 
     def __init__(self, *, is_silent: bool = False) -> None:
         self.requests: list[bytes] = []
         self._is_silent = is_silent
         self._listener = listen("127.0.0.1", 0)
-        self.held: list[socket.socket] = []  # those that wait for an answer
+        self.held: list[socket.socket] = []  # connections whose client waits for a response
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> "BrokenServer":
@@ -106,7 +106,7 @@ class BrokenServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A thread that waits in accept is not woken by close alone.
+        # close() alone does not wake a thread that waits in accept().
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
@@ -119,7 +119,7 @@ class BrokenServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.settimeout(5)
+            connection.settimeout(60)
             self.requests.append(_whole_request(connection))
             if self._is_silent:
                 self.held.append(connection)
@@ -130,10 +130,16 @@ class BrokenServer:
 def _whole_request(connection: socket.socket) -> bytes:
     request = bytearray()
     while b"\r\n\r\n" not in request:
-        request += connection.recv(65536)
+        request += _received(connection)
     head, _, body = bytes(request).partition(b"\r\n\r\n")
     lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     length = int(lengths[0].split(b":")[1]) if lengths else 0
     while len(body) < length:
-        body += connection.recv(65536)
+        body += _received(connection)
     return head + b"\r\n\r\n" + body
+
+
+def _received(connection: socket.socket) -> bytes:
+    chunk = connection.recv(65536)
+    assert chunk, "the request ended early"
+    return chunk

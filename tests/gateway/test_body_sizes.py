@@ -1,4 +1,4 @@
-"""Bodies at a limit and one byte over it: at the servers' limits and at the gateway's own."""
+"""Bodies at a limit and one byte above it, for the limits of the servers and of the gateway."""
 
 import base64
 import io
@@ -20,13 +20,13 @@ GATEWAY_UPLOAD_BYTES = 250_000
 
 @pytest.fixture(scope="module")
 def images(image) -> dict[int, bytes]:
-    """The image at several sizes: what follows its end is no part of it."""
+    """The image, padded to several sizes with bytes after its end."""
     sizes = [limit + more for limit in (MAX_IMAGE_BYTES, GATEWAY_SEARCH_BYTES) for more in (0, 1)]
     return {size: image + bytes(size - len(image)) for size in sizes}
 
 
 def archive(image: bytes, size: int) -> bytes:
-    """Return a zip of one product, of exactly so many bytes."""
+    """Return a zip archive of one product with exactly this many bytes."""
 
     def packed(content: bytes) -> bytes:
         buffer = io.BytesIO()
@@ -44,7 +44,7 @@ def form(name: str, content: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def refused_by(gateway: Gateway, answer: httpx.Response) -> str:
-    """Check the problem document of a body that is too large; say who refused it."""
+    """Check the problem document of a body that is too large; return who refused the body."""
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "body-too-large"
@@ -54,21 +54,21 @@ def refused_by(gateway: Gateway, answer: httpx.Response) -> str:
     return "server" if line["upstream"] else "gateway"
 
 
-def test_a_image_at_the_servers_limit_is_searched_with(client, images):
+def test_an_image_at_the_limit_of_the_servers_is_searched(client, images):
     answer = client.post("/search", content=images[MAX_IMAGE_BYTES], headers=PNG)
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["hits"][0]["product_id"] == "amber"
 
 
-def test_a_image_of_one_byte_more_is_refused_by_the_server(client, gateway, images):
+def test_an_image_one_byte_above_the_limit_is_refused_by_the_server(client, gateway, images):
     answer = client.post("/search", content=images[MAX_IMAGE_BYTES + 1], headers=PNG)
 
     assert refused_by(gateway, answer) == "server"
 
 
 @pytest.mark.parametrize("kind", ["form", "json"])
-def test_a_image_at_the_limit_fits_in_whatever_it_comes(client, images, kind):
+def test_an_image_at_the_limit_is_accepted_in_every_encoding(client, images, kind):
     image = images[MAX_IMAGE_BYTES]
     if kind == "form":
         answer = client.post("/search", files={"image": image})
@@ -78,8 +78,8 @@ def test_a_image_at_the_limit_fits_in_whatever_it_comes(client, images, kind):
     assert answer.status_code == 200, answer.text
 
 
-def test_the_default_limit_of_the_gateway_takes_the_largest_image_as_json(client, gateway):
-    """The base64 of the 10 MiB that a server takes by default, and what is around it. These servers take less."""
+def test_the_default_limit_of_the_gateway_accepts_the_largest_image_as_json(client, gateway):
+    """A server accepts 10 MiB by default, here as base64 in JSON. The servers of this test accept less."""
     largest = 4 * (10 * 2**20 // 3 + 1) + 64 * 1024
 
     answer = client.post("/search", content=bytes(largest), headers={"Content-Type": "application/json"})
@@ -87,7 +87,7 @@ def test_the_default_limit_of_the_gateway_takes_the_largest_image_as_json(client
     assert refused_by(gateway, answer) == "server"
 
 
-def test_an_archive_at_the_servers_limit_is_read(client, image):
+def test_an_archive_at_the_limit_of_the_servers_is_read(client, image):
     content = archive(image, MAX_UPLOAD_BYTES)
     assert len(content) == MAX_UPLOAD_BYTES
 
@@ -97,7 +97,7 @@ def test_an_archive_at_the_servers_limit_is_read(client, image):
     assert answer.json()["num_images_added"] >= 1
 
 
-def test_an_archive_of_one_byte_more_is_refused_by_the_server(client, gateway, image):
+def test_an_archive_one_byte_above_the_limit_is_refused_by_the_server(client, gateway, image):
     content = archive(image, MAX_UPLOAD_BYTES + 1)
 
     answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
@@ -107,13 +107,13 @@ def test_an_archive_of_one_byte_more_is_refused_by_the_server(client, gateway, i
 
 @pytest.fixture(scope="module")
 def narrow(replicas) -> Iterator[Gateway]:
-    """A gateway that takes less than its servers."""
+    """A gateway with lower limits than its servers."""
     limits = {"GATEWAY_SEARCH_BYTES": str(GATEWAY_SEARCH_BYTES), "GATEWAY_UPLOAD_BYTES": str(GATEWAY_UPLOAD_BYTES)}
     with gateway_before(upstream_file([one.port for one in replicas]), AKIN_ROOT_PATH=PREFIX, **limits) as running:
         yield running
 
 
-def test_the_gateways_own_limit_is_exact_for_searches(narrow, images):
+def test_the_limit_of_the_gateway_is_exact_for_searches(narrow, images):
     with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=PNG) as client:
         at_limit = client.post("/search", content=images[GATEWAY_SEARCH_BYTES])
         over = client.post("/search", content=images[GATEWAY_SEARCH_BYTES + 1])
@@ -122,7 +122,7 @@ def test_the_gateways_own_limit_is_exact_for_searches(narrow, images):
     assert refused_by(narrow, over) == "gateway"
 
 
-def test_the_gateways_own_limit_is_exact_for_uploads(narrow, image):
+def test_the_limit_of_the_gateway_is_exact_for_uploads(narrow, image):
     with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=ZIP, params={"dry_run": True}) as client:
         at_limit = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES))
         over = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES + 1))
@@ -136,7 +136,7 @@ def test_the_gateways_own_limit_is_exact_for_uploads(narrow, image):
     [("/search", PNG, GATEWAY_SEARCH_BYTES), ("/v1/admin/catalogue?dry_run=true", ZIP, GATEWAY_UPLOAD_BYTES)],
     ids=["search", "upload"],
 )
-def test_a_chunked_body_is_counted_as_it_arrives(narrow, image, path, headers, limit):
+def test_a_chunked_body_is_counted_while_it_arrives(narrow, image, path, headers, limit):
     def chunks() -> Iterator[bytes]:
         for _ in range(limit // 10_000 + 1):
             yield bytes(10_000)
@@ -155,14 +155,14 @@ def test_a_gigabyte_is_refused_before_it_is_sent(gateway):
     assert (answer.status, answer.code) == (413, "body-too-large")
 
 
-def test_a_small_request_to_an_admin_route_may_not_be_large(client, gateway):
+def test_other_admin_routes_have_the_small_limit(client, gateway):
     answer = client.post("/v1/admin/releases", content=bytes(2**20 + 1), headers=ADMIN)
 
     assert refused_by(gateway, answer) == "gateway"
 
 
-def test_an_upload_with_a_wrong_key_is_refused_before_it_has_arrived(gateway):
-    """It is handed on while it arrives, so that nobody sends gigabytes to be told that the key is wrong."""
+def test_an_upload_with_a_wrong_key_is_refused_before_its_body_has_arrived(gateway):
+    """The gateway streams uploads, so a client learns of a wrong key before it has sent gigabytes."""
     head = (
         f"POST {PREFIX}/v1/admin/catalogue HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}x\r\n"
         f"Content-Type: application/zip\r\nContent-Length: {MAX_UPLOAD_BYTES}\r\nConnection: close\r\n\r\n"

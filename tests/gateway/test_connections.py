@@ -1,4 +1,4 @@
-"""Connections are kept, on both sides."""
+"""Connections are kept open, on both sides."""
 
 import http.client
 
@@ -8,8 +8,8 @@ from tests.gateway.raw_http import BrokenServer
 from tests.service.conftest import wait_for
 
 
-def test_a_client_asks_again_and_again_on_one_connection(gateway, image):
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+def test_a_client_sends_all_requests_on_one_connection(gateway, image):
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     try:
         connection.connect()
         socket_used = connection.sock
@@ -18,15 +18,15 @@ def test_a_client_asks_again_and_again_on_one_connection(gateway, image):
             response = connection.getresponse()
             assert response.status == 200, response.read()
             response.read()
-            # http.client connects anew where the answer says that the connection ends.
+            # http.client reconnects where a response ends the connection.
             assert connection.sock is socket_used
     finally:
         connection.close()
 
 
-def test_errors_end_no_connection(gateway):
-    """The servers' own and the gateway's: a client that is told to wait should not connect again for that."""
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+def test_errors_keep_the_connection(gateway):
+    """Both the servers' errors and the gateway's."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     try:
         connection.connect()
         socket_used = connection.sock
@@ -39,7 +39,7 @@ def test_errors_end_no_connection(gateway):
 
 
 def test_searches_share_connections_to_the_servers(gateway, replicas, image):
-    """Of whichever clients they are."""
+    """Each search comes from another client connection."""
 
     def search() -> None:
         assert ask("POST", f"{gateway.address}{PREFIX}/search", files={"image": image}).status_code == 200
@@ -55,8 +55,8 @@ def test_searches_share_connections_to_the_servers(gateway, replicas, image):
         assert replica.peer_ports() <= ports
 
 
-def test_a_change_has_a_connection_of_its_own(gateways, image):
-    """On a kept one it could be lost half-way to a server that closes it, and must not be sent twice."""
+def test_a_change_uses_a_connection_of_its_own(gateways, image):
+    """On a kept connection that the server is closing, a change could be lost, and it must not be sent twice."""
     with BrokenServer() as server:
         gateway = gateways(upstream_file([server.port]))
         for path in ("/search", "/v1/admin/keys", "/v1/admin/labels", "/admin/retrain"):

@@ -1,4 +1,4 @@
-"""Servers that are full, gone, frozen or break off: what is asked again elsewhere, and what never is."""
+"""Servers that are full, gone, frozen or drop connections: which requests are retried, and which never are."""
 
 import asyncio
 import signal
@@ -16,14 +16,14 @@ from tests.gateway.raw_http import BrokenServer, begun_search, stalled
 from tests.service.conftest import wait_for
 
 
-def search(gateway: Gateway, image: bytes, request_id: str = "", timeout: float = 30) -> httpx.Response:
+def search(gateway: Gateway, image: bytes, request_id: str = "", timeout: float = 60) -> httpx.Response:
     headers = {"X-Request-ID": request_id} if request_id else {}
     address = f"{gateway.address}{PREFIX}/search"
     return ask("POST", address, files={"image": image}, headers=headers, timeout=timeout)
 
 
 def fill(replica: Replica):
-    """Take all places of a server with searches whose images do not arrive."""
+    """Occupy all slots of a server with searches whose images never arrive."""
     return stalled(replica.port, MAX_SEARCHES, begun_search(path="/search"))
 
 
@@ -31,7 +31,7 @@ def wait_until_full(replica: Replica) -> None:
     wait_for(lambda: ask("POST", f"{replica.address}/search", content=b"x").status_code == 503)
 
 
-def test_a_search_that_a_full_server_refuses_is_given_to_the_other(gateway, replicas, image):
+def test_a_search_that_a_full_server_refuses_is_retried_on_the_other(gateway, replicas, image):
     with fill(replicas[0]):
         wait_until_full(replicas[0])
         answers = [search(gateway, image) for _ in range(8)]
@@ -41,7 +41,18 @@ def test_a_search_that_a_full_server_refuses_is_given_to_the_other(gateway, repl
     assert set(tries) == {"200", "503, 200"}
 
 
-def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, replicas, image):
+def test_servers_that_are_starting_fail_no_search(gateways, replicas, image):
+    """A name server lists new replicas before they listen: here three of four servers refuse connections."""
+    gateway = gateways(upstream_file([free_port(), free_port(), free_port(), replicas[0].port]))
+
+    answers = [search(gateway, image) for _ in range(12)]
+
+    assert [answer.status_code for answer in answers] == [200] * 12
+    tries = {gateway.line_of(answer.headers["x-request-id"])["upstream_status"] for answer in answers}
+    assert "502, 502, 502, 200" in tries
+
+
+def test_when_all_servers_are_full_one_refusal_reaches_the_client(gateway, replicas, image):
     with fill(replicas[0]), fill(replicas[1]):
         for replica in replicas:
             wait_until_full(replica)
@@ -53,18 +64,18 @@ def test_when_all_are_full_the_client_is_told_by_a_server_and_once(gateway, repl
     assert gateway.line_of(answer.headers["x-request-id"])["upstream_status"] == "503, 503"
 
 
-def test_a_search_that_is_broken_off_is_given_to_another_server(gateways, replicas, image):
+def test_a_dropped_search_is_retried_on_another_server(gateways, replicas, image):
     with BrokenServer() as broken:
         gateway = gateways(upstream_file([broken.port], backup_ports=[replicas[0].port]))
 
-        answer = search(gateway, image, "broken-off")
+        answer = search(gateway, image, "dropped")
 
     assert answer.status_code == 200, answer.text
     assert len(broken.requests) == 1
-    assert gateway.line_of("broken-off")["upstream_status"] == "502, 200"
-    # The whole request, body and headers, came to both.
+    assert gateway.line_of("dropped")["upstream_status"] == "502, 200"
+    # Both servers received the whole request, headers and body.
     assert image in broken.requests[0]
-    assert b"X-Request-ID: broken-off" in broken.requests[0]
+    assert b"X-Request-ID: dropped" in broken.requests[0]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +88,8 @@ def test_a_search_that_is_broken_off_is_given_to_another_server(gateways, replic
         ("/admin/retrain", b"{}"),
     ],
 )
-def test_a_change_that_is_broken_off_is_never_sent_twice(gateways, replicas, path, content):
-    """Whether it was carried out nobody knows; the client is told that, and asks."""
+def test_a_dropped_change_is_never_retried(gateways, replicas, path, content):
+    """Whether the change was made is unknown, so the client gets an error and checks."""
     with BrokenServer() as broken:
         gateway = gateways(upstream_file([broken.port], backup_ports=[replicas[0].port]))
         headers = {**ADMIN, "Content-Type": "application/json", "X-Request-ID": f"once-{len(path)}"}
@@ -96,7 +107,7 @@ def test_a_change_that_is_broken_off_is_never_sent_twice(gateways, replicas, pat
     [("/v1/operations/none:cancel", b"", 404), ("/v1/admin/catalogue?dry_run=true", b"x" * 200_000, 422)],
     ids=["small", "upload"],
 )
-def test_a_change_that_no_server_has_seen_is_given_to_another(gateways, replicas, path, content, status):
+def test_a_change_that_no_server_received_is_sent_to_another(gateways, replicas, path, content, status):
     gateway = gateways(upstream_file([free_port()], backup_ports=[replicas[0].port]))
     headers = {**ADMIN, "X-Request-ID": f"not-seen-{status}", "Content-Type": "application/zip"}
 
@@ -107,7 +118,7 @@ def test_a_change_that_no_server_has_seen_is_given_to_another(gateways, replicas
 
 
 @pytest.mark.parametrize("path", ["/search", "/v1/operations", "/v1/admin/labels", "/"])
-def test_without_any_server_the_gateway_says_so(gateways, path):
+def test_without_servers_the_gateway_responds_with_a_problem(gateways, path):
     gateway = gateways(upstream_file([free_port(), free_port()]))
 
     answer = ask("GET", gateway.address + PREFIX + path)
@@ -117,7 +128,7 @@ def test_without_any_server_the_gateway_says_so(gateways, path):
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_without_any_server_that_answers_the_client_is_not_left_waiting(gateways, image):
+def test_silent_servers_end_in_a_gateway_timeout(gateways, image):
     with BrokenServer(is_silent=True) as first, BrokenServer(is_silent=True) as second:
         gateway = gateways(upstream_file([first.port, second.port]), GATEWAY_SEARCH_TIMEOUT="300ms")
 
@@ -127,9 +138,9 @@ def test_without_any_server_that_answers_the_client_is_not_left_waiting(gateways
     assert gateway.line_of("silence")["upstream_status"] == "504, 504"
 
 
-def test_a_frozen_server_costs_some_searches_time_and_none_its_answer(gateways, replicas, image):
-    """It gathers requests, so it is given no more; those that it has are given to the other after a while."""
-    gateway = gateways(GATEWAY_SEARCH_TIMEOUT="2s")
+def test_a_frozen_server_delays_searches_and_fails_none(gateways, replicas, image):
+    """Its searches are retried on the other server after the timeout; least_conn sends it few further ones."""
+    gateway = gateways(GATEWAY_SEARCH_TIMEOUT="5s")
     replicas[0].send(signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(8) as clients:
@@ -144,7 +155,7 @@ def test_a_frozen_server_costs_some_searches_time_and_none_its_answer(gateways, 
 
 
 def make_keys(gateway: Gateway, is_over: threading.Event) -> list[tuple[str, int]]:
-    """Make one key after the other; return the status for each name."""
+    """Create one key after the other; return each name with its status."""
     made: list[tuple[str, int]] = []
     headers = {"X-API-Key": KEY}
     with httpx.Client(verify=False, base_url=gateway.address + PREFIX, headers=headers, timeout=60) as client:
@@ -155,7 +166,7 @@ def make_keys(gateway: Gateway, is_over: threading.Event) -> list[tuple[str, int
 
 
 async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figures, killed: Replica) -> None:
-    """Search with all clients at once, without a pause; amid of that a server is killed."""
+    """Search with all clients at once, without a pause, and kill a server in the middle."""
     is_over = asyncio.Event()
     searches: list[tuple[float, float]] = []
     base = gateway.address + PREFIX
@@ -163,7 +174,7 @@ async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figu
         asyncio.create_task(search_until(is_over, base, number, queries, searches, figures.failures))
         for number in range(figures.clients)
     ]
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(250):
         while len(searches) < 50:
             await asyncio.sleep(0.02)
         killed.kill()
@@ -174,7 +185,7 @@ async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figu
 
 
 def test_a_killed_server_fails_no_search_and_repeats_no_change(gateway, replicas, queries):
-    """Sixteen clients search and one makes keys while a server is killed, which loses whatever it was doing."""
+    """Sixteen clients search and one creates keys while a server is killed."""
     figures, is_over = Figures(16, 2), threading.Event()
     with ThreadPoolExecutor(1) as other:
         made = other.submit(make_keys, gateway, is_over)
@@ -186,7 +197,7 @@ def test_a_killed_server_fails_no_search_and_repeats_no_change(gateway, replicas
     replicas[1].start_again()
 
     assert figures.failures == []
-    # 409 would be a name that is taken: a change that was sent twice. 502: the one that the server took with it.
+    # 409 would be a name that exists: a change that was sent twice. 502 is the change that the killed server dropped.
     assert set(statuses.values()) <= {201, 502}
     assert list(statuses.values()).count(502) <= 1
     shown = ask("GET", f"{gateway.address}{PREFIX}/v1/admin/keys", headers=ADMIN).json()["keys"]

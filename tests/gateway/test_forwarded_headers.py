@@ -1,4 +1,4 @@
-"""Who a client is: said by the gateway, and believed from nobody else."""
+"""The client's address and scheme: set by the gateway, and ignored from any other source."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ SPOOFED = {
 
 @contextlib.contextmanager
 def client_at(address: str, base_url: str) -> Iterator[httpx.Client]:
-    """A client that connects from an address of this machine."""
+    """A client that connects from a loopback address."""
     with httpx.Client(base_url=base_url, transport=httpx.HTTPTransport(local_address=address, verify=False)) as client:
         yield client
 
 
 def logged_client(replicas: tuple[Replica, Replica], request_id: str) -> object:
-    """Return the address that the server which answered has logged."""
+    """Return the client address in the log of the server that handled the request."""
     found: list[object] = []
 
     def look() -> bool:
@@ -52,8 +52,8 @@ def test_the_server_logs_the_client_that_the_gateway_saw(gateway, replicas):
     assert gateway.line_of("spoofing-client")["client"] == "127.0.0.3"
 
 
-def test_what_a_client_claims_ends_at_the_gateway(gateways):
-    """Overwritten or removed, and never appended to, whatever a server would make of a list."""
+def test_the_headers_of_a_client_stop_at_the_gateway(gateways):
+    """They are overwritten or removed, never appended to."""
     claims = {**SPOOFED, "X-Original-URL": "/evil", "Proxy": "evil", "Connection": "X-Forwarded-For", "TE": "trailers"}
     with BrokenServer() as server:
         gateway = gateways(upstream_file([server.port]))
@@ -75,7 +75,7 @@ def test_what_a_client_claims_ends_at_the_gateway(gateways):
     assert not {"x-original-url", "proxy", "te"} & set(received)
 
 
-def test_a_spoofed_prefix_or_host_changes_no_address_in_an_answer(gateway, image):
+def test_a_spoofed_prefix_or_host_changes_no_url_in_a_response(gateway, image):
     with client_at("127.0.0.3", gateway.address + PREFIX) as client:
         answer = client.post("/search", files={"image": image}, headers=SPOOFED)
         page = client.get("/", headers=SPOOFED)
@@ -84,8 +84,8 @@ def test_a_spoofed_prefix_or_host_changes_no_address_in_an_answer(gateway, image
     assert "evil" not in page.text
 
 
-def test_who_goes_around_the_gateway_is_not_believed(replicas):
-    """The servers trust 127.0.0.1, where the gateway is, and nobody else on this machine."""
+def test_a_client_that_bypasses_the_gateway_is_not_trusted(replicas):
+    """The servers trust 127.0.0.1, the gateway's address, and no other loopback address."""
     with client_at("127.0.0.2", replicas[0].address) as client:
         answer = client.get("/version", headers={**SPOOFED, "X-Request-ID": "around-the-gateway"})
         redirect = client.get("/docs/", headers=SPOOFED)
@@ -95,8 +95,8 @@ def test_who_goes_around_the_gateway_is_not_believed(replicas):
     assert (redirect.status_code, "location" in redirect.headers) == (404, False)
 
 
-def test_the_gateway_is_believed(replicas):
-    """What the test before proves is the setting, and not that nobody is ever believed."""
+def test_the_gateway_is_trusted(replicas):
+    """The counterpart of the previous test, which would also pass if no address were trusted."""
     headers = {"X-Forwarded-For": "198.51.100.6", "X-Request-ID": "from-the-gateway"}
 
     with client_at("127.0.0.1", replicas[0].address) as client:
@@ -112,9 +112,9 @@ def test_the_gateway_is_believed(replicas):
         ("127.0.0.4", "203.0.113.9, 198.51.100.7", "198.51.100.7"),
         ("127.0.0.5", "198.51.100.7", "127.0.0.5"),
     ],
-    ids=["the proxy", "the proxy's client spoofs", "somebody else"],
+    ids=["trusted proxy", "trusted proxy, spoofing client", "other address"],
 )
-def test_a_proxy_before_the_gateway_is_believed_where_it_is_named(gateways, replicas, source, forwarded, expected):
+def test_only_a_configured_proxy_before_the_gateway_is_trusted(gateways, replicas, source, forwarded, expected):
     gateway = gateways(GATEWAY_TRUSTED_PROXY="127.0.0.4")
     request_id = f"behind-{source}-{len(forwarded)}"
 

@@ -1,4 +1,4 @@
-"""Everything below a path prefix that the gateway cuts off, and without one."""
+"""URLs below a path prefix that the gateway strips, and without a prefix."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.gateway.conftest import ADMIN, PREFIX
 from tests.service.conftest import wait_for
 
 
-def image_address(answer: httpx.Response) -> str:
+def image_url(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
     return str(answer.json()["hits"][0]["image_url"])
 
@@ -27,22 +27,22 @@ def files_of(page: httpx.Response) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/search", "/v1/search"])
-def test_images_of_results_load_from_the_addresses_in_the_answer(client, gateway, image, path):
-    address = image_address(client.post(path, files={"image": image}))
+def test_images_of_hits_load_from_the_urls_in_the_response(client, gateway, image, path):
+    address = image_url(client.post(path, files={"image": image}))
 
     assert address.startswith(f"{PREFIX}/media/")
     loaded = ask("GET", gateway.address + address)
     assert (loaded.status_code, loaded.headers["content-type"]) == (200, "image/png")
 
 
-def test_the_start_page_and_all_its_files_load(client, gateway):
+def test_the_start_page_and_its_files_load(client, gateway):
     files = files_of(client.get("/"))
 
     assert all(file.startswith(f"{PREFIX}/") for file in files)
     assert [ask("GET", gateway.address + file).status_code for file in files] == [200] * len(files)
 
 
-def test_the_pages_of_the_interface_load(client, gateway):
+def test_the_pages_of_the_api_load(client, gateway):
     page = client.get("/docs")
 
     assert page.status_code == 200
@@ -50,8 +50,8 @@ def test_the_pages_of_the_interface_load(client, gateway):
     assert ask("GET", f"{gateway.address}{PREFIX}/openapi.json").json()["info"]["title"] == "Akin"
 
 
-def test_the_addresses_of_an_operation_are_below_the_prefix(client, gateway):
-    """Where to look how far it is, how to end it, and the next page of the list."""
+def test_the_urls_of_an_operation_are_below_the_prefix(client, gateway):
+    """Location, the link that cancels it, and the next page of the list."""
     for _ in range(2):
         queued = client.post("/v1/admin/releases", headers=ADMIN)
         assert queued.status_code == 202, queued.text
@@ -66,7 +66,7 @@ def test_the_addresses_of_an_operation_are_below_the_prefix(client, gateway):
     assert following["operations"][0]["operation_id"] != page["operations"][0]["operation_id"]
 
 
-def test_nobody_is_sent_to_a_host_that_the_client_names(client):
+def test_no_redirect_names_a_host_that_the_client_sent(client):
     headers = {"Host": "shop.example:8443", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
 
     answer = client.get("/docs/", headers=headers)
@@ -75,33 +75,33 @@ def test_nobody_is_sent_to_a_host_that_the_client_names(client):
 
 
 @pytest.mark.parametrize("query", ["", "?a=1&b=%2F"])
-def test_the_prefix_alone_leads_to_the_start_page(gateway, query):
+def test_the_bare_prefix_redirects_to_the_start_page(gateway, query):
     answer = ask("GET", f"{gateway.address}{PREFIX}{query}")
 
     assert (answer.status_code, answer.headers["location"]) == (307, f"{PREFIX}/{query}")
 
 
 @pytest.mark.parametrize("path", ["/", "/search", "/livez", "/akinlivez", "/akin.livez", "/other/akin/livez"])
-def test_nothing_is_there_outside_the_prefix(gateway, path):
+def test_paths_outside_the_prefix_are_not_found(gateway, path):
     answer = ask("GET", gateway.address + path)
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert gateway.line_of(answer.headers["x-request-id"])["upstream"] == ""
 
 
-def test_what_follows_the_prefix_reaches_the_server_as_it_was_written(client):
-    """An id may hold slashes and percent signs; a gateway that decodes and tidies paths would change it."""
+def test_the_path_below_the_prefix_reaches_the_server_unchanged(client):
+    """An id may contain slashes and percent signs, which a gateway that normalises paths would change."""
     answer = client.delete("/v1/admin/catalogue/a%2F%2Fb%25%2E%2E%2Fc%3Fd", headers=ADMIN)
 
     assert (answer.status_code, answer.json()["code"]) == (404, "product-not-found")
     assert "'a//b%../c?d'" in answer.json()["detail"]
 
 
-def test_the_prefix_may_be_written_with_a_slash_at_its_end(gateways, image):
+def test_the_prefix_may_end_with_a_slash(gateways, image):
     gateway = gateways(AKIN_ROOT_PATH=f"{PREFIX}/")
 
     with httpx.Client(verify=False, base_url=gateway.address + PREFIX) as client:
-        assert image_address(client.post("/search", files={"image": image})).startswith(f"{PREFIX}/media/")
+        assert image_url(client.post("/search", files={"image": image})).startswith(f"{PREFIX}/media/")
         assert client.get("/docs").status_code == 200
     assert ask("GET", gateway.address + PREFIX).headers["location"] == f"{PREFIX}/"
     assert ask("GET", f"{gateway.address}/livez").status_code == 404
@@ -109,7 +109,7 @@ def test_the_prefix_may_be_written_with_a_slash_at_its_end(gateways, image):
 
 @pytest.fixture(scope="module", params=["", "/"])
 def bare_gateway(request: pytest.FixtureRequest, home) -> Iterator[Gateway]:
-    """A gateway and a server without a prefix."""
+    """A gateway in front of a server without a prefix."""
     app = create_app(Settings(home=home, release_poll_seconds=0.05))
     with listen("127.0.0.1", 0) as listener, running(app, listener) as address:
         wait_for(lambda: ask("GET", f"{address}/readyz").status_code == 200)
@@ -117,9 +117,9 @@ def bare_gateway(request: pytest.FixtureRequest, home) -> Iterator[Gateway]:
             yield gateway
 
 
-def test_without_a_prefix_everything_is_at_the_root(bare_gateway, image):
+def test_without_a_prefix_all_urls_are_at_the_root(bare_gateway, image):
     with httpx.Client(verify=False, base_url=bare_gateway.address) as client:
-        address = image_address(client.post("/search", files={"image": image}))
+        address = image_url(client.post("/search", files={"image": image}))
         assert address.startswith("/media/")
         loaded = [client.get(path).status_code for path in (address, *files_of(client.get("/")))]
         assert loaded == [200] * len(loaded)

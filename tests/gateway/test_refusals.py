@@ -1,4 +1,4 @@
-"""What the gateway hands on unchanged, what it refuses, and what neither of its logs has."""
+"""Requests that the gateway passes on unchanged or refuses, and secrets that no log contains."""
 
 import gzip
 
@@ -8,7 +8,7 @@ from benchmarks.gateway import KEY, ask, free_port, upstream_file
 from tests.gateway.conftest import ADMIN, PREFIX
 from tests.gateway.raw_http import exchange
 
-SECRET = f"akin_{'0123456789abcdef' * 3}"[:48]  # of the length that keys have
+SECRET = f"akin_{'0123456789abcdef' * 3}"[:48]  # as long as a real key
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ SECRET = f"akin_{'0123456789abcdef' * 3}"[:48]  # of the length that keys have
     ],
     ids=["none", "wrong", "wrong, the other header", "two", "right", "right, the other header"],
 )
-def test_keys_reach_the_servers_and_their_answers_the_client(client, replicas, headers, status, code):
+def test_keys_and_the_responses_to_them_pass_unchanged(client, replicas, headers, status, code):
     through = client.get("/v1/admin/releases", headers=headers)
     direct = ask("GET", f"{replicas[0].address}/v1/admin/releases", headers=headers)
 
@@ -44,7 +44,7 @@ def test_keys_reach_the_servers_and_their_answers_the_client(client, replicas, h
         (f"/x%3D{SECRET.replace('akin_', '%61kin%255f')}", ""),
     ],
 )
-def test_a_key_in_the_address_is_refused_and_in_no_log(client, gateway, replicas, image, path, logged):
+def test_a_key_in_the_url_is_refused_and_not_logged(client, gateway, replicas, image, path, logged):
     answer = client.post(path, files={"image": image}, headers=ADMIN)
 
     assert answer.is_client_error
@@ -56,7 +56,7 @@ def test_a_key_in_the_address_is_refused_and_in_no_log(client, gateway, replicas
         assert (answer.status_code, answer.json()["code"]) == (400, "key-in-address")
 
 
-def test_a_key_that_looks_like_none_is_not_logged_where_the_name_of_a_key_stands(client, gateway, replicas):
+def test_a_key_of_any_form_is_not_logged_where_the_path_has_the_name_of_a_key(client, gateway, replicas):
     answer = client.get(f"/v1/admin/keys/{KEY}", headers=ADMIN)
 
     assert (answer.status_code, answer.json()["code"]) == (400, "key-in-address")
@@ -65,8 +65,8 @@ def test_a_key_that_looks_like_none_is_not_logged_where_the_name_of_a_key_stands
         assert KEY not in log.read_text()
 
 
-def test_an_error_of_the_gateway_writes_no_address_into_its_log(gateways):
-    """nginx's own lines on errors repeat the request with its query: too large, too many, no server."""
+def test_errors_of_the_gateway_log_no_query_string(gateways):
+    """nginx's own error lines would repeat it: body too large, rate exceeded, no server."""
     limits = {"GATEWAY_SEARCH_BYTES": "10", "GATEWAY_KEY_RATE": "1r/m", "GATEWAY_KEY_BURST": "1"}
     gateway = gateways(upstream_file([free_port()]), **limits)
     address = f"{gateway.address}{PREFIX}/search?api_key={SECRET}"
@@ -81,7 +81,7 @@ def test_an_error_of_the_gateway_writes_no_address_into_its_log(gateways):
 @pytest.mark.parametrize(
     "path", ["/metrics", "/metrics/", "/%6Detrics", "//metrics", "/a/../metrics", "/./metrics", "/metrics?a=1"]
 )
-def test_metrics_are_not_for_the_outside(gateway, path):
+def test_metrics_are_not_reachable_through_the_gateway(gateway, path):
     request = f"GET {PREFIX}{path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nConnection: close\r\n\r\n"
 
     answer = exchange(gateway.port, request.encode())
@@ -118,15 +118,15 @@ def test_metrics_are_not_for_the_outside(gateway, path):
     ],
     ids=lambda value: value[:24].decode("latin-1") if isinstance(value, bytes) else None,
 )
-def test_what_is_no_request_is_told_so_in_the_same_words(gateway, request_bytes, status, code):
+def test_a_malformed_request_gets_a_problem_document(gateway, request_bytes, status, code):
     answer = exchange(gateway.port, request_bytes)
 
     assert (answer.status, answer.code) == (status, code)
     assert gateway.line_of(answer.headers["x-request-id"])["upstream"] == ""
 
 
-def test_the_gateway_connects_nobody_to_anywhere(gateway):
-    """Versions of nginx refuse it in different words."""
+def test_the_gateway_is_no_forward_proxy(gateway):
+    """Versions of nginx refuse CONNECT with different statuses."""
     answer = exchange(gateway.port, b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")
 
     assert (answer.status, answer.code) in [(400, "bad-request"), (405, "method-not-allowed")]
@@ -141,13 +141,13 @@ def test_the_gateway_connects_nobody_to_anywhere(gateway):
     ],
     ids=["HTTP/1.0 without a host", "absolute address", "hop-by-hop headers"],
 )
-def test_unusual_requests_are_answered(gateway, request_bytes):
+def test_unusual_but_valid_requests_are_served(gateway, request_bytes):
     answer = exchange(gateway.port, request_bytes)
 
     assert (answer.status, answer.body) == (200, b'{"status":"alive"}')
 
 
-def test_head_is_answered_without_a_body(client, image):
+def test_head_has_no_body(client, image):
     address = client.post("/search", files={"image": image}).json()["hits"][0]["image_url"]
     for path in ("/livez", "/", address.removeprefix(PREFIX)):
         got, head = client.get(path, headers={"Accept-Encoding": "identity"}), client.head(path)
@@ -158,16 +158,16 @@ def test_head_is_answered_without_a_body(client, image):
 
 def test_pages_and_json_are_compressed_and_images_are_not(client, image):
     results = client.post("/search", files={"image": image})
-    asking = {"Accept-Encoding": "gzip"}
-    with client.stream("GET", "/openapi.json", headers=asking) as answer:
+    accepts_gzip = {"Accept-Encoding": "gzip"}
+    with client.stream("GET", "/openapi.json", headers=accepts_gzip) as answer:
         assert answer.headers["content-encoding"] == "gzip"
         assert answer.headers["vary"] == "Accept-Encoding"
         assert gzip.decompress(b"".join(answer.iter_raw())).startswith(b"{")
-    shown = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=asking)
+    shown = client.get(results.json()["hits"][0]["image_url"].removeprefix(PREFIX), headers=accepts_gzip)
     assert "content-encoding" not in shown.headers
 
 
-def test_security_headers_are_added_where_a_server_says_none(client, image):
+def test_security_headers_are_added_where_a_server_sets_none(client, image):
     address = client.post("/search", files={"image": image}).json()["hits"][0]["image_url"].removeprefix(PREFIX)
 
     for path in ("/livez", "/metrics", "/nothing", address, "/"):

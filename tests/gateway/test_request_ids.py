@@ -1,4 +1,4 @@
-"""The id of a request: one from the client to the server's log and back."""
+"""A request has one id in the gateway's log, the server's log and the response."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.service.conftest import wait_for
 
 
 def check(gateway, replicas, answer: httpx.Response, *, server_is_asked: bool = True) -> str:
-    """Check that an answer has one id, the same as both logs; return it."""
+    """Check that a response has one id, the same as in both logs; return the id."""
     (request_id,) = answer.headers.get_list("x-request-id")
     assert gateway.line_of(request_id)["status"] == answer.status_code
     if server_is_asked:
@@ -21,20 +21,20 @@ def check(gateway, replicas, answer: httpx.Response, *, server_is_asked: bool = 
 
 
 @pytest.mark.parametrize("given", ["a", "order-4711.retry_2", "X" * 64])
-def test_an_id_that_the_client_gives_is_kept(client, gateway, replicas, given):
+def test_a_valid_id_of_the_client_is_kept(client, gateway, replicas, given):
     answer = client.get("/version", headers={"X-Request-ID": given})
 
     assert check(gateway, replicas, answer) == given
 
 
 @pytest.mark.parametrize("given", ["X" * 65, "with space", 'quote"', "semi;colon", "ünïcode".encode(), "a/../b", ""])
-def test_an_id_that_could_do_harm_in_a_log_is_replaced(client, gateway, replicas, given):
+def test_an_id_that_is_unsafe_in_a_log_is_replaced(client, gateway, replicas, given):
     answer = client.get("/version", headers={"X-Request-ID": given})
 
     assert re.fullmatch(r"[0-9a-f]{32}", check(gateway, replicas, answer))
 
 
-def test_without_an_id_the_gateway_makes_one_for_each_request(client, gateway, replicas):
+def test_the_gateway_generates_an_id_for_each_request_without_one(client, gateway, replicas):
     ids = {check(gateway, replicas, client.get("/version")) for _ in range(3)}
 
     assert len(ids) == 3
@@ -46,19 +46,19 @@ def test_two_ids_are_not_joined(client, gateway, replicas):
     assert check(gateway, replicas, answer) == "first" or re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
-def test_a_name_with_underscores_is_no_header(client, gateway, replicas):
+def test_a_header_name_with_underscores_is_ignored(client, gateway, replicas):
     answer = client.get("/version", headers={"X_Request_ID": "with-underscores"})
 
     assert check(gateway, replicas, answer) != "with-underscores"
 
 
-def test_the_problems_of_a_server_carry_the_id(client, gateway, replicas):
+def test_the_problem_documents_of_a_server_contain_the_id(client, gateway, replicas):
     answer = client.get("/nothing", headers={"X-Request-ID": "a-problem"})
 
     assert check(gateway, replicas, answer) == answer.json()["request_id"] == "a-problem"
 
 
-def test_the_gateways_own_problems_carry_it_too(gateway, replicas):
+def test_the_problem_documents_of_the_gateway_contain_the_id(gateway, replicas):
     answer = ask("GET", f"{gateway.address}/outside", headers={"X-Request-ID": "outside-the-prefix"})
 
     assert check(gateway, replicas, answer, server_is_asked=False) == "outside-the-prefix"

@@ -1,10 +1,10 @@
-"""The servers are restarted one after the other under load; benchmarks/rolling_restart.py does it at length."""
+"""Servers are restarted one after the other under load; benchmarks/rolling_restart.py is the long version."""
 
 from benchmarks.rolling_restart import report, run
 
 
-def test_no_request_notices_that_the_servers_are_restarted(gateway, replicas, queries):
-    # The pause leaves the starting server its part of two cores.
+def test_a_rolling_restart_fails_no_request(gateway, replicas, queries):
+    # The pause between searches leaves CPU time for the server that starts.
     figures = run(gateway, replicas, queries, clients=16, rounds=1, dwell_seconds=0.5, pause_seconds=0.2)
 
     report(figures)
