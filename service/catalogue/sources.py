@@ -111,6 +111,27 @@ def content_root(path: Path) -> Path:
     return path
 
 
+def images_in_folders(path: Path, owner: str) -> tuple[list[tuple[str, Path] | RowError], int]:
+    """Return (location, file) of the images in the folders of `path`, or the error, and the number of other files.
+
+    `owner` is what each folder stands for, such as "product".
+    """
+    images: list[tuple[str, Path] | RowError] = []
+    num_ignored = 0
+    for file in files_below(path):
+        location = location_below(file, path)
+        ending = file.suffix.lower()
+        if ending in UNREAD_IMAGE_ENDINGS:
+            images.append(RowError(location, f"{file.suffix} images are not supported; save it as JPEG, PNG or WebP"))
+        elif ending not in IMAGE_ENDINGS:
+            num_ignored += 1
+        elif file.parent == path:
+            images.append(RowError(location, f"the image is not in the folder of a {owner}; move it into one"))
+        else:
+            images.append((location, file))
+    return images, num_ignored
+
+
 def without_folder(text: str, folder: Path | None) -> str:
     """Remove the path of a folder from a message: clients do not know where their upload was unpacked."""
     return text if folder is None else text.replace(f"{folder}/", "").replace(str(folder), "the archive")
@@ -279,22 +300,18 @@ def _read_grocery(root: Path) -> ImportSource:
 def _read_folders(path: Path) -> ImportSource:
     rows: list[SourceRow] = []
     errors: list[RowError] = []
-    num_ignored = 0
-    for file in files_below(path):
-        parts = file.relative_to(path).parts
-        location = location_below(file, path)
-        if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            errors.append(RowError(location, f"{file.suffix} images are not supported; save it as JPEG, PNG or WebP"))
-        elif file.suffix.lower() not in IMAGE_ENDINGS:
-            num_ignored += 1
-        elif len(parts) == 1:
-            errors.append(RowError(location, "the image is not in a product's folder; move it into one"))
-        else:
-            role = EXAMPLE if first_example_folder(parts[:-1]) == 1 else CATALOGUE
-            try:
-                rows.append(SourceRow(location, _product_id(parts[0]), file, role))
-            except ValueError as error:
-                errors.append(RowError(location, str(error)))
+    images, num_ignored = images_in_folders(path, "product")
+    for image in images:
+        if isinstance(image, RowError):
+            errors.append(image)
+            continue
+        location, file = image
+        folders = file.relative_to(path).parts[:-1]
+        role = EXAMPLE if first_example_folder(folders) == 1 else CATALOGUE
+        try:
+            rows.append(SourceRow(location, _product_id(folders[0]), file, role))
+        except ValueError as error:
+            errors.append(RowError(location, str(error)))
     if not rows:
         raise InvalidImportSource(
             f"{path} contains no folders with images; expected a folder per product, a catalogue.csv or "

@@ -84,7 +84,7 @@ def label(
     from service.cli.tables.labels import label_report_table
     from service.installation.installation import open_for_dry_run, open_installation
     from service.installation.settings import load_settings
-    from service.labels.intake import hand_in_labels
+    from service.labels.intake import import_labels
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -92,7 +92,7 @@ def label(
         installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
         stack.enter_context(recorded(installation, "akin catalogue label", str(path), is_dry_run=dry_run))
         on_progress = stack.enter_context(progress_bar("Labelling", "rows"))
-        report = hand_in_labels(
+        report = import_labels(
             installation,
             open_labels,
             actor=_actor(by),

@@ -1,4 +1,4 @@
-"""Labels as they are handed in: opened, applied, and reported on."""
+"""Import labels: open what was handed in, apply the rows, and report on them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +16,7 @@ from service.labels.sources import LabelSource, read_label_source, single_label
 OpenLabels = Callable[[Settings], AbstractContextManager[LabelSource]]
 
 
-def hand_in_labels(
+def import_labels(
     installation: Installation,
     open_labels: OpenLabels,
     *,

@@ -20,13 +20,14 @@ from service.catalogue.sources import (
     CATALOGUE_TABLES,
     RowError,
     content_root,
+    images_in_folders,
     is_inside,
     read_import_source,
     without_folder,
 )
 from service.labels.errors import InvalidLabels
 from service.storage.tables.catalogue import EXAMPLE
-from training.datasets.files import IMAGE_ENDINGS, UNREAD_IMAGE_ENDINGS, files_below, location_below, short
+from training.datasets.files import short
 from training.datasets.grocery import is_grocery
 from training.datasets.manifests import checked_label
 from training.datasets.records import Columns, read_records
@@ -211,19 +212,11 @@ def _read_examples(path: Path, is_trusted: bool) -> LabelSource:
 
 
 def _read_classes(path: Path, is_trusted: bool) -> LabelSource:
-    rows: list[LabelRow | RowError] = []
-    num_ignored = 0
-    for file in files_below(path):
-        parts = file.relative_to(path).parts
-        location = location_below(file, path)
-        if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            rows.append(RowError(location, f"{file.suffix} images are not supported; save it as JPEG, PNG or WebP"))
-        elif file.suffix.lower() not in IMAGE_ENDINGS:
-            num_ignored += 1
-        elif len(parts) == 1:
-            rows.append(RowError(location, "the image is not in a class folder; move it into one"))
-        else:
-            rows.append(_class_row(location, parts[0], file))
+    images, num_ignored = images_in_folders(path, "class")
+    rows: list[LabelRow | RowError] = [
+        image if isinstance(image, RowError) else _class_row(image[0], image[1].relative_to(path).parts[0], image[1])
+        for image in images
+    ]
     if not any(isinstance(row, NewExample) for row in rows):
         raise InvalidLabels(
             f"{path} contains no folders with images; expected a folder per class, or one of {', '.join(_LABEL_TABLES)}"

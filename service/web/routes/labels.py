@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.catalogue.records import is_image_stored
 from service.errors import InvalidParameter
-from service.labels.intake import hand_in_labels
+from service.labels.intake import import_labels
 from service.storage.media import MediaName
 from service.web.app_state import AppStateDep
 from service.web.authorization import WriterDep
@@ -108,7 +108,7 @@ async def post_labels(
         source = source if labelled_by == actor.name else f"{source} (key {actor.name})"
         with hide_media_errors(IMAGES_NOT_STORED):
             report = await asyncio.to_thread(
-                hand_in_labels,
+                import_labels,
                 app_state.installation,
                 received.open,
                 actor=labelled_by,

@@ -1,5 +1,7 @@
 """Lists and counts of labels."""
 
+from typing import Any
+
 import pytest
 
 from service.catalogue.records import labelled_images
@@ -10,8 +12,9 @@ from service.labels.listing import LabelListing
 from service.labels.sources import LabelSource
 from tests.images import png
 from tests.service.labels.test_applying import change, id_of, new
+from training.data.label_states import held_out_states
 
-EVERYTHING = {"label": None, "role": None, "state": None, "after": None, "limit": 100}
+EVERYTHING: dict[str, Any] = {"label": None, "role": None, "state": None, "after": None, "limit": 100}
 
 
 def apply(shop, row):
@@ -68,7 +71,6 @@ def test_counts_of_classes_come_in_pages(shop):
 
 def test_held_out_images_are_computed_once_per_change_of_the_catalogue(shop, monkeypatch):
     num_computed = 0
-    held_out_states = listing_module.held_out_states
 
     def count(*arguments):
         nonlocal num_computed

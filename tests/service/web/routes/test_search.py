@@ -194,8 +194,8 @@ def test_no_body_at_all(client):
     ("files", "message"),
     [
         ([("image", IMAGE), ("image", IMAGE)], "the field 'image' twice"),
-        ([("image", IMAGE), ("other", IMAGE)], "unknown field 'other'; fields are image, k, min_score"),
-        ([("photo", IMAGE)], "unknown field 'photo'; fields are image, k, min_score"),
+        ([("image", IMAGE), ("other", IMAGE)], "unknown field 'other'; supported are image, k, min_score"),
+        ([("photo", IMAGE)], "unknown field 'photo'; supported are image, k, min_score"),
         ([("k", b"3")], "is a file and must be text"),
     ],
 )
