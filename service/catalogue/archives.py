@@ -1,8 +1,7 @@
-"""Zip archives from strangers: looked through before anything is written, and counted while it is.
+"""Untrusted zip archives: checked before anything is written, and again while unpacking.
 
-An archive may lie about all it says. So names that lead out of the folder, links, devices, sizes, and how much a few
-bytes unpack to are checked in its directory first; the bytes that really come out are counted again while unpacking.
-Whatever goes wrong, nothing remains.
+The archive's directory is checked first: paths out of the folder, links, devices, sizes and compression ratios. As
+the directory may be wrong, the unpacked bytes are counted as well. After any failure nothing is left on the disk.
 """
 
 import re
@@ -25,15 +24,15 @@ MAX_RATIO = 100.0
 
 _MAX_NAME_BYTES = 1024
 _MAX_PART_BYTES = 255
-# Below this size no ratio does harm: a table or an image of one colour may shrink to almost nothing.
-_HARMLESS_BYTES = 4 * 2**20
+# Smaller files may have any compression ratio: a table or an image of one colour compresses to almost nothing.
+_MAX_UNCHECKED_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
 _DIRECTORY_ENTRY = b"PK\x01\x02"
 _MAX_DIRECTORY_BYTES = 128 * 2**20
-_JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
 _NESTED_ENDINGS = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
-# How other archives and files begin, to say what came instead.
-_BEGINNINGS = {
+# The first bytes of other formats, for error messages.
+_SIGNATURES = {
     b"\x1f\x8b": "a gzip (.tar.gz) archive",
     b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
@@ -42,13 +41,13 @@ _BEGINNINGS = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x89PNG": "a PNG image",
 }
-_PACK = "pack the folder as a zip: zip -r NAME.zip FOLDER"
-# Not all that cannot be printed: some systems put odd spaces into names of their own.
+_HOW_TO_PACK = "pack the folder as a zip archive: zip -r NAME.zip FOLDER"
+# Other unprintable characters are allowed: macOS puts a narrow no-break space into names of screenshots.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ENCRYPTED_FLAGS = 0x0001 | 0x0040 | 0x2000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What zipfile raises over bytes that are no sound archive.
-_DAMAGE = (
+# What zipfile raises for a damaged archive.
+_DAMAGE_ERRORS = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, struct.error, ValueError, KeyError, IndexError,
     OverflowError, NotImplementedError, RuntimeError,
 )  # fmt: skip
@@ -56,7 +55,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What an archive held: `num_files` lie in the folder now, `ignored` were left out (nested archives, junk)."""
+    """The number of unpacked files, and the names of skipped entries (nested archives, files of the system)."""
 
     num_files: int
     ignored: tuple[str, ...] = ()
@@ -64,15 +63,15 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A file of the archive that passed all checks that need no unpacking."""
+    """A file of the archive that passed the checks of the directory."""
 
     info: zipfile.ZipInfo
     path: PurePosixPath
 
 
 def check(archive: Path, *, max_bytes: int, max_entries: int = MAX_ENTRIES, max_ratio: float = MAX_RATIO) -> int:
-    """Return how many files an archive unpacks to, after all checks that need no unpacking; raises InvalidArchive."""
-    with _opened(archive, max_entries) as opened:
+    """Check the directory of an archive and return the number of files to unpack; raises InvalidArchive."""
+    with _open_archive(archive, max_entries) as opened:
         return len(_entries(opened, archive.stat().st_size, max_bytes, max_ratio)[0])
 
 
@@ -85,24 +84,24 @@ def unpack(
     max_image_bytes: int | None = None,
     max_ratio: float = MAX_RATIO,
 ) -> Unpacked:
-    """Unpack an archive into the new folder `into`, whole or not at all.
+    """Unpack an archive into the new folder `into`, completely or not at all.
 
-    An image of more than `max_image_bytes` is not unpacked: an empty file of its length stands for it, so that who
-    reads it refuses it by its length like any other. Nested archives, and what systems add unasked, are left out.
+    An image of more than `max_image_bytes` is replaced by a sparse file of the same length, which the reader of the
+    image then refuses by its length. Nested archives and files of the system are skipped.
 
-    Raises InvalidArchive that names the entry and a remedy; then `into` is gone. A full disk raises OSError.
+    Raises InvalidArchive, which names the entry and a remedy, and OSError if the disk is full; `into` is removed.
     """
-    with _opened(archive, max_entries) as opened:
+    with _open_archive(archive, max_entries) as opened:
         entries, ignored = _entries(opened, archive.stat().st_size, max_bytes, max_ratio)
         into.mkdir(parents=True)
         try:
             for entry in entries:
-                is_refused = (
+                is_too_large = (
                     max_image_bytes is not None
                     and entry.info.file_size > max_image_bytes
                     and entry.path.suffix.lower() in IMAGE_ENDINGS
                 )
-                _unpack_entry(opened, entry, into, is_placeholder=is_refused)
+                _unpack_entry(opened, entry, into, is_placeholder=is_too_large)
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
             raise
@@ -110,53 +109,53 @@ def unpack(
 
 
 class _GuardedFile(BufferedReader):
-    """A file that gives zipfile no directory too large to be held in memory.
+    """A file that refuses to read an archive's directory that is too large for memory.
 
-    zipfile reads the whole directory at once and makes an object of each entry before anybody can count them.
+    zipfile reads the whole directory at once and creates an object per entry before the entries can be counted.
     """
 
     def __init__(self, path: Path, max_entries: int) -> None:
         super().__init__(FileIO(path))
-        self.max_entries: int | None = max_entries  # None: the directory was read
+        self.max_entries: int | None = max_entries  # None after the directory was read
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.max_entries is None:
             return super().read(size)
         if size is not None and size > _MAX_DIRECTORY_BYTES:
-            raise InvalidArchive(f"the archive's directory claims {size:,} bytes; split the archive into smaller ones")
+            raise InvalidArchive(f"the archive's directory has {size:,} bytes; split the archive into smaller ones")
         content = super().read(size)
-        # Each entry begins with these bytes, so there are at most as many as they occur.
+        # Each entry begins with this signature, so the number of occurrences is an upper bound.
         if content.count(_DIRECTORY_ENTRY) > self.max_entries:
             raise InvalidArchive(f"the archive has more than {self.max_entries:,} entries; split it into smaller ones")
         return content
 
 
 @contextmanager
-def _opened(archive: Path, max_entries: int) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; what zipfile says over damaged bytes becomes InvalidArchive."""
+def _open_archive(archive: Path, max_entries: int) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; raises InvalidArchive if it is damaged."""
     with _GuardedFile(archive, max_entries) as file:
         try:
             opened = zipfile.ZipFile(file)
-        except (*_DAMAGE, OSError) as error:
-            raise InvalidArchive(_not_a_zip(archive, error)) from error
+        except (*_DAMAGE_ERRORS, OSError) as error:
+            raise InvalidArchive(_reason_unreadable(archive, error)) from error
         file.max_entries = None
         with opened:
             yield opened
 
 
-def _not_a_zip(archive: Path, error: Exception) -> str:
+def _reason_unreadable(archive: Path, error: Exception) -> str:
     with archive.open("rb") as file:
-        beginning = file.read(8)
-    if beginning.startswith(b"PK"):
-        return f"the archive is damaged or was cut off: {error}; pack and send it again"
-    other = next((name for start, name in _BEGINNINGS.items() if beginning.startswith(start)), "no archive")
-    return f"the file is {other}, and only zip is read; {_PACK}"
+        first_bytes = file.read(8)
+    if first_bytes.startswith(b"PK"):
+        return f"the archive is damaged or truncated: {error}; pack and send it again"
+    found = next((name for start, name in _SIGNATURES.items() if first_bytes.startswith(start)), "not an archive")
+    return f"the file is {found}; only zip archives are supported: {_HOW_TO_PACK}"
 
 
 def _entries(
     opened: zipfile.ZipFile, archive_bytes: int, max_bytes: int, max_ratio: float
 ) -> tuple[list[_Entry], list[str]]:
-    """Return the files to unpack and the names of those left out, after all checks; raises InvalidArchive."""
+    """Check the directory; return the files to unpack and the names of skipped entries. Raises InvalidArchive."""
     entries: list[_Entry] = []
     ignored: list[str] = []
     paths: set[PurePosixPath] = set()
@@ -174,27 +173,27 @@ def _entries(
             raise InvalidArchive(f"the archive unpacks to more than {max_bytes:,} bytes; split it into smaller ones")
         _check_ratio(_shown(info), info.file_size, info.compress_size, max_ratio)
         if path in paths:
-            raise InvalidArchive(f"the archive holds {_shown(info)} twice; remove one and pack it again")
+            raise InvalidArchive(f"the archive contains {_shown(info)} twice; remove one and pack it again")
         paths.add(path)
         folders.update(path.parents)
-        if _is_left_out(path):
+        if _is_skipped(path):
             ignored.append(path.as_posix())
         else:
             entries.append(_Entry(info, path))
     if mixed := sorted(paths & folders):
-        raise InvalidArchive(f"the archive holds {mixed[0].as_posix()!r} as a file and as a folder; pack it again")
-    # Entries that share their bytes make many of a few.
+        raise InvalidArchive(f"the archive contains {mixed[0].as_posix()!r} as both a file and a folder; pack it again")
+    # Overlapping entries are a zip bomb that the ratio of a single entry does not reveal.
     if num_compressed > archive_bytes:
-        raise InvalidArchive("entries of the archive overlap; no honest program writes that: pack it again")
+        raise InvalidArchive("entries of the archive overlap, which no regular zip program produces; pack it again")
     _check_ratio("the archive as a whole", num_bytes, archive_bytes, max_ratio)
     return entries, ignored
 
 
 def _checked_path(info: zipfile.ZipInfo) -> PurePosixPath:
-    """Return where an entry goes, below the folder; raises InvalidArchive for one that would lead out of it."""
+    """Return the path of an entry relative to the folder; raises InvalidArchive for a name that is refused."""
     name = info.orig_filename
     problem = None
-    # Not by what this system takes for a path: an archive is refused on all for what one would be led astray by.
+    # The same checks on every system, so that an archive is refused everywhere or nowhere.
     if "\0" in name:
         problem = "has a NUL in its name"
     elif not (info.filename and PurePosixPath(name).parts) and not name.endswith("/"):
@@ -204,44 +203,46 @@ def _checked_path(info: zipfile.ZipInfo) -> PurePosixPath:
     elif name.startswith("/") or re.match("[A-Za-z]:", name):
         problem = "has an absolute name"
     elif ".." in name.split("/"):
-        problem = 'leads out of the archive by ".."'
+        problem = 'leads out of the archive with ".."'
     elif len(_as_bytes(name)) > _MAX_NAME_BYTES or any(len(_as_bytes(x)) > _MAX_PART_BYTES for x in name.split("/")):
-        problem = f"has a name of more than {_MAX_PART_BYTES} bytes, or of {_MAX_NAME_BYTES} with its folders"
+        problem = f"has a name longer than {_MAX_PART_BYTES} bytes, or {_MAX_NAME_BYTES} bytes including its folders"
     elif _CONTROL.search(name):
         problem = "has control characters in its name"
     if problem:
-        raise InvalidArchive(f"the entry {_shown(info)} {problem}; rename it, and pack it again with a zip program")
+        raise InvalidArchive(
+            f"the entry {_shown(info)} {problem}; rename it and pack the archive again with a zip program"
+        )
     return PurePosixPath(name)
 
 
 def _check_kind(info: zipfile.ZipInfo) -> None:
-    """Raise InvalidArchive for what is neither a plain file nor a folder, and for what cannot be read here."""
+    """Raise InvalidArchive for an entry that is not a regular file or folder, or has an unsupported format."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
-        raise InvalidArchive(f"the entry {_shown(info)} is a link; pack the files themselves (zip without --symlinks)")
+        raise InvalidArchive(f"the entry {_shown(info)} is a link; pack the file itself (zip without --symlinks)")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise InvalidArchive(f"the entry {_shown(info)} is a device or a pipe; remove it and pack the archive again")
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise InvalidArchive(f"the entry {_shown(info)} is encrypted; pack the archive without a password")
-    # bzip2 and LZMA give as many bytes as they like for a few, whatever one asks for.
+    # zipfile cannot bound the output of one read of bzip2 and LZMA.
     if info.compress_type not in _METHODS:
         raise InvalidArchive(
-            f"the entry {_shown(info)} is compressed by method {info.compress_type}; pack it with deflate: zip -r"
+            f"the entry {_shown(info)} has compression method {info.compress_type}; pack it with deflate: zip -r"
         )
     if info.file_size < 0 or info.compress_size < 0:
-        raise InvalidArchive(f"the entry {_shown(info)} has a negative size; {_PACK}")
+        raise InvalidArchive(f"the entry {_shown(info)} has a negative size; {_HOW_TO_PACK}")
 
 
 def _check_ratio(what: str, num_bytes: int, num_compressed: int, max_ratio: float) -> None:
-    if num_bytes > _HARMLESS_BYTES and num_bytes > max_ratio * num_compressed:
+    if num_bytes > _MAX_UNCHECKED_BYTES and num_bytes > max_ratio * num_compressed:
         raise InvalidArchive(
-            f"{what} unpacks {num_compressed:,} bytes to {num_bytes:,}, more than {max_ratio:g} times as many, as only "
-            "archives do that are to do harm; pack images as they are"
+            f"{what} unpacks from {num_compressed:,} to {num_bytes:,} bytes, more than {max_ratio:g} times as many, "
+            "as zip bombs do; pack images in their original format"
         )
 
 
-def _is_left_out(path: PurePosixPath) -> bool:
-    is_hidden = any(part in _JUNK or part.startswith("._") for part in path.parts)
+def _is_skipped(path: PurePosixPath) -> bool:
+    is_hidden = any(part in _SYSTEM_FILES or part.startswith("._") for part in path.parts)
     return is_hidden or path.suffix.lower() in _NESTED_ENDINGS
 
 
@@ -249,11 +250,11 @@ def _unpack_entry(opened: zipfile.ZipFile, entry: _Entry, into: Path, *, is_plac
     path = into / entry.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": on a disk where names differ in more than their case only, two may be one.
+        # "x": on a case-insensitive file system two names may denote the same file.
         file = path.open("xb")
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidArchive(
-            f"the entry {_shown(entry.info)} has the name of another, but for its case; rename one of them"
+            f"the entry {_shown(entry.info)} has the same name as another entry except for case; rename one of them"
         ) from error
     with file:
         if is_placeholder:
@@ -263,19 +264,19 @@ def _unpack_entry(opened: zipfile.ZipFile, entry: _Entry, into: Path, *, is_plac
         for chunk in _content_of(opened, entry.info):
             num_bytes += len(chunk)
             if num_bytes > entry.info.file_size:
-                raise InvalidArchive(f"the entry {_shown(entry.info)} holds more than it declares; pack it again")
+                raise InvalidArchive(f"the entry {_shown(entry.info)} is larger than it declares; pack it again")
             file.write(chunk)
     if num_bytes != entry.info.file_size:
-        raise InvalidArchive(f"the entry {_shown(entry.info)} holds less than it declares; pack it again")
+        raise InvalidArchive(f"the entry {_shown(entry.info)} is smaller than it declares; pack it again")
 
 
 def _content_of(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield the bytes of an entry; zipfile checks them against their checksum at the end."""
+    """Yield the bytes of an entry; zipfile verifies their checksum at the end."""
     try:
         with opened.open(info) as content:
             while chunk := content.read(_CHUNK_BYTES):
                 yield chunk
-    except (*_DAMAGE, OSError) as error:
+    except (*_DAMAGE_ERRORS, OSError) as error:
         raise InvalidArchive(f"the entry {_shown(info)} is damaged: {error}; pack and send it again") from error
 
 
@@ -284,6 +285,6 @@ def _as_bytes(name: str) -> bytes:
 
 
 def _shown(info: zipfile.ZipInfo) -> str:
-    """Name an entry in a message: on one line, and not longer than that."""
+    """Return the name of an entry for a message: one line of at most 120 characters."""
     text = ascii(info.orig_filename) if not info.orig_filename.isprintable() else repr(info.orig_filename)
     return text if len(text) <= 120 else f"{text[:117]}..."

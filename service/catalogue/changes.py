@@ -1,20 +1,20 @@
-"""Numbered changes of the catalogue, and the record of who changed a label."""
+"""Change numbers of catalogue rows, and the history of labels."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.catalogue.sources import MAX_TEXT_LENGTH
 from service.storage.database import next_change_seqs, now
 from service.storage.tables.catalogue import ChangeCounter, LabelChange, Product, ProductImage
 
-_TEXT_LENGTH = 200  # of the columns that say who and why
-
 
 def lock_changes(session: Session) -> None:
-    """Wait until no other transaction changes the catalogue, and let none do so until this one ends.
+    """Block other writers of the catalogue until this transaction ends.
 
-    What is read from here on is what will be changed: without it, two that see no such image would both add it.
+    Call it before reading the rows to change: otherwise two transactions that both find an image missing would both
+    add it.
     """
     session.execute(select(ChangeCounter.value).where(ChangeCounter.slot == 1).with_for_update())
 
@@ -27,15 +27,19 @@ def number_changes(session: Session, changed: Sequence[Product | ProductImage]) 
 
 
 def relabel(image: ProductImage, label: str | None, *, actor: str, source: str) -> LabelChange:
-    """Give an image a label, None for its product's own; return the record of it, to be added to the session."""
+    """Set the label of an image; None stands for the label of its product.
+
+    Return the record of the change, which the caller adds to the session. `actor` and `source` are cut to the length
+    of their columns.
+    """
     moment = now()
     change = LabelChange(
         image_id=image.id,
         old_label=image.label,
         new_label=label,
-        changed_by=actor[:_TEXT_LENGTH],
+        changed_by=actor[:MAX_TEXT_LENGTH],
         changed_at=moment,
-        source=source[:_TEXT_LENGTH],
+        source=source[:MAX_TEXT_LENGTH],
     )
     image.label, image.labelled_by, image.labelled_at, image.label_source = (
         label,

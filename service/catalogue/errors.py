@@ -1,24 +1,24 @@
-"""What can go wrong with the catalogue.
+"""Errors of the catalogue.
 
 ServiceError
 └── CatalogueError
-    ├── InvalidImportSource  what is to be imported cannot be read at all
+    ├── InvalidImportSource  the source of an import cannot be read, or none of its rows can be used
     ├── ProductNotFound
-    ├── InvalidArchive       an archive that is damaged, or would write where it may not
-    └── EmptyCatalogue       nothing to build an index from
+    ├── InvalidArchive       damaged, too large when unpacked, or with entries that are refused
+    └── EmptyCatalogue       there is no image to build an index from
 """
 
 from service.errors import ServiceError
 
 
 class CatalogueError(ServiceError):
-    """Something is wrong with the catalogue."""
+    """Base of the catalogue's errors."""
 
     code = "catalogue-error"
 
 
 class InvalidImportSource(CatalogueError):
-    """A path to import from is missing or has no layout that Akin knows."""
+    """The source of an import is missing, has no known layout, or has no usable row."""
 
     code = "invalid-import-source"
 
@@ -30,7 +30,7 @@ class ProductNotFound(CatalogueError):
 
 
 class InvalidArchive(CatalogueError):
-    """An archive is damaged, too large when unpacked, or holds paths that lead out of it."""
+    """An archive is damaged, too large when unpacked, or has entries that are refused."""
 
     code = "invalid-archive"
 

@@ -1,4 +1,4 @@
-"""What imports and labels share: reading and checking images, storing them, and how rows are changed."""
+"""New images, from an import or with labels: read, checked, stored, and given ids."""
 
 import hashlib
 import stat
@@ -17,13 +17,16 @@ from service.storage.database import Database, now
 from service.storage.media import MediaName, MediaStore
 from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 
+# Rows that are processed together, and written in one transaction.
+CHUNK_ROWS = 32
+
 
 class WithImage(Protocol):
-    """A row that brings an image: a file, or its bytes."""
+    """A row with a new image."""
 
     @property
     def image(self) -> Path | bytes:
-        """Where the image is, or what it is."""
+        """The image's file, or its bytes."""
 
 
 R = TypeVar("R", bound=WithImage)
@@ -32,25 +35,25 @@ Row = TypeVar("Row", Product, ProductImage)
 
 @dataclass(slots=True)
 class ReceivedImage(Generic[R]):
-    """The image of a row: read and, unless its bytes are known already, decoded once to see that it can be."""
+    """The image of a row after reading; decoded once as a check, unless its bytes are stored already."""
 
     row: R
     image_bytes: bytes
     sha256: str
     extension: str = ""
-    new_media: MediaObject | None = None
+    new_media: MediaObject | None = None  # the row to insert; None if the bytes were stored before
 
 
 class ImageIntake:
-    """The road of new images into an installation: read, checked, stored; rows come after."""
+    """Reads, checks and stores new images; the rows that name them are written afterwards."""
 
     def __init__(self, database: Database, media_store: MediaStore, limits: DecodingLimits) -> None:
         self._database = database
         self._media_store = media_store
         self._limits = limits
 
-    def take(self, rows: Sequence[R], pool: ThreadPoolExecutor) -> list[ReceivedImage[R] | str]:
-        """Read and check the images of rows; for one that cannot be used, a text says why."""
+    def receive(self, rows: Sequence[R], pool: ThreadPoolExecutor) -> list[ReceivedImage[R] | str]:
+        """Read and check the images of rows; for an image that cannot be used, return the reason as text."""
         received_images = list(pool.map(self._read, rows))
         known = self._known_extensions(
             {received.sha256 for received in received_images if not isinstance(received, str)}
@@ -63,7 +66,7 @@ class ImageIntake:
         )
 
     def store(self, received_images: Sequence[ReceivedImage[R]], pool: ThreadPoolExecutor) -> None:
-        """Bring all images to the store, before any row names them; raises MediaError."""
+        """Write the images to the media store. Raises MediaError, StorageFull."""
         list(pool.map(self._store, received_images))
 
     def _read(self, row: R) -> ReceivedImage[R] | str:
@@ -117,20 +120,20 @@ class ImageIntake:
 
 
 def image_id_of(product_id: str, sha256: str) -> str:
-    """Return the id of an image: equal for the same bytes of the same product, so that imports repeat safely."""
+    """Return the id of an image, derived from its product and its bytes so that repeated imports are idempotent."""
     return hashlib.sha256(f"{product_id}\0{sha256}".encode()).hexdigest()[:20]
 
 
 def new_media_of(session: Session, received_images: Sequence[ReceivedImage[R]]) -> list[MediaObject]:
-    """Return the media rows that images need and that nobody has written meanwhile."""
+    """Return the media rows of images that still have to be inserted."""
     new: dict[str, MediaObject] = {}
     for received in received_images:
-        # Another import may have stored the same image since this one looked.
+        # Another import may have inserted the row since the images were checked.
         if received.new_media and session.get(MediaObject, received.sha256) is None:
             new.setdefault(received.sha256, received.new_media)
     return list(new.values())
 
 
 def rows_by_id(session: Session, table: type[Row], ids: set[str]) -> dict[str, Row]:
-    """Return the rows of these ids, deleted ones too."""
+    """Return the rows with these ids, including deleted ones."""
     return {row.id: row for row in session.scalars(select(table).where(table.id.in_(ids)))}

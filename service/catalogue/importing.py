@@ -1,12 +1,13 @@
 """Import rows into the catalogue: resumable, idempotent, and not stopped by a bad row.
 
-Rows are taken in chunks; each chunk stores its images first and then commits its rows in one transaction, so that
-a run that was cut off leaves whole rows and at worst some images that no row names yet. Run again, it finds them.
+Rows are processed in chunks. Each chunk stores its images first and then commits its rows in one transaction, so an
+interrupted import leaves complete rows, and at worst stored images without a row, which the next import uses.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -14,16 +15,59 @@ from sqlalchemy.orm import Session
 from embedding.decoding import DecodingLimits
 from service.access.scopes import COMMAND_LINE
 from service.catalogue.changes import lock_changes, number_changes, relabel
-from service.catalogue.images import ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
+from service.catalogue.errors import InvalidImportSource
+from service.catalogue.images import CHUNK_ROWS, ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
 from service.catalogue.records import chunks
-from service.catalogue.reports import ImportReport
-from service.catalogue.sources import ImportSource, RowError, SourceRow, without_folder
+from service.catalogue.reports import ImportReport, OnProgress, write_report
+from service.catalogue.sources import ImportSource, RowError, SourceRow, read_import_source, without_folder
+from service.catalogue.unpacking import unpacked
+from service.installation.installation import Installation
+from service.installation.settings import Settings
 from service.storage.database import Database, now
 from service.storage.media import MediaStore
 from service.storage.tables.catalogue import LabelChange, Product, ProductImage
 
-_CHUNK_ROWS = 32
-OnProgress = Callable[[int, int], None]  # rows done, rows in all
+
+def import_path(
+    installation: Installation,
+    path: Path,
+    *,
+    is_upload: bool = False,
+    dry_run: bool = False,
+    actor: str = COMMAND_LINE,
+    on_progress: OnProgress | None = None,
+) -> ImportReport:
+    """Import a folder, a table or a zip archive; write all errors to a JSON file if there are any.
+
+    An upload (`is_upload`) is always read as an archive, and refused if none of its rows can be used.
+
+    Raises InvalidArchive, InvalidImportSource, MediaError, StorageFull.
+    """
+    with _import_source(path, installation.settings, is_upload) as source:
+        report = import_catalogue(
+            source,
+            installation.database,
+            installation.media_store,
+            limits=installation.limits,
+            dry_run=dry_run,
+            actor=actor,
+            on_progress=on_progress,
+        )
+    if is_upload and report.num_usable == 0:
+        raise InvalidImportSource(f"no row of the {report.layout} could be imported: {report.reasons()}")
+    if report.errors and not dry_run:
+        report.file = write_report(report, installation.settings.reports_dir, "import")
+    return report
+
+
+@contextmanager
+def _import_source(path: Path, settings: Settings, is_upload: bool) -> Iterator[ImportSource]:
+    """Read a source; an archive stays unpacked for the duration of the block."""
+    if is_upload or (path.is_file() and path.suffix.lower() == ".zip"):
+        with unpacked(path, settings) as folder:
+            yield read_import_source(folder, is_trusted=False)
+    else:
+        yield read_import_source(path)
 
 
 def import_catalogue(
@@ -36,10 +80,9 @@ def import_catalogue(
     actor: str = COMMAND_LINE,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Bring the catalogue to what the rows of `source` say; what they do not mention stays as it is.
+    """Add or update the products and images of a source; products and images that it does not name are unchanged.
 
-    `actor` is whose name stands by a label that changes. With `dry_run` everything is read and checked, and nothing
-    is written.
+    `actor` is recorded with each changed label. With `dry_run` everything is read and checked, and nothing is written.
     """
     intake = ImageIntake(database, media_store, limits or DecodingLimits())
     run = _ImportRun(database, intake, ImportReport(source.layout, dry_run), actor, source.folder)
@@ -48,8 +91,8 @@ def import_catalogue(
     run.report.num_ignored = source.num_ignored
     num_done = 0
     with ThreadPoolExecutor(2, thread_name_prefix="import") as pool:
-        for rows in chunks(source.rows, _CHUNK_ROWS):
-            run.take(rows, pool)
+        for rows in chunks(source.rows, CHUNK_ROWS):
+            run.import_chunk(rows, pool)
             num_done += len(rows)
             if on_progress:
                 on_progress(num_done, len(source.rows))
@@ -58,7 +101,7 @@ def import_catalogue(
 
 
 class _ImportRun:
-    """State of one import: the report, and what earlier rows of the same source said."""
+    """State of one import: its report, and the values of earlier rows, to detect contradictions."""
 
     def __init__(
         self, database: Database, intake: ImageIntake, report: ImportReport, actor: str, folder: Path | None
@@ -69,13 +112,13 @@ class _ImportRun:
         self._actor = actor
         self._folder = folder
         self._first_rows: dict[str, SourceRow] = {}  # by image id
-        self._titles: dict[str, SourceRow] = {}  # by product id: the row that gave the title
-        self._attributes: dict[str, SourceRow] = {}
-        self._counted: set[str] = set()  # ids of products and images that the report has counted
+        self._titles: dict[str, SourceRow] = {}  # by product id: the first row with a title
+        self._attributes: dict[str, SourceRow] = {}  # by product id: the first row with attributes
+        self._counted: set[str] = set()  # ids of products and images that the report counts as added or updated
 
-    def take(self, rows: list[SourceRow], pool: ThreadPoolExecutor) -> None:
+    def import_chunk(self, rows: list[SourceRow], pool: ThreadPoolExecutor) -> None:
         """Import one chunk of rows."""
-        received_images = self._without_failures(rows, self._intake.take(rows, pool))
+        received_images = self._without_failures(rows, self._intake.receive(rows, pool))
         outcomes = [self._contradiction(received) or received for received in received_images]
         received_images = self._without_failures([received.row for received in received_images], outcomes)
         if self.report.dry_run:
@@ -83,7 +126,7 @@ class _ImportRun:
                 self._merge(session, received_images)
                 session.expunge_all()
             return
-        # All images of the chunk are on disk before a row names them.
+        # All images of the chunk are stored before any row names them.
         self._intake.store(received_images, pool)
         with self._database.transaction() as session, session.no_autoflush:
             lock_changes(session)
@@ -95,14 +138,14 @@ class _ImportRun:
     def _without_failures(
         self, rows: list[SourceRow], outcomes: Sequence[ReceivedImage[SourceRow] | str]
     ) -> list[ReceivedImage[SourceRow]]:
-        """Move what failed (a text says why) to the report."""
+        """Return the received images; add the failures, which are texts, to the report."""
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, str):
                 self.report.errors.append(RowError(row.location, without_folder(outcome, self._folder)))
         return [outcome for outcome in outcomes if not isinstance(outcome, str)]
 
     def _contradiction(self, received: ReceivedImage[SourceRow]) -> str | None:
-        """Say where a row says otherwise than an earlier one; following both would change the result each time."""
+        """Describe how a row contradicts an earlier one, if it does: applying both would not be idempotent."""
         row = received.row
         first = self._first_rows.setdefault(_image_id(received), row)
         if first.role != row.role:
@@ -122,7 +165,7 @@ class _ImportRun:
     def _merge(
         self, session: Session, received_images: list[ReceivedImage[SourceRow]]
     ) -> tuple[list[Product | ProductImage], list[LabelChange]]:
-        """Bring the tables to what the rows say; return the products and images that changed, and changes of labels."""
+        """Apply the rows to the session; return the changed products and images, and the records of label changes."""
         products = rows_by_id(session, Product, {received.row.product_id for received in received_images})
         images = rows_by_id(session, ProductImage, {_image_id(received) for received in received_images})
         changed: dict[int, Product | ProductImage] = {}
@@ -137,26 +180,26 @@ class _ImportRun:
         return list(changed.values()), label_changes
 
     def _merge_product(self, products: dict[str, Product], row: SourceRow) -> Product | None:
-        """Return the product of a row when it has to be written."""
+        """Create or update the product of a row; return it if it changed."""
         product = products.get(row.product_id)
         if product is None:
             product = Product(id=row.product_id, title=row.title or row.product_id, created_at=now())
             product.attributes = dict(row.attributes or {})
             products[row.product_id] = product
-            self.report.num_products_added += self._is_new(row.product_id)
+            self.report.num_products_added += self._is_uncounted(row.product_id)
             return product
         title = product.title if row.title is None else row.title
         attributes = product.attributes if row.attributes is None else dict(row.attributes)
         if (product.title, product.attributes, product.deleted_at) == (title, attributes, None):
             return None
         product.title, product.attributes, product.deleted_at = title, attributes, None
-        self.report.num_products_updated += self._is_new(row.product_id)
+        self.report.num_products_updated += self._is_uncounted(row.product_id)
         return product
 
     def _merge_image(
         self, images: dict[str, ProductImage], received: ReceivedImage[SourceRow], label_changes: list[LabelChange]
     ) -> ProductImage | None:
-        """Return the image of a row when it has to be written."""
+        """Create or update the image of a row; return it if it changed."""
         row = received.row
         image_id = _image_id(received)
         image = images.get(image_id)
@@ -170,23 +213,23 @@ class _ImportRun:
                 created_at=now(),
             )
             images[image.id] = image
-            self.report.num_images_added += self._is_new(image.id)
+            self.report.num_images_added += self._is_uncounted(image.id)
             return image
         label = image.label if row.label is None else row.label
         if (image.role, image.label, image.deleted_at) == (row.role, label, None):
             return None
         if image.label != label:
-            # Only what was there already has a history: a new image came with its label.
+            # Only a change of an existing image is recorded: a new image has its label from the start.
             label_changes.append(relabel(image, label, actor=self._actor, source=f"import ({self.report.layout})"))
         image.role, image.deleted_at = row.role, None
-        self.report.num_images_updated += self._is_new(image.id)
+        self.report.num_images_updated += self._is_uncounted(image.id)
         return image
 
-    def _is_new(self, key: str) -> bool:
-        """Say once of each product and image that it is new to the report: a dry run meets it again and again."""
-        is_new = key not in self._counted
+    def _is_uncounted(self, key: str) -> bool:
+        """Return whether a product or image is not yet counted, and note it: a dry run sees it again in each chunk."""
+        is_uncounted = key not in self._counted
         self._counted.add(key)
-        return is_new
+        return is_uncounted
 
 
 def _image_id(received: ReceivedImage[SourceRow]) -> str:

@@ -1,4 +1,4 @@
-"""Products and their images as the database has them: counts, removal, and what an index is built from."""
+"""Products and images in the database: counting, removing, and reading them for indexes and training."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.catalogue.errors import ProductNotFound
-from service.storage.database import current_watermark, in_utc, next_change_seqs, now
+from service.storage.database import Database, current_watermark, in_utc, next_change_seqs, now
 from service.storage.media import MediaName
 from service.storage.tables.catalogue import CATALOGUE, ROLES, MediaObject, Product, ProductImage
 
 T = TypeVar("T")
 
-# Databases limit how many values one statement takes.
-_KEYS_PER_QUERY = 500
+# Keys in one IN clause: databases limit the number of parameters of a statement.
+KEYS_PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueCounts:
-    """How much is in the catalogue."""
+    """Numbers of products and images that are not deleted."""
 
     num_products: int
     num_images: dict[str, int]  # by role
-    watermark: int
+    watermark: int  # the number of the last change
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueImage:
-    """An image to be indexed, with what a result shows of its product."""
+    """An image to index, with the fields of its product that results contain."""
 
     image_id: str
     product_id: str
@@ -42,26 +42,51 @@ class CatalogueImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """An image that training may learn from, or be measured on, under the label that holds for it."""
+    """An image for training or evaluation, with its effective label."""
 
     image_id: str
     product_id: str
-    label: str  # its own, else its product's, else the product's id
+    label: str  # of the image; else of its product; else the product's id
     role: str
     media_name: MediaName
-    labelled_at: datetime  # when it came, where nobody has labelled it since
+    labelled_at: datetime  # or when it was imported, if its label was never changed
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueSnapshot:
-    """All images of role `catalogue` at one moment, ordered by image id; `watermark` names the moment."""
+    """All images of role `catalogue` as of the change number `watermark`, ordered by image id."""
 
     watermark: int
     images: list[CatalogueImage]
 
 
-def count_catalogue(session: Session) -> CatalogueCounts:
+def catalogue_counts(database: Database) -> CatalogueCounts:
     """Count products and images that are not deleted."""
+    with database.reading() as session:
+        return count_catalogue(session)
+
+
+def delete_products(database: Database, product_ids: Sequence[str]) -> int:
+    """Mark products and their images as deleted in one transaction; return the number of images.
+
+    Raises ProductNotFound, and deletes nothing, if one of the products does not exist.
+    """
+    for product_id in product_ids:
+        # No id has unprintable characters, and PostgreSQL rejects a NUL in a parameter.
+        if not product_id.isprintable():
+            raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")
+    with database.transaction() as session:
+        return remove_products(session, product_ids)
+
+
+def is_image_stored(database: Database, name: MediaName) -> bool:
+    """Return whether an image is stored under this name, whatever its role."""
+    with database.reading() as session:
+        return media_names_of(session, [name.sha256]).get(name.sha256) == name
+
+
+def count_catalogue(session: Session) -> CatalogueCounts:
+    """Count products and images that are not deleted, as this session sees them."""
     num_products = session.scalar(select(func.count()).select_from(Product).where(Product.deleted_at.is_(None))) or 0
     by_role = session.execute(
         select(ProductImage.role, func.count()).where(ProductImage.deleted_at.is_(None)).group_by(ProductImage.role)
@@ -71,7 +96,7 @@ def count_catalogue(session: Session) -> CatalogueCounts:
 
 
 def take_snapshot(session: Session) -> CatalogueSnapshot:
-    """Return what an index over the catalogue holds now; call it inside one transaction."""
+    """Return the images to index."""
     rows = session.execute(
         select(
             ProductImage.id, Product.id, Product.title, Product.attributes, MediaObject.sha256, MediaObject.extension
@@ -89,7 +114,7 @@ def take_snapshot(session: Session) -> CatalogueSnapshot:
 
 
 def labelled_images(session: Session) -> list[LabelledImage]:
-    """Return all images with the label of each, ordered by image id."""
+    """Return all images with their effective labels, ordered by image id."""
     rows = session.execute(
         select(
             ProductImage.id,
@@ -106,7 +131,7 @@ def labelled_images(session: Session) -> list[LabelledImage]:
         .order_by(ProductImage.id)
     )
     return [
-        # As training reads a label from a file: without the space around it.
+        # Stripped as `akin train` strips the labels of a file.
         LabelledImage(
             image_id, product_id, label.strip() or product_id, role, MediaName(sha256, extension), in_utc(moment)
         )
@@ -115,7 +140,7 @@ def labelled_images(session: Session) -> list[LabelledImage]:
 
 
 def num_changes_after(session: Session, watermark: int) -> int:
-    """Count the products and catalogue images that changed after a watermark: what a release of then lacks."""
+    """Count the products and catalogue images that changed after a watermark, and so are not in a release of then."""
     products = select(func.count()).select_from(Product).where(Product.change_seq > watermark)
     images = (
         select(func.count())
@@ -126,18 +151,18 @@ def num_changes_after(session: Session, watermark: int) -> int:
 
 
 def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaName]:
-    """Return the names under which images are stored, by digest; those that are not known are absent."""
+    """Return the names of stored images by digest; unknown digests are absent."""
     found: dict[str, MediaName] = {}
-    for part in chunks(list(dict.fromkeys(digests)), _KEYS_PER_QUERY):
+    for part in chunks(list(dict.fromkeys(digests)), KEYS_PER_QUERY):
         query = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(part))
         found.update((sha256, MediaName(sha256, extension)) for sha256, extension in session.execute(query))
     return found
 
 
 def remove_products(session: Session, product_ids: Sequence[str]) -> int:
-    """Mark products and their images as deleted; return how many images that were.
+    """Mark products and their images as deleted; return the number of images.
 
-    Raises ProductNotFound, and changes nothing, when one of them is not there.
+    Raises ProductNotFound, and changes nothing, if one of the products does not exist.
     """
     products = []
     for product_id in dict.fromkeys(product_ids):
@@ -159,7 +184,7 @@ def remove_products(session: Session, product_ids: Sequence[str]) -> int:
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut items into lists of at most `size` (itertools.batched needs Python 3.12)."""
+    """Split items into lists of at most `size` (itertools.batched requires Python 3.12)."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

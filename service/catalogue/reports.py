@@ -1,6 +1,7 @@
-"""What an import did, as a value and as a file."""
+"""The result of an import, as a value and as a JSON file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +10,15 @@ from embedding.whole_files import write_whole
 from service.catalogue.sources import RowError, first_reasons
 from service.storage.database import now
 
+OnProgress = Callable[[int, int], None]  # rows done, rows in total
+
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did, or would do (`dry_run`). Each row is counted once: added, updated, unchanged or failed."""
+    """What an import did, or would do (`dry_run`).
+
+    Each row is counted once: as added, updated, unchanged or failed.
+    """
 
     layout: str
     dry_run: bool
@@ -24,32 +30,35 @@ class ImportReport:
     num_ignored: int = 0
     seconds: float = 0.0
     errors: list[RowError] = field(default_factory=list)
+    file: Path | None = None  # the JSON file with all errors, if one was written
 
     @property
     def num_usable(self) -> int:
-        """How much of the source could be used, changed by it or not."""
+        """Number of changes that the source makes, plus its rows that change nothing."""
         changed = self.num_products_added + self.num_products_updated + self.num_images_added + self.num_images_updated
         return changed + self.num_unchanged
 
     def reasons(self) -> str:
-        """Say in one line why the first rows failed."""
+        """Describe the first errors in one line."""
         return first_reasons(self.errors, len(self.errors))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as it is written to a file."""
-        return asdict(self)
+        """Return the content of the JSON file."""
+        values = asdict(self)
+        del values["file"]
+        return values
 
 
 class Report(Protocol):
-    """What has been done with a source, in a form that can be written down."""
+    """A report that can be written to a JSON file."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the content of the JSON file."""
 
 
-def write_import_report(report: Report, directory: Path, kind: str = "import") -> Path:
-    """Write the report as JSON and return the file's path."""
+def write_report(report: Report, directory: Path, kind: str) -> Path:
+    """Write a report to a new JSON file named after `kind` and the time; return the path."""
     path = directory / f"{kind}-{now():%Y%m%dT%H%M%S%f}.json"
-    # Escaped, since a path in a message may be no text.
+    # json.dumps escapes non-ASCII characters: a path in a message may contain bytes that are not valid UTF-8.
     write_whole(path, (json.dumps(report.to_json(), indent=2) + "\n").encode())
     return path

@@ -1,10 +1,10 @@
-"""What can be imported: layouts of folders and files, read into rows of one form.
+"""The layouts that an import reads, and the rows that they become.
 
-* a CSV or NDJSON file: one image a row, with `product_id` and `image` (a path relative to the file), and
-  optionally `title`, `role`, `label`, `attributes` (a JSON object) and `attributes.NAME` (a text);
-* a folder that holds `catalogue.csv` or `catalogue.ndjson`;
-* the GroceryStoreDataset, as its repository lays it out;
-* a folder per product, with that product's images in it; those in a folder `example` below it are examples.
+* a CSV or NDJSON file: one image per row, with `product_id` and `image` (a path relative to the file), and
+  optionally `title`, `role`, `label`, `attributes` (a JSON object) and `attributes.NAME` (text);
+* a folder that contains `catalogue.csv` or `catalogue.ndjson`;
+* the GroceryStoreDataset, in the layout of its repository;
+* a folder per product with its images; those in a subfolder `example` are examples.
 """
 
 import json
@@ -14,8 +14,14 @@ from pathlib import Path
 
 from service.catalogue.errors import InvalidImportSource
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, ROLES
-from training.datasets.files import IMAGE_ENDINGS as IMAGE_ENDINGS
-from training.datasets.files import UNREAD_IMAGE_ENDINGS, files_below, first_example_folder, location_below, short
+from training.datasets.files import (
+    IMAGE_ENDINGS,
+    UNREAD_IMAGE_ENDINGS,
+    files_below,
+    first_example_folder,
+    location_below,
+    short,
+)
 from training.datasets.grocery import is_grocery, read_grocery_classes, read_grocery_photos
 from training.datasets.records import ATTRIBUTE_PREFIX, RECORD_ENDINGS, Columns, parse_json, read_records
 from training.errors import InvalidDataset
@@ -25,19 +31,20 @@ _COLUMNS = Columns(
     aliases={"id": "product_id", "image_path": "image", "path": "image"},
     needed=(("product_id",), ("image",)),
 )
-_MANIFEST_NAMES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
-_MAX_ID_LENGTH = 200
-_MAX_TITLE_LENGTH = 1000
-# How many folders with nothing beside them an archive may put around its content.
-_MAX_WRAPPINGS = 3
-_MOST_REASONS = 3
+CATALOGUE_TABLES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
+# The lengths of the database columns: of ids, labels, names of people and sources; and of titles.
+MAX_TEXT_LENGTH = 200
+MAX_TITLE_LENGTH = 1000
+# How many folders, each the only entry of the one above, may enclose the content of an archive.
+_MAX_ENCLOSING_FOLDERS = 3
+_NUM_SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One image of one product. What is None is left as it is, or takes its default for a new product."""
+    """One image of one product. A field that is None keeps its value, or takes the default in a new row."""
 
-    location: str  # where it stands, for messages: "catalogue.csv:12"
+    location: str  # for messages, such as "catalogue.csv:12"
     product_id: str
     image: Path
     role: str = CATALOGUE
@@ -48,7 +55,7 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """A row that was not imported, and why."""
+    """A row that cannot be used, and the reason."""
 
     location: str
     message: str
@@ -56,40 +63,40 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class ImportSource:
-    """Everything that a path offers for import, in a stable order."""
+    """The rows of a source, in a stable order."""
 
     layout: str
     rows: list[SourceRow]
     errors: list[RowError] = field(default_factory=list)
-    num_ignored: int = 0  # files that are no images
-    folder: Path | None = None  # where it was unpacked, which messages leave out
+    num_ignored: int = 0  # files that are not images
+    folder: Path | None = None  # of an unpacked archive; removed from messages
 
 
 def read_import_source(path: Path, *, is_trusted: bool = True) -> ImportSource:
-    """Read the rows that `path` offers; images are not opened yet.
+    """Read the rows of a file or folder; images are not opened yet.
 
-    What somebody sent (`is_trusted` False: an unpacked archive) may name no file outside of `path`, may stand in
-    folders that only wrap it, and messages do not say where it lies here.
+    In an unpacked archive (`is_trusted` False), rows may not name files outside of `path`, enclosing folders are
+    skipped, and messages do not contain `path`.
 
-    Raises InvalidImportSource when the whole of it cannot be read; a bad row only becomes a RowError.
+    Raises InvalidImportSource if the source as a whole cannot be read; a bad row becomes a RowError.
     """
     if not path.exists():
         raise InvalidImportSource(f"{path} does not exist")
-    root = path if is_trusted else unwrapped(path)
+    root = path if is_trusted else content_root(path)
     try:
         source = _read(root)
     except (InvalidDataset, InvalidImportSource) as error:
-        # Training reads the same layouts, and calls an unreadable one by a name of its own.
+        # The readers of data sets are shared with training, which has its own error class.
         raise InvalidImportSource(without_folder(str(error), None if is_trusted else root)) from error
     return source if is_trusted else _confined(source, root)
 
 
-def unwrapped(path: Path) -> Path:
-    """Return the folder where an unpacked archive begins: one that has nothing beside it only wraps what is in it.
+def content_root(path: Path) -> Path:
+    """Return the folder with the content of an unpacked archive, below folders that only enclose it.
 
-    A lone folder with images of its own is a product's, and is left as it is.
+    A single folder with images is a product's folder, not an enclosing one.
     """
-    for _ in range(_MAX_WRAPPINGS):
+    for _ in range(_MAX_ENCLOSING_FOLDERS):
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         if len(entries) != 1 or not entries[0].is_dir():
             break
@@ -104,19 +111,40 @@ def unwrapped(path: Path) -> Path:
     return path
 
 
+def images_in_folders(path: Path, owner: str) -> tuple[list[tuple[str, Path] | RowError], int]:
+    """Return (location, file) of the images in the folders of `path`, or the error, and the number of other files.
+
+    `owner` is what each folder stands for, such as "product".
+    """
+    images: list[tuple[str, Path] | RowError] = []
+    num_ignored = 0
+    for file in files_below(path):
+        location = location_below(file, path)
+        ending = file.suffix.lower()
+        if ending in UNREAD_IMAGE_ENDINGS:
+            images.append(RowError(location, f"{file.suffix} images are not supported; save it as JPEG, PNG or WebP"))
+        elif ending not in IMAGE_ENDINGS:
+            num_ignored += 1
+        elif file.parent == path:
+            images.append(RowError(location, f"the image is not in the folder of a {owner}; move it into one"))
+        else:
+            images.append((location, file))
+    return images, num_ignored
+
+
 def without_folder(text: str, folder: Path | None) -> str:
-    """Leave the name of a folder out of a message: what was sent lay there only for us."""
+    """Remove the path of a folder from a message: clients do not know where their upload was unpacked."""
     return text if folder is None else text.replace(f"{folder}/", "").replace(str(folder), "the archive")
 
 
 def first_reasons(errors: Sequence[RowError], num_errors: int) -> str:
-    """Say in one line why the first of some rows failed."""
-    shown = "; ".join(f"{error.location}: {error.message}" for error in errors[:_MOST_REASONS])
-    return f"{shown}; and {num_errors - _MOST_REASONS:,} more" if num_errors > _MOST_REASONS else shown
+    """Describe the first of `num_errors` errors in one line."""
+    shown = "; ".join(f"{error.location}: {error.message}" for error in errors[:_NUM_SHOWN_REASONS])
+    return f"{shown}; and {num_errors - _NUM_SHOWN_REASONS:,} more" if num_errors > _NUM_SHOWN_REASONS else shown
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Say whether a path leads to something below a folder, through links too."""
+    """Return whether a path, with links resolved, is inside a folder."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):
@@ -124,7 +152,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def _confined(source: ImportSource, folder: Path) -> ImportSource:
-    """Refuse the rows that name a file outside of the folder: it would be a file of this machine."""
+    """Turn rows that name a file outside of the folder, such as /etc/passwd, into errors."""
     rows: list[SourceRow] = []
     errors = [RowError(error.location, without_folder(error.message, folder)) for error in source.errors]
     for row in source.rows:
@@ -132,14 +160,14 @@ def _confined(source: ImportSource, folder: Path) -> ImportSource:
             rows.append(row)
         else:
             shown = short(without_folder(str(row.image), folder))
-            errors.append(RowError(row.location, f"the image {shown} is not in the archive; name one that is"))
+            errors.append(RowError(row.location, f"the image {shown} is not in the archive; name an image that is"))
     return replace(source, rows=rows, errors=errors, folder=folder)
 
 
 def _read(path: Path) -> ImportSource:
     if path.is_file():
         return _read_manifest(path)
-    for name in _MANIFEST_NAMES:
+    for name in CATALOGUE_TABLES:
         if (path / name).is_file():
             return _read_manifest(path / name)
     for root in (path, path / "dataset", path / "GroceryStoreDataset" / "dataset"):
@@ -163,7 +191,7 @@ def _read_manifest(path: Path) -> ImportSource:
 
 
 def _row_of(record: Mapping[str, object], location: str, folder: Path) -> SourceRow:
-    """Check one record; raises ValueError with what is wrong."""
+    """Convert one record; raises ValueError with the reason if it is invalid."""
     image = record.get("image")
     if not isinstance(image, str) or not image.strip():
         raise ValueError("the image is empty; give the path of an image")
@@ -175,8 +203,8 @@ def _row_of(record: Mapping[str, object], location: str, folder: Path) -> Source
         product_id=_product_id(record.get("product_id")),
         image=folder / image.strip(),
         role=str(role),
-        title=_optional_text(record, "title", _MAX_TITLE_LENGTH),
-        label=_optional_text(record, "label", _MAX_ID_LENGTH),
+        title=_optional_text(record, "title", MAX_TITLE_LENGTH),
+        label=_optional_text(record, "label", MAX_TEXT_LENGTH),
         attributes=_attributes(record),
     )
 
@@ -187,10 +215,10 @@ def _product_id(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("the product_id is empty")
     text = value.strip()
-    if len(text) > _MAX_ID_LENGTH:
-        raise ValueError(f"the product_id {short(text)} is longer than {_MAX_ID_LENGTH} characters")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise ValueError(f"the product_id {short(text)} is longer than {MAX_TEXT_LENGTH} characters")
     if not text.isprintable():
-        raise ValueError(f"the product_id {short(text)} holds characters that cannot be printed")
+        raise ValueError(f"the product_id {short(text)} contains unprintable characters")
     return text
 
 
@@ -201,7 +229,7 @@ def _optional_text(record: Mapping[str, object], name: str, max_length: int) -> 
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError(f"the {name} must be a text, got {short(value)}")
+        raise ValueError(f"the {name} must be text, got {short(value)}")
     if len(value) > max_length:
         raise ValueError(f"the {name} has {len(value)} characters; at most {max_length} are allowed")
     _check_text(name, value)
@@ -209,13 +237,15 @@ def _optional_text(record: Mapping[str, object], name: str, max_length: int) -> 
 
 
 def _check_text(name: str, value: str) -> None:
-    """Raise ValueError for a text that no database or JSON document can hold."""
+    """Raise ValueError for text that cannot be stored in a database or in JSON."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"the {name} holds half a character that is no text: {value!r}"[:200]) from error
+        raise ValueError(
+            f"there is a lone surrogate in the {name}, which is not valid text: {value!r}"[:200]
+        ) from error
     if "\0" in value:
-        raise ValueError(f"the {name} holds a NUL character")
+        raise ValueError(f"there is a NUL character in the {name}")
 
 
 def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -230,7 +260,7 @@ def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
         for name, text in record.items()
         if name.startswith(ATTRIBUTE_PREFIX) and text not in (None, "")
     }
-    # Nothing said leaves the attributes as they are; an object that is empty empties them.
+    # A missing value keeps the attributes; an empty object removes them.
     if (value is None or value == "") and not single:
         return None
     attributes = {} if value is None or value == "" else value
@@ -239,16 +269,16 @@ def _attributes(record: Mapping[str, object]) -> Mapping[str, object] | None:
     attributes = {**attributes, **single}
     try:
         text = json.dumps(attributes, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:  # 1e999 is read as infinity
-        raise ValueError(f"the attributes hold a number that is no JSON number: {short(attributes)}") from error
+    except ValueError as error:  # json.loads reads 1e999 as infinity
+        raise ValueError(f"the attributes contain a number that JSON cannot represent: {short(attributes)}") from error
     _check_text("attributes", text.replace("\\u0000", "\0"))
     return attributes
 
 
 def _read_grocery(root: Path) -> ImportSource:
-    """81 products: the iconic image is the catalogue's, the photos of train.txt are examples.
+    """Read 81 products: iconic images as catalogue images, the photos of train.txt as examples.
 
-    The photos of val.txt and test.txt are never imported, so that they can tell how good a search is.
+    The photos of val.txt and test.txt are not imported: they are the queries that measure search quality.
     """
     classes = read_grocery_classes(root)
     rows: list[SourceRow] = []
@@ -270,25 +300,21 @@ def _read_grocery(root: Path) -> ImportSource:
 def _read_folders(path: Path) -> ImportSource:
     rows: list[SourceRow] = []
     errors: list[RowError] = []
-    num_ignored = 0
-    for file in files_below(path):
-        parts = file.relative_to(path).parts
-        location = location_below(file, path)
-        if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            errors.append(RowError(location, f"{file.suffix} images are not read; save it as JPEG, PNG or WebP"))
-        elif file.suffix.lower() not in IMAGE_ENDINGS:
-            num_ignored += 1
-        elif len(parts) == 1:
-            errors.append(RowError(location, "the image lies in no product's folder; move it into one"))
-        else:
-            role = EXAMPLE if first_example_folder(parts[:-1]) == 1 else CATALOGUE
-            try:
-                rows.append(SourceRow(location, _product_id(parts[0]), file, role))
-            except ValueError as error:
-                errors.append(RowError(location, str(error)))
+    images, num_ignored = images_in_folders(path, "product")
+    for image in images:
+        if isinstance(image, RowError):
+            errors.append(image)
+            continue
+        location, file = image
+        folders = file.relative_to(path).parts[:-1]
+        role = EXAMPLE if first_example_folder(folders) == 1 else CATALOGUE
+        try:
+            rows.append(SourceRow(location, _product_id(folders[0]), file, role))
+        except ValueError as error:
+            errors.append(RowError(location, str(error)))
     if not rows:
         raise InvalidImportSource(
-            f"{path} has no images in folders; expected a folder per product, a catalogue.csv or catalogue.ndjson, "
-            "or the GroceryStoreDataset"
+            f"{path} contains no folders with images; expected a folder per product, a catalogue.csv or "
+            "catalogue.ndjson, or the GroceryStoreDataset"
         )
     return ImportSource("folder per product", rows, errors, num_ignored)

@@ -1,4 +1,4 @@
-"""Archives of an installation: unpacked within its limits, into folders on the disk of its images."""
+"""Unpack uploaded archives within the limits of the settings, into temporary folders below the home folder."""
 
 import contextlib
 import shutil
@@ -11,20 +11,19 @@ from pathlib import Path
 from service.catalogue.archives import unpack
 from service.installation.settings import Settings
 
-# A folder that a killed process left; no request takes so long.
+# No request takes this long: an older folder was left by a process that was killed.
 _STALE_SECONDS = 24 * 3600.0
 
 
 def max_unpacked_bytes(settings: Settings) -> int:
-    """Return how much an archive may unpack to: tables shrink well, and images do not."""
+    """Return how many bytes an archive may unpack to; tables compress well, images hardly at all."""
     return 4 * settings.max_upload_bytes
 
 
 @contextmanager
-def unpacked_here(archive: Path, settings: Settings) -> Iterator[Path]:
-    """Unpack an archive that lies on this machine already; the folder is removed at the end. Raises InvalidArchive."""
-    # A dry run makes no home folder.
-    folder = new_upload_folder(settings.home / "uploads") if settings.home.exists() else Path(tempfile.mkdtemp())
+def unpacked(archive: Path, settings: Settings) -> Iterator[Path]:
+    """Unpack an archive into a temporary folder for the duration of the block. Raises InvalidArchive."""
+    folder = new_upload_folder(settings)
     try:
         yield unpack_upload(archive, folder / "unpacked", settings)
     finally:
@@ -32,18 +31,21 @@ def unpacked_here(archive: Path, settings: Settings) -> Iterator[Path]:
 
 
 def unpack_upload(archive: Path, into: Path, settings: Settings) -> Path:
-    """Unpack an archive within the limits of the settings; return the folder. Raises InvalidArchive."""
+    """Unpack an archive into the new folder `into`, within the limits of the settings; return the folder.
+
+    Raises InvalidArchive.
+    """
     unpack(archive, into, max_bytes=max_unpacked_bytes(settings), max_image_bytes=settings.max_image_bytes)
     return into
 
 
-def new_upload_folder(root: Path) -> Path:
-    """Make an empty folder below `root`, and remove folders that killed processes left there a day ago."""
+def new_upload_folder(settings: Settings) -> Path:
+    """Create a temporary folder for one upload, and remove stale folders of processes that were killed."""
+    # Under the home folder: /tmp is often small, or held in memory.
+    root = settings.home / "uploads"
     root.mkdir(parents=True, exist_ok=True)
-    # What processes that were killed left behind goes first.
     for folder in root.iterdir():
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-    # On the disk of the images, not in /tmp, which is often small and held in memory.
     return Path(tempfile.mkdtemp(prefix="upload-", dir=root))

@@ -1,4 +1,4 @@
-"""akin checkpoint: models before any training."""
+"""akin checkpoint: create checkpoints from pretrained weights, and show them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,33 +7,33 @@ import typer
 
 from service.cli.console import output, print_json, progress_bar
 
-app = typer.Typer(help="Make and look at checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="Create and show checkpoints.", no_args_is_help=True)
 
 
 @app.command()
 def create(
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
     backbone: Annotated[
         str, typer.Option(help="efficientnet_lite0, a torchvision name such as resnet50, or timm/NAME.")
     ] = "efficientnet_lite0",
     pooling: Annotated[str, typer.Option(help="average or gem.")] = "average",
     principal_components: Annotated[
         Path | None,
-        typer.Option(help="Add a linear head that starts from the principal components of the images here."),
+        typer.Option(help="Add a linear head, initialised with the principal components of the images here."),
     ] = None,
-    embedding_dim: Annotated[int, typer.Option(min=1, help="Length of the head's embeddings.")] = 256,
+    embedding_dim: Annotated[int, typer.Option(min=1, help="Dimension of the head's embeddings.")] = 256,
 ) -> None:
-    """Make a checkpoint from pretrained weights, without training."""
+    """Create a checkpoint from pretrained weights, without training."""
     from service.embeddings.pretrained import create_pretrained_checkpoint
 
-    with progress_bar("Embedding") as move:
+    with progress_bar("Embedding") as on_progress:
         facts = create_pretrained_checkpoint(
             out,
             backbone=backbone,
             pooling=pooling,
             principal_components_of=principal_components,
             embedding_dim=embedding_dim,
-            on_progress=move,
+            on_progress=on_progress,
         )
     output.print(f"{out}: space {facts.space_id}, dimension {facts.architecture.embedding_dim}", highlight=False)
     output.print(f"next: akin index build --checkpoint {out}", highlight=False)
@@ -41,7 +41,7 @@ def create(
 
 @app.command()
 def show(directory: Annotated[Path, typer.Argument(help="A checkpoint's folder.")]) -> None:
-    """Verify a checkpoint, golden samples included, and print what it says of itself."""
+    """Verify a checkpoint, including its golden samples, and print its properties."""
     from dataclasses import asdict
 
     from embedding.checkpoint import load_embedder, read_checkpoint_facts

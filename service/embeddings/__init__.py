@@ -1,1 +1,1 @@
-"""Stored embeddings by space and content, and the models that need no training."""
+"""Stored embeddings by space and content, and checkpoints that need no training."""

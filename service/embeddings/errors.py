@@ -1,13 +1,13 @@
-"""What can go wrong with stored embeddings.
+"""Errors of stored embeddings.
 
 ServiceError
-└── MissingEmbeddings  embeddings that should be stored are not
+└── MissingEmbeddings  embeddings that an index needs are not stored
 """
 
 from service.errors import ServiceError
 
 
 class MissingEmbeddings(ServiceError):
-    """Embeddings of a space are missing that an index needs."""
+    """Embeddings that an index needs are not stored."""
 
     code = "missing-embeddings"

@@ -1,6 +1,6 @@
-"""Checkpoints from pretrained weights, without training: other backbones, pooling, principal components."""
+"""Checkpoints from pretrained weights, without training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from embedding.decoding import DecodingLimits
 from embedding.embedder import Embedder
 from embedding.model import Architecture, LinearHead, create_model
 from index.indexer import embed_images
+from service.catalogue.reports import OnProgress
 from service.catalogue.sources import read_import_source
 from service.errors import InvalidSetting
 from service.installation.settings import Settings
@@ -23,16 +24,17 @@ def create_pretrained_checkpoint(
     pooling: str,
     principal_components_of: Path | None = None,
     embedding_dim: int = 256,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CheckpointFacts:
     """Write a checkpoint of `backbone` with its published weights.
 
-    With `principal_components_of`, a path as `akin catalogue import` reads it, a linear head to `embedding_dim` is
-    added that starts from the principal components of the images there. Raises InvalidSetting, UnknownBackbone,
-    MissingWeights.
+    `principal_components_of` is a path in a layout of `akin catalogue import`: a linear head to `embedding_dim` is
+    added, initialised with the principal components of the images there.
+
+    Raises InvalidSetting, UnknownBackbone, MissingWeights.
     """
     if directory.exists():
-        raise InvalidSetting(f"{directory} exists; a checkpoint is never changed in place: choose another folder")
+        raise InvalidSetting(f"{directory} exists, and checkpoints are never overwritten; choose another folder")
     try:
         headless = Architecture(backbone, pooling)  # type: ignore[arg-type]  # checked by Architecture
         model, preprocessing = create_model(headless, pretrained=True)
@@ -51,7 +53,7 @@ def create_pretrained_checkpoint(
 
 
 def zero_shot_checkpoint(settings: Settings) -> Path:
-    """Return the checkpoint that needs no training, made at first use from packaged weights."""
+    """Return the default checkpoint without training; it is created from packaged weights at the first call."""
     architecture = Architecture()
     directory = settings.checkpoints_dir / f"zero-shot-{architecture.backbone}"
     if not directory.exists():
@@ -61,7 +63,7 @@ def zero_shot_checkpoint(settings: Settings) -> Path:
     return directory
 
 
-def _embed_all(embedder: Embedder, path: Path, on_progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+def _embed_all(embedder: Embedder, path: Path, on_progress: OnProgress | None) -> NDArray[np.float32]:
     source = read_import_source(path)
 
     def files() -> Iterator[tuple[str, bytes]]:

@@ -1,6 +1,6 @@
-"""Stored embeddings: keyed by embedding space and content, so that nothing is embedded twice."""
+"""Stored embeddings, keyed by embedding space and image content so that no image is embedded twice."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,14 @@ from sqlalchemy.orm import Session
 from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
 from index.indexer import embed_images
-from service.catalogue.records import chunks
+from service.catalogue.records import KEYS_PER_QUERY, chunks
+from service.catalogue.reports import OnProgress
 from service.embeddings.errors import MissingEmbeddings
 from service.storage.database import Database, insert_missing
 from service.storage.errors import MediaError
 from service.storage.media import MediaName, MediaStore
 from service.storage.tables.catalogue import StoredEmbedding
 
-# Databases limit how many values one statement takes.
-_KEYS_PER_QUERY = 500
 _DTYPE = np.dtype("<f4")
 
 
@@ -29,12 +28,12 @@ def embed_missing(
     names: Sequence[MediaName],
     *,
     limits: DecodingLimits,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> int:
-    """Embed the images that have no embedding in the embedder's space yet; return how many that were.
+    """Embed and store the images that have no embedding in the embedder's space; return how many these were.
 
-    Each batch is committed as it comes, so that a run that was cut off goes on where it stopped. Raises MediaError
-    naming the images that could not be read, after all others are done.
+    Each batch is committed separately, so an interrupted run can be resumed. Raises MediaError after all other images
+    are embedded if some could not be read; the message names the first of them.
     """
     with database.reading() as session:
         done = _stored_digests(session, embedder.space_id, [name.sha256 for name in names])
@@ -48,7 +47,7 @@ def embed_missing(
             for digest, embedding in zip(batch.keys, batch.embeddings, strict=True)
         ]
         with database.transaction() as session:
-            # Another process may have embedded some of them meanwhile.
+            # Another process may have inserted some of them in the meantime.
             insert_missing(session, StoredEmbedding, rows)
         num_done += len(batch.keys)
         if on_progress:
@@ -59,13 +58,16 @@ def embed_missing(
 
 
 def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim: int) -> NDArray[np.float32]:
-    """Return the stored embeddings [N, D] of the images with these digests, in their order."""
+    """Return the stored embeddings [N, D] of the images with these digests, in the same order.
+
+    Raises MissingEmbeddings.
+    """
     rows_of: dict[str, list[int]] = {}
     for row, digest in enumerate(digests):
         rows_of.setdefault(digest, []).append(row)
     embeddings = np.empty((len(digests), dim), np.float32)
     num_found = 0
-    for part in chunks(list(rows_of), _KEYS_PER_QUERY):
+    for part in chunks(list(rows_of), KEYS_PER_QUERY):
         found = session.execute(
             select(StoredEmbedding.sha256, StoredEmbedding.embedding).where(
                 StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(part)
@@ -75,14 +77,16 @@ def read_embeddings(session: Session, space_id: str, digests: Sequence[str], dim
             embeddings[rows_of[digest]] = np.frombuffer(stored, _DTYPE)
             num_found += 1
     if num_found != len(rows_of):
-        raise MissingEmbeddings(f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build again")
+        raise MissingEmbeddings(
+            f"{len(rows_of) - num_found} embeddings of space {space_id} are missing; build the index again"
+        )
     return embeddings
 
 
 def stored_spaces(session: Session) -> list[str]:
-    """Return the spaces that embeddings are stored in."""
+    """Return the ids of all spaces with stored embeddings."""
     found: list[str] = []
-    # From one space to the next along the primary key: DISTINCT would read every row.
+    # Step from one space to the next along the primary key: DISTINCT would read every row.
     space_id = session.scalar(select(func.min(StoredEmbedding.space_id)))
     while space_id is not None:
         found.append(space_id)
@@ -91,7 +95,7 @@ def stored_spaces(session: Session) -> list[str]:
 
 
 def remove_embeddings(database: Database, space_id: str) -> int:
-    """Delete all embeddings of a space and return how many that were; in batches, so that no writer waits for long."""
+    """Delete all embeddings of a space; return their number. Short transactions keep writers from waiting long."""
     num_removed = 0
     while True:
         with database.transaction() as session:
@@ -99,7 +103,7 @@ def remove_embeddings(database: Database, space_id: str) -> int:
                 select(StoredEmbedding.sha256)
                 .where(StoredEmbedding.space_id == space_id)
                 .order_by(StoredEmbedding.sha256)
-                .limit(_KEYS_PER_QUERY)
+                .limit(KEYS_PER_QUERY)
             ).all()
             if not digests:
                 return num_removed
@@ -111,7 +115,7 @@ def remove_embeddings(database: Database, space_id: str) -> int:
 
 def _stored_digests(session: Session, space_id: str, digests: Sequence[str]) -> set[str]:
     stored: set[str] = set()
-    for part in chunks(digests, _KEYS_PER_QUERY):
+    for part in chunks(digests, KEYS_PER_QUERY):
         query = select(StoredEmbedding.sha256)
         stored.update(
             session.scalars(query.where(StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(part)))

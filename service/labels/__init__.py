@@ -1,1 +1,1 @@
-"""What images show, and who said so."""
+"""Labels of images, with the history of who set them."""

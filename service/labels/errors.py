@@ -1,7 +1,7 @@
-"""What can go wrong with labels.
+"""Errors of labels.
 
 ServiceError
-├── InvalidLabels  rows of labels of which none can be used, or a file of them that cannot be read
+├── InvalidLabels  labels that cannot be read, or of which no row can be used
 └── ImageNotFound  no image of the catalogue has the id
 """
 
@@ -9,7 +9,7 @@ from service.errors import ServiceError
 
 
 class InvalidLabels(ServiceError):
-    """Labels of which none can be used, or a file of them that cannot be read at all."""
+    """Labels cannot be read, or none of their rows can be used."""
 
     code = "invalid-labels"
 

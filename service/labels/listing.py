@@ -1,4 +1,4 @@
-"""Look at labels: which image shows what, who said so, and whether it trains or is held out."""
+"""Labels of images: who set them, and whether training uses an image or holds it out."""
 
 import threading
 from bisect import bisect_right
@@ -11,12 +11,11 @@ from typing import get_args
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue.records import LabelledImage, chunks, labelled_images
+from service.catalogue.records import KEYS_PER_QUERY, LabelledImage, chunks, labelled_images
 from service.labels.errors import ImageNotFound
 from service.releases.records import active_release
-from service.storage.database import current_watermark, in_utc
-from service.storage.media import MediaName
-from service.storage.tables.catalogue import EXAMPLE, LabelChange, MediaObject, ProductImage
+from service.storage.database import Database, current_watermark, in_utc
+from service.storage.tables.catalogue import EXAMPLE, LabelChange, ProductImage
 from service.storage.tables.releases import Release
 from training.data.label_states import LabelState, held_out_states
 from training.data.snapshot import SnapshotImage, snapshot_of
@@ -24,49 +23,14 @@ from training.data.splits import SplitConfig
 
 STATES: tuple[LabelState, ...] = get_args(LabelState)
 
-_KEYS_PER_QUERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class LabelOverview:
-    """All images with their labels at one moment, ordered by image id, and what becomes of each in training."""
-
-    watermark: int
-    images: list[LabelledImage]
-    states: list[LabelState]
-
-    def find(self, image_id: str) -> int:
-        """Return the place of an image; raises ImageNotFound."""
-        place = bisect_right(self.images, image_id, key=lambda image: image.image_id) - 1
-        if place < 0 or self.images[place].image_id != image_id:
-            raise ImageNotFound(f"the catalogue has no image {image_id!r:.80}; see: akin catalogue labels")
-        return place
-
-
-class LabelOverviews:
-    """The newest overview, kept until the catalogue changes: what is held out follows from all labels together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._newest: LabelOverview | None = None
-
-    def of(self, session: Session) -> LabelOverview:
-        """Return the overview of what a session sees."""
-        watermark = current_watermark(session)
-        # One computes, the others wait for it.
-        with self._lock:
-            if self._newest is None or self._newest.watermark != watermark:
-                self._newest = take_overview(session)
-            return self._newest
-
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """One image, its label, and how it came by it."""
+    """One image, its label, and who set it."""
 
     image: LabelledImage
     state: LabelState
-    is_new: bool  # since the catalogue that the active release shows
+    is_new: bool  # added or changed since the active release was built
     labelled_by: str | None
     labelled_at: datetime | None
     label_source: str | None
@@ -74,7 +38,7 @@ class LabelFacts:
 
 @dataclass(slots=True)
 class ClassCounts:
-    """How many images there are of a class, or of all."""
+    """Numbers of images, of one class or of all classes."""
 
     num_images: int = 0
     num_catalogue: int = 0
@@ -95,8 +59,124 @@ class ClassCounts:
         self.num_new += is_new
 
 
-def take_overview(session: Session) -> LabelOverview:
-    """Read all labels, and work out which images are held out, as every training run does."""
+@dataclass(frozen=True, slots=True)
+class LabelPage:
+    """Images ordered by id; `next` is the id to continue after, None on the last page."""
+
+    images: list[LabelFacts]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CountsPage:
+    """Counts of all images, and of a page of classes ordered by label.
+
+    `next` is the label to continue after, None on the last page.
+    """
+
+    watermark: int
+    release_watermark: int  # 0 if no release is active
+    total: ClassCounts
+    num_classes: int
+    classes: dict[str, ClassCounts]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Overview:
+    """All images with their labels at one moment, ordered by image id, and the state of each."""
+
+    watermark: int
+    images: list[LabelledImage]
+    states: list[LabelState]
+
+    def find(self, image_id: str) -> int:
+        """Return the position of an image; raises ImageNotFound."""
+        position = self.first_after(image_id) - 1
+        if position < 0 or self.images[position].image_id != image_id:
+            raise ImageNotFound(f"the catalogue has no image {image_id!r:.80}; see: akin catalogue labels")
+        return position
+
+    def first_after(self, image_id: str) -> int:
+        """Return the position of the first image whose id is greater."""
+        return bisect_right(self.images, image_id, key=lambda image: image.image_id)
+
+
+class LabelListing:
+    """Lists, counts and shows the labels of a catalogue.
+
+    Which images are held out depends on all labels, so an overview is kept until the catalogue changes.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._newest: _Overview | None = None
+
+    def page(
+        self, *, label: str | None, role: str | None, state: str | None, after: str | None, limit: int
+    ) -> LabelPage:
+        """Return the first `limit` images with these properties whose ids are greater than `after`."""
+        with self._database.reading() as session:
+            overview = self._overview(session)
+            start = 0 if after is None else overview.first_after(after)
+            found: list[int] = []
+            for position in range(start, len(overview.images)):
+                image = overview.images[position]
+                if (
+                    label in (None, image.label)
+                    and role in (None, image.role)
+                    and state in (None, overview.states[position])
+                ):
+                    found.append(position)
+                    if len(found) > limit:
+                        break
+            page = found[:limit]
+            following = overview.images[page[-1]].image_id if len(found) > limit else None
+            return LabelPage(_facts(session, overview, page), following)
+
+    def counts(self, *, after: str | None = None, limit: int | None = None) -> CountsPage:
+        """Count all images, and those of the first `limit` labels greater than `after`."""
+        with self._database.reading() as session:
+            overview = self._overview(session)
+            shown = _release_watermark(session)
+            new = set(session.scalars(select(ProductImage.id).where(ProductImage.change_seq > shown)))
+        total = ClassCounts()
+        classes: dict[str, ClassCounts] = {}
+        for image, state in zip(overview.images, overview.states, strict=True):
+            is_new = image.image_id in new
+            total.add(image.role, state, is_new)
+            classes.setdefault(image.label, ClassCounts()).add(image.role, state, is_new)
+        labels = [label for label in sorted(classes) if after is None or label > after]
+        page = labels[:limit]
+        return CountsPage(
+            watermark=overview.watermark,
+            release_watermark=shown,
+            total=total,
+            num_classes=len(classes),
+            classes={label: classes[label] for label in page},
+            next=page[-1] if len(labels) > len(page) else None,
+        )
+
+    def show(self, image_id: str) -> tuple[LabelFacts, list[LabelChange]]:
+        """Return an image with all changes of its label, oldest first; raises ImageNotFound."""
+        with self._database.reading() as session:
+            overview = self._overview(session)
+            (facts,) = _facts(session, overview, [overview.find(image_id)])
+            query = select(LabelChange).where(LabelChange.image_id == image_id).order_by(LabelChange.id)
+            return facts, list(session.scalars(query))
+
+    def _overview(self, session: Session) -> _Overview:
+        watermark = current_watermark(session)
+        # One thread computes the overview while the others wait for it.
+        with self._lock:
+            if self._newest is None or self._newest.watermark != watermark:
+                self._newest = _take_overview(session)
+            return self._newest
+
+
+def _take_overview(session: Session) -> _Overview:
+    """Read all labels, and determine the held-out images as every training run does."""
     images = labelled_images(session)
     snapshot_images = [
         SnapshotImage(
@@ -114,82 +194,29 @@ def take_overview(session: Session) -> LabelOverview:
         snapshot = snapshot_of("catalogue", snapshot_images)
         states = held_out_states(snapshot, SplitConfig())
         state_of = {image.location: state for image, state in zip(snapshot.images, states, strict=True)}
-    return LabelOverview(current_watermark(session), images, [state_of[image.image_id] for image in images])
+    return _Overview(current_watermark(session), images, [state_of[image.image_id] for image in images])
 
 
-def list_labels(
-    session: Session,
-    overview: LabelOverview,
-    *,
-    label: str | None = None,
-    role: str | None = None,
-    state: str | None = None,
-    after: str | None = None,
-    limit: int = 100,
-) -> tuple[list[LabelFacts], str | None]:
-    """Return the first `limit` images after the image id `after`, and that after which there are more."""
-    start = 0
-    if after is not None:
-        start = bisect_right(overview.images, after, key=lambda image: image.image_id)
-    found: list[int] = []
-    for place in range(start, len(overview.images)):
-        image = overview.images[place]
-        if label in (None, image.label) and role in (None, image.role) and state in (None, overview.states[place]):
-            found.append(place)
-            if len(found) > limit:
-                break
-    page = found[:limit]
-    last = overview.images[page[-1]].image_id if len(found) > limit else None
-    return _facts(session, overview, page), last
-
-
-def count_labels(session: Session, overview: LabelOverview) -> tuple[ClassCounts, dict[str, ClassCounts]]:
-    """Count images in all, and by label in the order of labels."""
-    shown = release_watermark(session)
-    query = select(ProductImage.id).where(ProductImage.change_seq > shown)
-    new = set(session.scalars(query))
-    total = ClassCounts()
-    classes: dict[str, ClassCounts] = {}
-    for image, state in zip(overview.images, overview.states, strict=True):
-        is_new = image.image_id in new
-        total.add(image.role, state, is_new)
-        classes.setdefault(image.label, ClassCounts()).add(image.role, state, is_new)
-    return total, dict(sorted(classes.items()))
-
-
-def show_label(session: Session, overview: LabelOverview, image_id: str) -> tuple[LabelFacts, list[LabelChange]]:
-    """Return an image with all changes of its label, the oldest first; raises ImageNotFound."""
-    (facts,) = _facts(session, overview, [overview.find(image_id)])
-    query = select(LabelChange).where(LabelChange.image_id == image_id).order_by(LabelChange.id)
-    return facts, list(session.scalars(query))
-
-
-def release_watermark(session: Session) -> int:
-    """Return how far the active release has followed the catalogue; 0 where none is active."""
+def _release_watermark(session: Session) -> int:
+    """Return the last change of the catalogue that the active release contains; 0 if none is active."""
     release_id = active_release(session).release_id
     release = session.get(Release, release_id) if release_id else None
     return release.watermark if release else 0
 
 
-def is_stored(session: Session, name: MediaName) -> bool:
-    """Say whether an image is known under this name, whatever shows it."""
-    media = session.get(MediaObject, name.sha256)
-    return media is not None and media.extension == name.extension
-
-
-def _facts(session: Session, overview: LabelOverview, places: Sequence[int]) -> list[LabelFacts]:
-    shown = release_watermark(session)
+def _facts(session: Session, overview: _Overview, positions: Sequence[int]) -> list[LabelFacts]:
+    shown = _release_watermark(session)
     rows: dict[str, ProductImage] = {}
-    for part in chunks([overview.images[place].image_id for place in places], _KEYS_PER_QUERY):
+    for part in chunks([overview.images[position].image_id for position in positions], KEYS_PER_QUERY):
         rows.update((row.id, row) for row in session.scalars(select(ProductImage).where(ProductImage.id.in_(part))))
     facts = []
-    for place in places:
-        image = overview.images[place]
+    for position in positions:
+        image = overview.images[position]
         row = rows[image.image_id]
         facts.append(
             LabelFacts(
                 image,
-                overview.states[place],
+                overview.states[position],
                 row.change_seq > shown,
                 row.labelled_by,
                 in_utc(row.labelled_at),

@@ -1,11 +1,11 @@
-"""Where labels come from: tables of rows, folders per class, and what was sent; read into rows of two kinds.
+"""The layouts of labels, and the two kinds of rows that they become.
 
-A row says what an image shows that is in the catalogue already (`Relabel`), or brings a new one (`NewExample`).
+A row sets the label of an image of the catalogue (`Relabel`), or adds a new example (`NewExample`).
 
-* a CSV or NDJSON file, one row each: `image_id`, or `sha256` (with `product_id`), and `label`; or `image`, a path
-  relative to the file (in NDJSON also `image_base64`), with `product_id`, `label` or both;
-* a folder that holds `labels.csv` or `labels.ndjson`, or the examples of a `catalogue.csv`;
-* a folder per class, all of whose images are examples of what its name says.
+* a CSV or NDJSON file with one row per image: `image_id`, or `sha256` (with `product_id`), and `label`; or `image`, a
+  path relative to the file (in NDJSON also `image_base64`), with `product_id`, `label` or both;
+* a folder that contains `labels.csv` or `labels.ndjson`, or a `catalogue.csv`, of which the examples are read;
+* a folder per class: its images are examples with the folder's name as label.
 """
 
 import base64
@@ -16,47 +16,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.catalogue.errors import InvalidImportSource
-from service.catalogue.sources import RowError, is_inside, read_import_source, unwrapped, without_folder
+from service.catalogue.sources import (
+    CATALOGUE_TABLES,
+    RowError,
+    content_root,
+    images_in_folders,
+    is_inside,
+    read_import_source,
+    without_folder,
+)
 from service.labels.errors import InvalidLabels
 from service.storage.tables.catalogue import EXAMPLE
-from training.datasets.files import IMAGE_ENDINGS, UNREAD_IMAGE_ENDINGS, files_below, location_below, short
+from training.datasets.files import short
 from training.datasets.grocery import is_grocery
 from training.datasets.manifests import checked_label
 from training.datasets.records import Columns, read_records
 from training.errors import InvalidDataset
 
-LABEL_TABLES = ("labels.csv", "labels.ndjson", "labels.jsonl")
-_CATALOGUE_TABLES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
-_NAMES = ("image_id", "sha256", "product_id", "label", "image", "labelled_by")
+_LABEL_TABLES = ("labels.csv", "labels.ndjson", "labels.jsonl")
+_COLUMN_NAMES = ("image_id", "sha256", "product_id", "label", "image", "labelled_by")
 _ALIASES = {"image_path": "image", "path": "image"}
-_CSV_COLUMNS = Columns(_NAMES, _ALIASES, (("image_id", "sha256", "image"),), has_attributes=False)
-_JSON_COLUMNS = Columns((*_NAMES, "image_base64"), _ALIASES, (), has_attributes=False)
-# A line is held in memory; this is an image of 48 MiB as base64.
+_CSV_COLUMNS = Columns(_COLUMN_NAMES, _ALIASES, (("image_id", "sha256", "image"),), has_attributes=False)
+_JSON_COLUMNS = Columns((*_COLUMN_NAMES, "image_base64"), _ALIASES, (), has_attributes=False)
+# Each line is read into memory; an image of 48 MiB has this length in base64.
 _MAX_LINE_BYTES = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_TEXT_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class NewExample:
-    """An image that is new, or may be: of a product, or of whatever has the label."""
+    """An image to add as an example of a product, which is given by its id or found by the label."""
 
-    location: str  # where it stands, for messages: "labels.csv:12"
+    location: str  # for messages, such as "labels.csv:12"
     image: Path | bytes
     product_id: str | None
-    label: str | None  # None: not said
+    label: str | None  # None: not given
     labelled_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Relabel:
-    """What an image of the catalogue shows, named by its id or by its content."""
+    """The label of an image of the catalogue, which is given by its id or the hash of its bytes."""
 
     location: str
     image_id: str | None
     sha256: str | None
     product_id: str | None
-    label: str | None  # None: that of its product again
+    label: str | None  # None: the label of its product
     labelled_by: str | None = None
 
 
@@ -65,24 +71,26 @@ LabelRow = NewExample | Relabel
 
 @dataclass(frozen=True, slots=True)
 class LabelSource:
-    """Rows of labels in a stable order; they may be read again and again."""
+    """Rows of labels in a stable order; `rows` can be iterated more than once."""
 
     layout: str
     rows: Iterable[LabelRow | RowError]
     num_rows: int
-    num_ignored: int = 0  # files that are no images, and rows that say nothing of labels
-    folder: Path | None = None  # where it was unpacked, which messages leave out
+    num_ignored: int = 0  # files that are not images, and rows without labels
+    folder: Path | None = None  # of an unpacked archive; removed from messages
 
 
 def read_label_source(path: Path, *, is_trusted: bool = False, has_images: bool = True) -> LabelSource:
-    """Read the rows that a file or folder offers; images are not opened yet, and large files not held in memory.
+    """Read the rows of a file or folder; images are not opened yet, and tables are read line by line.
 
-    What somebody sent (`is_trusted` False) may name no file outside of the folder. A table that came alone
-    (`has_images` False) can name none at all. Raises InvalidLabels when the whole of it cannot be read.
+    In an upload (`is_trusted` False), rows may not name files outside of the folder; in a table without images
+    (`has_images` False), they may not name files at all.
+
+    Raises InvalidLabels if the source as a whole cannot be read; a bad row becomes a RowError.
     """
     if not path.exists():
         raise InvalidLabels(f"{path} does not exist")
-    root = path if path.is_file() or is_trusted else unwrapped(path)
+    root = path if path.is_file() or is_trusted else content_root(path)
     try:
         return _read(root, is_trusted, has_images)
     except (InvalidDataset, InvalidImportSource, InvalidLabels) as error:
@@ -91,7 +99,7 @@ def read_label_source(path: Path, *, is_trusted: bool = False, has_images: bool 
 
 
 def read_label_rows(rows: Sequence[object]) -> LabelSource:
-    """Read rows that came as JSON; each that is none becomes a RowError."""
+    """Read rows from JSON values; a bad row becomes a RowError."""
     read = [
         _row_or_error(f"labels[{number}]", row, lambda record, location: _row_of(record, location, None, False))
         for number, row in enumerate(rows)
@@ -100,7 +108,7 @@ def read_label_rows(rows: Sequence[object]) -> LabelSource:
 
 
 def single_image(image: Path | bytes, *, product_id: str | None, label: str | None) -> LabelSource:
-    """Return one image as a source; raises InvalidLabels when nothing says what it shows."""
+    """Return a source with one new example; raises InvalidLabels if neither product nor label is given."""
     location = image.name if isinstance(image, Path) else "image"
     record = {"product_id": product_id, "label": label}
     try:
@@ -111,7 +119,10 @@ def single_image(image: Path | bytes, *, product_id: str | None, label: str | No
 
 
 def single_label(image_id: str, label: str | None) -> LabelSource:
-    """Return the label of one image as a source, None for that of its product again; raises InvalidLabels."""
+    """Return a source that sets one label, or restores the label of the product if `label` is None.
+
+    Raises InvalidLabels.
+    """
     try:
         return LabelSource("label", [_relabel({"image_id": image_id, "label": label}, "label")], 1)
     except ValueError as error:
@@ -119,7 +130,7 @@ def single_label(image_id: str, label: str | None) -> LabelSource:
 
 
 class _TableRows:
-    """The rows of a CSV or NDJSON file, read anew each time."""
+    """The rows of a CSV or NDJSON file, which is read again in each iteration."""
 
     def __init__(self, path: Path, folder: Path | None, is_trusted: bool) -> None:
         self._path = path
@@ -136,7 +147,7 @@ class _TableRows:
                 yield _row_or_error(location, record, self._row)
 
     def count(self) -> int:
-        """Count the rows; raises InvalidDataset now, before any is used, when the file cannot be read to its end."""
+        """Count the rows by reading the whole file; raises InvalidDataset if it cannot be read."""
         return sum(1 for _ in read_records(self._path, self._columns))
 
     def _row(self, record: Mapping[str, object], location: str) -> LabelRow:
@@ -146,10 +157,10 @@ class _TableRows:
 def _read(path: Path, is_trusted: bool, has_images: bool) -> LabelSource:
     if path.is_file():
         return _read_table(path, path.parent if has_images else None, is_trusted)
-    for name in LABEL_TABLES:
+    for name in _LABEL_TABLES:
         if (path / name).is_file():
             return _read_table(path / name, path, is_trusted)
-    has_catalogue = any((path / name).is_file() for name in _CATALOGUE_TABLES)
+    has_catalogue = any((path / name).is_file() for name in CATALOGUE_TABLES)
     if has_catalogue or any(is_grocery(root) for root in (path, path / "dataset")):
         return _read_examples(path, is_trusted)
     return _read_classes(path, is_trusted)
@@ -162,14 +173,14 @@ def _read_table(path: Path, folder: Path | None, is_trusted: bool) -> LabelSourc
 
 
 def _check_lines(path: Path) -> None:
-    """Raise InvalidLabels for a line too long to be held in memory, before anybody tries."""
+    """Raise InvalidLabels if a line is too long to be read into memory."""
     num_bytes = 0
     line_number = 1
     with path.open("rb") as file:
         while chunk := file.read(2**20):
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                _check_line(path, line_number, num_bytes + len(end))
+            *line_ends, rest = chunk.split(b"\n")
+            for line_end in line_ends:
+                _check_line(path, line_number, num_bytes + len(line_end))
                 num_bytes = 0
                 line_number += 1
             num_bytes += len(rest)
@@ -179,13 +190,13 @@ def _check_lines(path: Path) -> None:
 def _check_line(path: Path, line_number: int, num_bytes: int) -> None:
     if num_bytes > _MAX_LINE_BYTES:
         raise InvalidLabels(
-            f"{path.name}, line {line_number} has more than {_MAX_LINE_BYTES:,} bytes; one row a line, and large "
-            "images as files in a zip"
+            f"{path.name}, line {line_number} has more than {_MAX_LINE_BYTES:,} bytes; write one row per line, "
+            "and send large images as files in a zip archive"
         )
 
 
 def _read_examples(path: Path, is_trusted: bool) -> LabelSource:
-    """Read the examples of a catalogue; its other images are none of labels' business."""
+    """Read the examples of a catalogue; its catalogue images are ignored."""
     source = read_import_source(path, is_trusted=is_trusted)
     rows: list[LabelRow | RowError] = [
         NewExample(row.location, row.image, row.product_id, row.label) for row in source.rows if row.role == EXAMPLE
@@ -193,30 +204,22 @@ def _read_examples(path: Path, is_trusted: bool) -> LabelSource:
     num_ignored = source.num_ignored + len(source.rows) - len(rows)
     if not rows and not source.errors:
         raise InvalidLabels(
-            f"none of the {len(source.rows):,} rows of the {source.layout} has the role {EXAMPLE}, and labels add no "
-            "others; import it as a catalogue, or set the role"
+            f"none of the {len(source.rows):,} rows of the {source.layout} has the role {EXAMPLE}, and only examples "
+            "can be added with labels; import it as a catalogue, or set the role"
         )
     rows += source.errors
     return LabelSource(f"examples of {source.layout}", rows, len(rows), num_ignored, source.folder)
 
 
 def _read_classes(path: Path, is_trusted: bool) -> LabelSource:
-    rows: list[LabelRow | RowError] = []
-    num_ignored = 0
-    for file in files_below(path):
-        parts = file.relative_to(path).parts
-        location = location_below(file, path)
-        if file.suffix.lower() in UNREAD_IMAGE_ENDINGS:
-            rows.append(RowError(location, f"{file.suffix} images are not read; save it as JPEG, PNG or WebP"))
-        elif file.suffix.lower() not in IMAGE_ENDINGS:
-            num_ignored += 1
-        elif len(parts) == 1:
-            rows.append(RowError(location, "the image lies in no class's folder; move it into one"))
-        else:
-            rows.append(_class_row(location, parts[0], file))
+    images, num_ignored = images_in_folders(path, "class")
+    rows: list[LabelRow | RowError] = [
+        image if isinstance(image, RowError) else _class_row(image[0], image[1].relative_to(path).parts[0], image[1])
+        for image in images
+    ]
     if not any(isinstance(row, NewExample) for row in rows):
         raise InvalidLabels(
-            f"{path} has no images in folders; expected a folder per class, or one of {', '.join(LABEL_TABLES)}"
+            f"{path} contains no folders with images; expected a folder per class, or one of {', '.join(_LABEL_TABLES)}"
         )
     return LabelSource("folder per class", rows, len(rows), num_ignored, None if is_trusted else path)
 
@@ -240,7 +243,7 @@ def _row_or_error(
 
 
 def _row_of(record: Mapping[str, object], location: str, folder: Path | None, is_trusted: bool) -> LabelRow:
-    """Check one record of a table; raises ValueError with what is wrong."""
+    """Convert one record of a table; raises ValueError with the reason if it is invalid."""
     names = [_JSON_COLUMNS.known(str(name)) for name in record]
     if problem := _JSON_COLUMNS.problem_of(names):
         raise ValueError(f"the row has {problem}")
@@ -248,7 +251,7 @@ def _row_of(record: Mapping[str, object], location: str, folder: Path | None, is
     given = [name for name in ("image_id", "sha256", "image", "image_base64") if record.get(name) not in (None, "")]
     if len(given) != 1:
         found = f"it has {' and '.join(given)}" if given else "it has none of them"
-        raise ValueError(f"the row needs one of image_id, sha256, image and image_base64 to say which image; {found}")
+        raise ValueError(f"the row needs exactly one of image_id, sha256, image and image_base64; {found}")
     if given[0] == "image":
         return _new_example(record, location, _image_path(record["image"], folder, is_trusted))
     if given[0] == "image_base64":
@@ -260,17 +263,17 @@ def _new_example(record: Mapping[str, object], location: str, image: Path | byte
     product_id = _optional(record, "product_id")
     label = _optional(record, "label")
     if product_id is None and label is None:
-        raise ValueError("nothing says what the image shows; give a product_id or a label")
+        raise ValueError("the image has neither a product_id nor a label; give one of them")
     return NewExample(location, image, product_id, label, _optional(record, "labelled_by"))
 
 
 def _relabel(record: Mapping[str, object], location: str) -> Relabel:
-    # Missing, it was forgotten; empty, it is taken back.
+    # An empty label restores that of the product; a missing one is a mistake.
     if "label" not in record:
-        raise ValueError("the row has no label; give one, or an empty one for that of the product")
+        raise ValueError("the row has no label; give one, or an empty one to restore the label of the product")
     sha256 = _optional(record, "sha256")
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ValueError(f"the sha256 {short(sha256)} is none: 64 hexadecimal digits in lower case")
+        raise ValueError(f"the sha256 {short(sha256)} is invalid; it must have 64 hexadecimal digits in lower case")
     return Relabel(
         location=location,
         image_id=_optional(record, "image_id"),
@@ -293,12 +296,12 @@ def _image_path(value: object, folder: Path | None, is_trusted: bool) -> Path:
         raise ValueError(f"the image must be a path as text, got {short(value)}")
     if folder is None:
         raise ValueError(
-            f"the image {short(value)} did not come along; send a zip of the table and its images, or the images "
+            f"the image {short(value)} was not sent; send a zip archive of the table and its images, or the images "
             "as image_base64 in NDJSON or JSON"
         )
     path = folder / value.strip()
     if not is_trusted and not is_inside(path, folder):
-        raise ValueError(f"the image {short(value)} is not in the archive; name one that is")
+        raise ValueError(f"the image {short(value)} is not in the archive; name an image that is")
     return path
 
 

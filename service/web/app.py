@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from service.access.lifespan import open_access
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
+from service.labels.listing import LabelListing
 from service.releases.files import LoadedRelease, load_release
 from service.serving.database_state import DatabaseState
 from service.serving.engine import LiveEngine, SearchEngine
@@ -78,6 +79,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
                     admission,
                     process_state,
                     disk,
+                    LabelListing(installation.database),
                     is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
                 )
                 with metrics.telling_of(installation, live, admission, process_state):

@@ -9,6 +9,7 @@ from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
 from service.installation.installation import Installation
 from service.installation.settings import Settings
+from service.labels.listing import LabelListing
 from service.serving.engine import LiveEngine, SearchEngine
 from service.storage.database import Database
 from service.storage.disk import DiskWatch
@@ -30,6 +31,7 @@ class AppState:
     admission: Admission
     process_state: ProcessState
     disk: DiskWatch
+    label_listing: LabelListing
     is_search_public: bool
 
     @property

@@ -1,4 +1,4 @@
-"""Imports as a table."""
+"""Tables of imports."""
 
 from rich.table import Table
 
@@ -7,7 +7,7 @@ from service.cli.tables.facts import facts_table
 
 
 def import_table(report: ImportReport) -> Table:
-    """Show what an import did."""
+    """Show the report of an import."""
     title = f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}"
     table = facts_table(title)
     rows = {
@@ -17,7 +17,7 @@ def import_table(report: ImportReport) -> Table:
         "images updated": report.num_images_updated,
         "rows unchanged": report.num_unchanged,
         "rows failed": len(report.errors),
-        "files ignored (no images)": report.num_ignored,
+        "files ignored (not images)": report.num_ignored,
     }
     for name, number in rows.items():
         table.add_row(name, str(number))

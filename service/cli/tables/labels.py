@@ -1,18 +1,18 @@
-"""Tables of labels that commands print."""
+"""Tables of labels."""
 
 from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
+from service.cli.tables.facts import facts_table
 from service.labels.applying import LabelReport
 from service.web.schemas.labels import ClassCountsView, LabelCounts, LabelView
 
 
 def label_report_table(report: LabelReport) -> Table:
-    """Show what labels did."""
-    title = f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}"
-    table = Table(title=title, title_justify="left", show_header=False)
+    """Show the report of an upload of labels."""
+    table = facts_table(f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}")
     rows = {
         "examples added": report.num_added,
         "labels changed": report.num_changed,
@@ -27,7 +27,7 @@ def label_report_table(report: LabelReport) -> Table:
 
 
 def labels_table(labels: Sequence[LabelView]) -> Table:
-    """Show images with what they show."""
+    """Show images with their labels."""
     table = Table()
     for name in ("image id", "label", "product", "role", "state", "new", "labelled by"):
         table.add_column(name, overflow="fold")
@@ -38,7 +38,7 @@ def labels_table(labels: Sequence[LabelView]) -> Table:
 
 
 def class_counts_table(classes: Sequence[ClassCountsView], total: LabelCounts) -> Table:
-    """Show how many images there are of each class, and of all."""
+    """Show the numbers of images of each class, and of all classes."""
     table = Table(title=f"{len(classes):,} labels", title_justify="left", show_footer=True)
     names = ("images", "catalogue", "examples", "train", "validation", "test", "new")
     table.add_column("label", "all", overflow="fold")

@@ -1,7 +1,7 @@
-"""Multipart forms while they arrive: each part is known, and may be refused, before its content is there.
+"""Multipart forms, parsed while they arrive: a part is checked before its content is received.
 
-So no form grows in memory: a field that nobody asked for, a second file, headers without end are refused with the
-bytes that say so, and there are never more parts than a route has fields.
+Starlette's `request.form()` is not used: it accepts truncated forms, receives a whole file before its field can be
+refused, and writes files to /tmp.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_TEXT_BYTES = 256 * 1024
-# Of all headers of a part together; two short ones are usual.
-_MAX_HEADER_BYTES = 16 * 1024
 
 
 class FormFile(Protocol):
-    """What the content of a file is added to."""
+    """Receives the content of a file."""
 
     def add(self, chunk: bytes) -> None:
-        """Take bytes of the file."""
+        """Append bytes of the file."""
 
 
 File = TypeVar("File", bound=FormFile)
 
 
 class FormParts(Generic[File]):
-    """What has been met so far of a form with at most one file; `write` raises InvalidForm."""
+    """The parts received so far of a form with one file.
+
+    The parser limits the number and the length of the headers of a part.
+    """
 
     def __init__(
         self,
@@ -43,33 +44,31 @@ class FormParts(Generic[File]):
         max_text_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         self.files: dict[str, File] = {}
-        self.filenames: dict[str, str] = {}  # as the client calls them
-        self._new_file = new_file  # given the field's name and the client's name of the file
+        self._new_file = new_file  # called with the name of the field and the client's file name
         self._file_fields = tuple(file_fields)
         self._text_fields = tuple(text_fields)
         self._max_text_bytes = max_text_bytes
         self._is_complete = False
-        self._num_header_bytes = 0
         self._disposition = b""
         self._header_name = bytearray()
         self._header_value = bytearray()
-        self._part: File | bytearray = bytearray()  # what the present part's content is added to
+        self._part: File | bytearray = bytearray()  # receives the content of the current part
         self._texts: dict[str, bytearray] = {}
         self._parser = self._new_parser(content_type)
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
+        """Parse the next bytes of the body; raises InvalidForm."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise InvalidForm(f"the form cannot be read: {error}") from error
 
-    def finish(self, *, is_file_needed: bool = True) -> Mapping[str, str]:
-        """Return the texts by their fields; raises InvalidForm for a form that breaks off or lacks its file."""
-        # The parser takes a form that breaks off for one with fewer fields.
+    def finish(self) -> Mapping[str, str]:
+        """Return the text fields by name; raises InvalidForm if the form is truncated or has no file."""
+        # The parser's own finalize() does not check this.
         if not self._is_complete:
-            raise InvalidForm("the form breaks off: its closing boundary is missing")
-        if is_file_needed and not self.files:
+            raise InvalidForm("the form is truncated: its closing boundary is missing")
+        if not self.files:
             wanted = " or ".join(repr(name) for name in self._file_fields)
             found = ", ".join(repr(name) for name in self._texts) or "none"
             raise InvalidForm(f"the form has no file field {wanted} (fields: {found})")
@@ -82,14 +81,16 @@ class FormParts(Generic[File]):
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
-            raise InvalidForm("the form has no boundary in its Content-Type; let the client's library set that header")
+            raise InvalidForm(
+                "the form has no boundary in its Content-Type; let the client's HTTP library set this header"
+            )
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin_part,
-            "on_header_field": lambda data, start, end: self._take_header(self._header_name, data[start:end]),
-            "on_header_value": lambda data, start, end: self._take_header(self._header_value, data[start:end]),
+            "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
             "on_header_end": self._end_header,
             "on_headers_finished": self._begin_content,
-            "on_part_data": lambda data, start, end: self._take_content(data[start:end]),
+            "on_part_data": lambda data, start, end: self._add_content(data[start:end]),
             "on_end": self._end,
         }
         try:
@@ -98,16 +99,10 @@ class FormParts(Generic[File]):
             raise InvalidForm(f"the form cannot be read: {error}") from error
 
     def _begin_part(self) -> None:
-        self._disposition, self._num_header_bytes = b"", 0
-
-    def _take_header(self, header: bytearray, content: bytes) -> None:
-        self._num_header_bytes += len(content)
-        if self._num_header_bytes > _MAX_HEADER_BYTES:
-            raise InvalidForm(f"the headers of a part of the form have more than {_MAX_HEADER_BYTES:,} bytes")
-        header += content
+        self._disposition = b""
 
     def _end_header(self) -> None:
-        # No other header of a part means anything here.
+        # Other headers of a part are ignored.
         if bytes(self._header_name).lower() == b"content-disposition":
             self._disposition = bytes(self._header_value)
         self._header_name, self._header_value = bytearray(), bytearray()
@@ -119,27 +114,26 @@ class FormParts(Generic[File]):
         name = options[b"name"].decode("utf-8", "replace")
         if name not in (*self._file_fields, *self._text_fields):
             known = ", ".join((*self._file_fields, *self._text_fields))
-            raise InvalidForm(f"the form has an unknown field {name!r:.80}; fields are {known}")
+            raise InvalidForm(f"the form has an unknown field {name!r:.80}; supported are {known}")
         if name in self.files or name in self._texts:
             raise InvalidForm(f"the form has the field {name!r} twice")
         if b"filename" in options:
             self._begin_file(name, options[b"filename"].decode("utf-8", "replace"))
         elif name in self._file_fields:
             raise InvalidForm(
-                f"the field {name!r} came as text, not as a file; with curl write -F {name}=@FILE, with the @"
+                f"the field {name!r} is text and must be a file; with curl use -F {name}=@FILE, including the @"
             )
         else:
             self._part = self._texts[name] = bytearray()
 
     def _begin_file(self, name: str, filename: str) -> None:
         if name not in self._file_fields:
-            raise InvalidForm(f"the field {name!r} came as a file, not as text; with curl write -F {name}=TEXT")
+            raise InvalidForm(f"the field {name!r} is a file and must be text; with curl use -F {name}=TEXT")
         if self.files:
-            raise InvalidForm(f"the form has the files {next(iter(self.files))!r} and {name!r}; send one")
+            raise InvalidForm(f"the form has two files, {next(iter(self.files))!r} and {name!r}; send one")
         self._part = self.files[name] = self._new_file(name, filename)
-        self.filenames[name] = filename
 
-    def _take_content(self, content: bytes) -> None:
+    def _add_content(self, content: bytes) -> None:
         if not isinstance(self._part, bytearray):
             self._part.add(content)
             return

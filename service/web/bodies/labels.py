@@ -1,25 +1,23 @@
-"""Read the body of a request that brings labels or a catalogue: JSON, a table, a zip, or a form with one of them."""
+"""Read the body of a request with labels: JSON, a table, a zip archive, or a form with one file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from fastapi import Request
 
-from service.catalogue.unpacking import unpack_upload
 from service.installation.settings import Settings
 from service.labels.errors import InvalidLabels
+from service.labels.intake import OpenLabels, open_archive, without_unpacking
 from service.labels.sources import LabelSource, read_label_rows, read_label_source, single_image
-from service.web.bodies.search import content_type_of, read_small_body
-from service.web.bodies.uploads import receive_form, receive_to_file
-from service.web.errors import EmptyBody, InvalidForm, UnsupportedContentType
+from service.web.bodies.reading import FORM, JSON, ZIP_TYPES, content_type_of, read_small_body, unsupported_content_type
+from service.web.bodies.uploads import ARCHIVE_FIELD, FILE_FIELD, receive_form, receive_to_file
+from service.web.errors import EmptyBody, InvalidForm
 from training.datasets.records import RECORD_ENDINGS, parse_json
 
-FORM = "multipart/form-data"
-ZIP_TYPES = ("application/zip", "application/x-zip-compressed")
-IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD = "image", "file", "archive"
-# Fields that say something of all rows, in a form and in the address alike.
+IMAGE_FIELD = "image"
+# Values for all rows of a request, in a form or in the URL.
 COMMON_FIELDS = ("labelled_by", "source")
 IMAGE_FIELDS = ("product_id", "label")
 
@@ -29,50 +27,41 @@ _TABLES = {
     "application/ndjson": "labels.ndjson",
     "application/jsonl": "labels.ndjson",
 }
-_LEAST_JSON_BYTES = 8 * 2**20
-_READS_LABELS = f"application/json, text/csv, application/x-ndjson, application/zip or {FORM}"
-_READS_ARCHIVE = f"application/zip, or {FORM} with a file field {ARCHIVE_FIELD!r}"
+_MIN_JSON_LIMIT_BYTES = 8 * 2**20
+_JSON_OVERHEAD_BYTES = 64 * 1024
+_SUPPORTED = f"{JSON}, text/csv, application/x-ndjson, application/zip or {FORM}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedLabels:
-    """What arrived: `open` reads it and may take long, so it belongs into a thread; `fields` came with a form."""
+    """Labels that were received but not yet read.
 
-    open: Callable[[], LabelSource]
+    `open` blocks, so call it in a thread; `fields` are text fields of a form.
+    """
+
+    open: OpenLabels
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
 async def receive_labels(request: Request, folder: Path, settings: Settings) -> ReceivedLabels:
-    """Take a body with labels into `folder`; raises a RequestError that says what is wrong and what would be right."""
+    """Receive labels; files are written to `folder`. Raises RequestError."""
     content_type = content_type_of(request)
     limit = settings.max_upload_bytes
     if content_type == FORM:
         return await _from_form(request, folder, settings)
-    if content_type == "application/json":
-        # An image of the largest size fits in, as base64.
-        body = await read_small_body(request, max(4 * (settings.max_image_bytes // 3 + 1) + 65536, _LEAST_JSON_BYTES))
+    if content_type == JSON:
+        # At least one image of the maximum size fits, in base64.
+        one_image = 4 * (settings.max_image_bytes // 3 + 1) + _JSON_OVERHEAD_BYTES
+        body = await read_small_body(request, max(one_image, _MIN_JSON_LIMIT_BYTES))
         if not body:
             raise EmptyBody('the body is empty (0 bytes); send {"labels": [ROW, ...]}')
-        return ReceivedLabels(partial(_from_json, body))
+        return ReceivedLabels(without_unpacking(partial(_from_json, body)))
     if content_type in _TABLES:
-        path = await receive_to_file(request, folder / _TABLES[content_type], limit)
-        return ReceivedLabels(partial(read_label_source, path, has_images=False))
+        return ReceivedLabels(_table(await receive_to_file(request, folder / _TABLES[content_type], limit)))
     if content_type in ZIP_TYPES:
         path = await receive_to_file(request, folder / "archive.zip", limit)
-        return ReceivedLabels(partial(_from_archive, path, settings))
-    raise _unsupported(content_type, _READS_LABELS)
-
-
-async def receive_archive(request: Request, folder: Path, settings: Settings) -> Path:
-    """Take a body that is a zip, or a form with one, into `folder`; return the file."""
-    content_type = content_type_of(request)
-    if content_type in ZIP_TYPES:
-        return await receive_to_file(request, folder / "archive.zip", settings.max_upload_bytes)
-    if content_type == FORM:
-        fields = (ARCHIVE_FIELD, FILE_FIELD)
-        form = await receive_form(request, folder, limit=settings.max_upload_bytes, file_fields=fields)
-        return next(iter(form.files.values()))
-    raise _unsupported(content_type, _READS_ARCHIVE)
+        return ReceivedLabels(partial(open_archive, path))
+    raise unsupported_content_type(content_type, _SUPPORTED)
 
 
 async def _from_form(request: Request, folder: Path, settings: Settings) -> ReceivedLabels:
@@ -87,16 +76,19 @@ async def _from_form(request: Request, folder: Path, settings: Settings) -> Rece
     fields = {name: form.fields[name] for name in COMMON_FIELDS if form.fields.get(name)}
     if name == IMAGE_FIELD:
         product_id, label = (form.fields.get(field) or None for field in IMAGE_FIELDS)
-        return ReceivedLabels(partial(single_image, path, product_id=product_id, label=label), fields)
-    if stray := [field for field in IMAGE_FIELDS if field in form.fields]:
-        raise InvalidForm(f"the field {stray[0]!r} goes with a file field {IMAGE_FIELD!r}; what {name!r} holds says so")
+        read = partial(single_image, path, product_id=product_id, label=label)
+        return ReceivedLabels(without_unpacking(read), fields)
+    if unexpected := [field for field in IMAGE_FIELDS if field in form.fields]:
+        raise InvalidForm(
+            f"the field {unexpected[0]!r} requires a file field {IMAGE_FIELD!r}; the rows of {name!r} have their own"
+        )
     if name == FILE_FIELD and path.suffix in RECORD_ENDINGS:
-        return ReceivedLabels(partial(read_label_source, path, has_images=False), fields)
-    return ReceivedLabels(partial(_from_archive, path, settings), fields)
+        return ReceivedLabels(_table(path), fields)
+    return ReceivedLabels(partial(open_archive, path), fields)
 
 
-def _from_archive(archive: Path, settings: Settings) -> LabelSource:
-    return read_label_source(unpack_upload(archive, archive.with_name("unpacked"), settings))
+def _table(path: Path) -> OpenLabels:
+    return without_unpacking(partial(read_label_source, path, has_images=False))
 
 
 def _from_json(body: bytes) -> LabelSource:
@@ -106,10 +98,5 @@ def _from_json(body: bytes) -> LabelSource:
         raise InvalidLabels(f"the body cannot be read: {error}") from error
     rows = content.get("labels") if isinstance(content, dict) and set(content) == {"labels"} else None
     if not isinstance(rows, list):
-        raise InvalidLabels('the body must be a JSON object with nothing but a list of rows: {"labels": [ROW, ...]}')
+        raise InvalidLabels('the body must be a JSON object with only a list of rows: {"labels": [ROW, ...]}')
     return read_label_rows(rows)
-
-
-def _unsupported(content_type: str, reads: str) -> UnsupportedContentType:
-    shown = f"{content_type!r} is not supported" if content_type else "the request has no Content-Type"
-    return UnsupportedContentType(f"{shown}; send {reads}")

@@ -1,7 +1,7 @@
 """Read the query of a search request: multipart form, raw image, or JSON with base64.
 
-Bytes are counted while they arrive, chunked bodies included, and a form is taken apart while it does: what a search
-holds in memory is its image, and of JSON its text.
+Bytes are counted while they arrive, in chunked bodies too, and forms are parsed while they arrive: only the image, or
+the text of a JSON body, is held in memory.
 """
 
 import base64
@@ -14,22 +14,23 @@ from pydantic import ValidationError
 
 from service.errors import InvalidParameter
 from service.web.bodies.forms import FormParts
-from service.web.errors import EmptyBody, InvalidBase64, UnsupportedContentType
+from service.web.bodies.reading import FORM, JSON, content_type_of, read_small_body, unsupported_content_type
+from service.web.errors import EmptyBody, InvalidBase64
 from service.web.middleware.body_guard import read_chunks
 from service.web.schemas.search import DEFAULT_K, MAX_K, JSONQuery
 
 IMAGE_FIELD = "image"
 _PARAMETERS = ("k", "min_score")
-# What a form needs around its image: boundaries, headers, other fields.
+# The boundaries, headers and other fields of a form, in addition to its image.
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _MAX_NUMBER_BYTES = 1024
-_READS = "multipart/form-data with a file field 'image', image/* or application/json"
-_EMPTY = f"the body is empty (0 bytes); send {_READS}"
+_SUPPORTED = f"{FORM} with a file field {IMAGE_FIELD!r}, image/* or {JSON}"
+_EMPTY = f"the body is empty (0 bytes); send {_SUPPORTED}"
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """An image and how many products to find for it."""
+    """An image, and the limits of its results."""
 
     image_bytes: bytes
     k: int
@@ -39,71 +40,55 @@ class SearchQuery:
 async def read_search_query(
     request: Request, *, max_image_bytes: int, k: int | None, min_score: float | None
 ) -> SearchQuery:
-    """Read a search; `k` and `min_score` are those of the address and exclude others in the body.
+    """Read a search request; `k` and `min_score` are the query parameters, which the body must not repeat.
 
-    Raises a RequestError that says what is wrong and what would be right.
+    Raises RequestError, InvalidParameter.
     """
     _check_parameters([name for name, _ in request.query_params.multi_items()])
     content_type = content_type_of(request)
     given = {"k": k, "min_score": min_score}
-    if content_type == "multipart/form-data":
+    if content_type == FORM:
         image_bytes, in_body = await _read_form(request, max_image_bytes)
-    elif content_type == "application/json":
+    elif content_type == JSON:
         image_bytes, in_body = _from_json(
             await _read_body(request, 4 * (max_image_bytes // 3 + 1) + _FORM_OVERHEAD_BYTES)
         )
     elif content_type.startswith("image/"):
         image_bytes, in_body = await _read_body(request, max_image_bytes), {}
     else:
-        shown = f"{content_type!r} is not supported" if content_type else "the request has no Content-Type"
-        raise UnsupportedContentType(f"{shown}; send {_READS}")
+        raise unsupported_content_type(content_type, _SUPPORTED)
     for name, value in in_body.items():
         if value is not None and given[name] is not None:
-            raise InvalidParameter(f"{name} stands in the address and in the body; give it once")
+            raise InvalidParameter(f"{name} is given in both the URL and the body; send it once")
         given[name] = given[name] if value is None else value
     if not image_bytes:
         raise EmptyBody("the image is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
 
 
-def content_type_of(request: Request) -> str:
-    """Return the content type of a body without its parameters, in small letters; "" where none is named."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def read_small_body(request: Request, limit: int) -> bytes:
-    """Read a body that may be empty; raises BodyTooLarge."""
-    try:
-        return await _read_body(request, limit)
-    except EmptyBody:
-        return b""
-
-
 def _check_parameters(names: list[str]) -> None:
     for name in names:
         if name not in _PARAMETERS:
-            raise InvalidParameter(f"the address has an unknown parameter {name!r}; parameters are k and min_score")
+            raise InvalidParameter(f"the URL has an unknown parameter {name!r}; supported are k and min_score")
         if names.count(name) > 1:
-            raise InvalidParameter(f"the address has the parameter {name!r} twice")
+            raise InvalidParameter(f"the URL has the parameter {name!r} twice")
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=False):
-        body += chunk
+    body = await read_small_body(request, limit)
     if not body:
         raise EmptyBody(_EMPTY)
-    return bytes(body)
+    return body
 
 
 class _Image:
-    """The file of a form, kept in memory."""
+    """The file of a form, held in memory."""
 
     def __init__(self) -> None:
         self.content = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Append the next bytes."""
         self.content += chunk
 
 
@@ -138,7 +123,7 @@ def _number(value: str | None, name: str, convert: Callable[[str], float], least
         number = convert(value)
     except ValueError:
         raise InvalidParameter(f"{wanted}, got {value!r}") from None
-    # Written so that NaN is refused as well.
+    # This form of the comparison rejects NaN too.
     if not least <= number <= most:
         raise InvalidParameter(f"{wanted}, got {value!r}")
     return number
@@ -152,7 +137,7 @@ def _from_json(body: bytes) -> tuple[bytes, dict[str, float | None]]:
             f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']} (got {detail['input']!r:.80})"
             for detail in error.errors()
         )
-        raise InvalidParameter(f"the JSON body cannot be used: {reasons}") from error
+        raise InvalidParameter(f"the JSON body is invalid: {reasons}") from error
     text = query.image
     if text.startswith("data:"):
         text = text.partition(",")[2]

@@ -1,6 +1,6 @@
-"""Bodies that are too large for memory: written to disk while they arrive, counted byte by byte.
+"""Bodies that are too large for memory: counted and written to the disk while they arrive.
 
-Whatever goes wrong, the client going away and a full disk too, no part of a file stays behind.
+After any failure, such as a disconnected client or a full disk, no partial file is left.
 """
 
 import asyncio
@@ -19,29 +19,31 @@ from fastapi import Request
 from service.catalogue.unpacking import new_upload_folder
 from service.installation.settings import Settings
 from service.web.bodies.forms import FormParts
+from service.web.bodies.reading import FORM, ZIP_TYPES, content_type_of, unsupported_content_type
 from service.web.errors import EmptyBody
 from service.web.middleware.body_guard import read_chunks
 
-# Small writes are gathered, since each goes to the disk through another thread.
+ARCHIVE_FIELD, FILE_FIELD = "archive", "file"
+
+# Small chunks are collected, since each write runs in another thread.
 _WRITE_BYTES = 1024 * 1024
-# What a form needs around its file: boundaries, headers, text fields.
+# The boundaries, headers and text fields of a form, in addition to its file.
 _FORM_OVERHEAD_BYTES = 512 * 1024
-_ENDING = re.compile(r"\.[a-z0-9]{1,8}")
+_EXTENSION = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedForm:
-    """A multipart form: its texts, and its files where they lie now, by the names of their fields."""
+    """The text fields of a multipart form, and the paths of its files, by the names of their fields."""
 
     fields: Mapping[str, str]
     files: Mapping[str, Path]
-    filenames: Mapping[str, str]  # as the client calls them; "" where it says nothing
 
 
 @asynccontextmanager
 async def upload_folder(settings: Settings) -> AsyncIterator[Path]:
-    """Give a folder for what one request sends, and remove it with all that is in it at the end."""
-    folder = await asyncio.to_thread(new_upload_folder, settings.home / "uploads")
+    """Provide a temporary folder for the files of one request."""
+    folder = await asyncio.to_thread(new_upload_folder, settings)
     try:
         yield folder
     finally:
@@ -51,7 +53,7 @@ async def upload_folder(settings: Settings) -> AsyncIterator[Path]:
 async def receive_to_file(request: Request, path: Path, limit: int) -> Path:
     """Write the body of a request to the new file `path`; return it.
 
-    Raises BodyTooLarge past `limit` bytes, BodyTooSlow, ClientLeft, EmptyBody for none; then there is no such file.
+    Raises BodyTooLarge (more than `limit` bytes), BodyTooSlow, ClientLeft, EmptyBody; then no file is left.
     """
     async with _written(path) as file:
         async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=True):
@@ -62,6 +64,21 @@ async def receive_to_file(request: Request, path: Path, limit: int) -> Path:
     return path
 
 
+async def receive_archive(request: Request, folder: Path, settings: Settings) -> Path:
+    """Write a zip archive, sent as the body or in a form, to a file in `folder`; return its path.
+
+    Raises RequestError.
+    """
+    content_type = content_type_of(request)
+    if content_type in ZIP_TYPES:
+        return await receive_to_file(request, folder / "archive.zip", settings.max_upload_bytes)
+    if content_type == FORM:
+        fields = (ARCHIVE_FIELD, FILE_FIELD)
+        form = await receive_form(request, folder, limit=settings.max_upload_bytes, file_fields=fields)
+        return next(iter(form.files.values()))
+    raise unsupported_content_type(content_type, f"application/zip, or {FORM} with a file field {ARCHIVE_FIELD!r}")
+
+
 async def receive_form(
     request: Request,
     folder: Path,
@@ -69,26 +86,25 @@ async def receive_form(
     limit: int,
     file_fields: Sequence[str],
     text_fields: Sequence[str] = (),
-    is_file_needed: bool = True,
 ) -> ReceivedForm:
-    """Write the one file of a multipart form below `folder`, under a name made of its field's and its own ending.
+    """Write the one file of a multipart form to `folder`; its name is that of the field with the client's extension.
 
-    A form has at most one file. Raises BodyTooLarge, BodyTooSlow, ClientLeft, and InvalidForm for a form that breaks
-    off, has an unknown field, a field twice, a text for a file or a file for a text; then no file of it is left.
+    Raises BodyTooLarge, BodyTooSlow, ClientLeft, EmptyBody, and InvalidForm if the form is truncated, has an unknown or
+    repeated field, text in place of a file or a file in place of text; then no file is left.
     """
     form = FormParts(
         request.headers.get("content-type", ""),
-        lambda field, filename: _GrowingFile(folder / f"{field}{_ending(filename)}"),
+        lambda field, filename: _GrowingFile(folder / f"{field}{_extension(filename)}"),
         file_fields=file_fields,
         text_fields=text_fields,
     )
-    too_large = f"the form is larger than {limit:,} bytes allow"
+    too_large = f"the file of the form is larger than {limit:,} bytes"
     try:
         async for chunk in read_chunks(request, limit + _FORM_OVERHEAD_BYTES, too_large, may_pause=True):
             form.write(chunk)
             for file in form.files.values():
                 await file.write_out()
-        texts = form.finish(is_file_needed=is_file_needed)
+        texts = form.finish()
         for name, file in form.files.items():
             if file.num_bytes == 0:
                 raise EmptyBody(f"the file of the field {name!r} is empty (0 bytes)")
@@ -97,47 +113,47 @@ async def receive_form(
         for file in form.files.values():
             file.discard()
         raise
-    return ReceivedForm(texts, {name: file.path for name, file in form.files.items()}, form.filenames)
+    return ReceivedForm(texts, {name: file.path for name, file in form.files.items()})
 
 
-def _ending(filename: str) -> str:
-    """Return the plain ending of a client's name of a file: no more of it is kept, it is no path of ours."""
-    ending = Path(filename.replace("\0", "")).suffix.lower()
-    return ending if _ENDING.fullmatch(ending) else ""
+def _extension(filename: str) -> str:
+    """Return the extension of a client's file name if it is plain; the rest of the name is never used in a path."""
+    extension = Path(filename.replace("\0", "")).suffix.lower()
+    return extension if _EXTENSION.fullmatch(extension) else ""
 
 
 class _GrowingFile:
-    """A file that is written from the event loop without stopping it."""
+    """A file that is written in a thread, without blocking the event loop."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_bytes = 0
-        self._waiting = bytearray()
+        self._collected = bytearray()
         self._file: BinaryIO | None = None
         self._is_discarded = False
         self._lock = threading.Lock()
 
     def add(self, chunk: bytes) -> None:
-        """Take bytes that `write_out` writes."""
-        self._waiting += chunk
+        """Append bytes, which `write_out` and `close` write."""
+        self._collected += chunk
         self.num_bytes += len(chunk)
 
     async def write_out(self) -> None:
-        """Write what waits, if it is worth a write."""
-        if len(self._waiting) >= _WRITE_BYTES:
-            content, self._waiting = self._waiting, bytearray()
+        """Write the collected bytes if there are enough."""
+        if len(self._collected) >= _WRITE_BYTES:
+            content, self._collected = self._collected, bytearray()
             await asyncio.to_thread(self._append, content)
 
     async def close(self) -> None:
-        """Write the rest; a file without bytes is there too."""
-        await asyncio.to_thread(self._append, self._waiting, is_last=True)
+        """Write the remaining bytes; an empty file is created too."""
+        await asyncio.to_thread(self._append, self._collected, is_last=True)
 
     def discard(self) -> None:
-        """Remove the file. A write that a cancelled request left under way makes it not anew."""
+        """Remove the file; a write still running in a thread, after a cancelled request, does not recreate it."""
         with self._lock:
             self._is_discarded = True
             if self._file is not None:
-                # On a full disk what is still in its buffer cannot be written out, nor is to be.
+                # close() writes the buffer, which fails on a full disk.
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self.path.unlink(missing_ok=True)
@@ -147,7 +163,7 @@ class _GrowingFile:
             if self._is_discarded:
                 return
             if self._file is None:
-                # "x": never over something that is there.
+                # "x": never overwrite an existing file.
                 self._file = self.path.open("xb")
             self._file.write(content)
             if is_last:
@@ -156,7 +172,7 @@ class _GrowingFile:
 
 @asynccontextmanager
 async def _written(path: Path) -> AsyncIterator[_GrowingFile]:
-    """Give a file to write; it stays only where the block ends well."""
+    """Provide a file to write, which is removed if the block raises."""
     file = _GrowingFile(path)
     try:
         yield file

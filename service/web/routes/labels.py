@@ -1,32 +1,26 @@
-"""/v1/admin/labels and /v1/admin/media: say what images show, and look at what was said."""
+"""/v1/admin/labels and /v1/admin/media: set labels of images, list them, and see the images."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.catalogue.reports import write_import_report
+from service.catalogue.records import is_image_stored
 from service.errors import InvalidParameter
-from service.labels.applying import LabelReport, apply_labels
-from service.labels.errors import InvalidLabels
-from service.labels.listing import LabelOverviews, count_labels, is_stored, list_labels, release_watermark, show_label
-from service.storage.errors import MediaError
+from service.labels.intake import import_labels
 from service.storage.media import MediaName
-from service.web.app_state import AppState, AppStateDep
+from service.web.app_state import AppStateDep
 from service.web.authorization import WriterDep
-from service.web.bodies.labels import COMMON_FIELDS, ReceivedLabels, receive_labels
-from service.web.bodies.uploads import upload_folder
-from service.web.errors import ImageNotShown, MediaUnavailable
+from service.web.bodies.labels import COMMON_FIELDS, IMAGE_FIELD, IMAGE_FIELDS, receive_labels
+from service.web.bodies.uploads import ARCHIVE_FIELD, FILE_FIELD, upload_folder
+from service.web.errors import ImageNotShown
 from service.web.middleware.audit import note_for_audit
-from service.web.routes.media import SAFE_HEADERS, image_response
+from service.web.routes.media import IMAGES_NOT_STORED, SAFE_HEADERS, hide_media_errors, image_response
 from service.web.schemas.labels import (
+    ADMIN_MEDIA_PATH,
     MAX_PAGE,
-    ClassCountsView,
-    LabelCounts,
     LabelCountsPage,
     LabelHistory,
     LabelPage,
@@ -35,30 +29,21 @@ from service.web.schemas.labels import (
     LabelView,
 )
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
+from service.web.schemas.uploads import UPLOAD_PROBLEMS, UploadOptions
 from training.datasets.manifests import checked_label
 
 log = structlog.get_logger(__name__)
 
-ADMIN_MEDIA_PATH = "/v1/admin/media"
+router = APIRouter(tags=["admin"])
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"])
-
-UPLOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    **KEY_PROBLEMS,
-    408: {"model": Problem, "description": "The body paused for too long."},
-    413: {"model": Problem, "description": "The body is too large."},
-    415: {"model": Problem, "description": "A content type that is not read here."},
-    422: {"model": Problem, "description": "The body or archive cannot be used, or none of its rows; nothing changed."},
-    503: {"model": Problem, "description": "The image store or the database does not answer."},
-    507: {"model": Problem, "description": "The disk is full; rows that were written before are kept whole."},
-}
+_PATH = "/v1/admin/labels"
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     **KEY_PROBLEMS,
     404: {"model": Problem, "description": "There is no such image."},
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"type": "string"}
-# The handler reads the body itself, so the document is told what it takes.
+# The handler reads the body itself, so FastAPI cannot derive this.
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -78,8 +63,8 @@ _BODY: dict[str, Any] = {
                     "type": "object",
                     "description": "One file: `image` with product_id, label or both; `file`, a table; or `archive`.",
                     "properties": {
-                        **{name: {"type": "string", "format": "binary"} for name in ("image", "file", "archive")},
-                        **dict.fromkeys(("product_id", "label", *COMMON_FIELDS), _TEXT),
+                        **dict.fromkeys((IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD), _BINARY["schema"]),
+                        **dict.fromkeys((*IMAGE_FIELDS, *COMMON_FIELDS), _TEXT),
                     },
                 }
             },
@@ -88,23 +73,17 @@ _BODY: dict[str, Any] = {
 }
 
 
-class UploadOptions(BaseModel):
-    """What stands in the address of an upload; an unknown name is refused, for a misspelt dry_run would write."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dry_run: bool = Field(False, description="Read and check everything, write nothing.")
-
-
 class _LabelOptions(UploadOptions):
-    labelled_by: str | None = Field(None, description="Who labelled, where a row does not say (default: the key).")
-    source: str | None = Field(None, description="On what ground, kept with each change (default: http).")
+    labelled_by: str | None = Field(
+        None, description="Who set the labels, unless a row names somebody (default: the name of the key)."
+    )
+    source: str | None = Field(None, description="Where the labels come from, kept with each change (default: http).")
 
 
 class _Page(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    after: str | None = Field(None, description="`next` of the page before.")
+    after: str | None = Field(None, description="`next` of the previous page.")
     limit: int = Field(100, ge=1, le=MAX_PAGE)
 
 
@@ -114,19 +93,29 @@ class _LabelQuery(_Page):
     state: Literal["train", "validation", "test"] | None = None
 
 
-@router.post("/labels", openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
+@router.post(_PATH, openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
 async def post_labels(
     request: Request, app_state: AppStateDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
 ) -> LabelReportView:
-    """Say what images show, and add labelled ones as examples; a bad row is reported and does not stop the others."""
+    """Set labels of images, and add labelled images as examples; a bad row is reported and does not stop the others."""
     async with upload_folder(app_state.settings) as folder:
         received = await receive_labels(request, folder, app_state.settings)
-        said = {name: _said_once(name, getattr(options, name), received.fields.get(name)) for name in COMMON_FIELDS}
-        who = said["labelled_by"] or actor.name
-        why = said["source"] or "http"
-        # Whose key it was stays known, whoever the client says has labelled.
-        source = why if who == actor.name else f"{why} (key {actor.name})"
-        report = await asyncio.to_thread(_apply, app_state, received, who, source, options.dry_run)
+        labelled_by, source = (
+            _url_or_form_value(name, getattr(options, name), received.fields.get(name)) for name in COMMON_FIELDS
+        )
+        labelled_by, source = labelled_by or actor.name, source or "http"
+        # The key is recorded even if the client names somebody else.
+        source = source if labelled_by == actor.name else f"{source} (key {actor.name})"
+        with hide_media_errors(IMAGES_NOT_STORED):
+            report = await asyncio.to_thread(
+                import_labels,
+                app_state.installation,
+                received.open,
+                actor=labelled_by,
+                source_name=source,
+                is_upload=True,
+                dry_run=options.dry_run,
+            )
     note_for_audit(request, is_dry_run=options.dry_run)
     log.info(
         "labels_taken",
@@ -139,109 +128,54 @@ async def post_labels(
     return LabelReportView.of(report)
 
 
-@router.get("/labels", responses=KEY_PROBLEMS)
+@router.get(_PATH, responses=KEY_PROBLEMS)
 def get_labels(
     request: Request, app_state: AppStateDep, _: WriterDep, query: Annotated[_LabelQuery, Query()]
 ) -> LabelPage:
-    """List images with their labels and what training does with them, in the order of their ids."""
-    with app_state.database.reading() as session:
-        overview = _overviews(request).of(session)
-        found, following = list_labels(session, overview, **query.model_dump())
-    return LabelPage(labels=[LabelView.of(facts, _media_root(request)) for facts in found], next=following)
+    """List images with their labels and what training does with them, ordered by image id."""
+    page = app_state.label_listing.page(**query.model_dump())
+    return LabelPage(labels=[LabelView.of(facts, _media_root(request)) for facts in page.images], next=page.next)
 
 
-@router.get("/labels/counts", responses=KEY_PROBLEMS)
-def get_label_counts(
-    request: Request, app_state: AppStateDep, _: WriterDep, query: Annotated[_Page, Query()]
-) -> LabelCountsPage:
-    """Count images by label, role and what training does with them, classes in the order of their labels."""
-    with app_state.database.reading() as session:
-        overview = _overviews(request).of(session)
-        total, classes = count_labels(session, overview)
-        shown = release_watermark(session)
-    labels = [label for label in classes if query.after is None or label > query.after]
-    page = labels[: query.limit]
-    return LabelCountsPage(
-        watermark=overview.watermark,
-        release_watermark=shown,
-        num_classes=len(classes),
-        total=LabelCounts.of(total),
-        classes=[ClassCountsView.of_class(label, classes[label]) for label in page],
-        next=page[-1] if len(labels) > len(page) else None,
-    )
+@router.get(f"{_PATH}/counts", responses=KEY_PROBLEMS)
+def get_label_counts(app_state: AppStateDep, _: WriterDep, query: Annotated[_Page, Query()]) -> LabelCountsPage:
+    """Count images by label, role and what training does with them; classes are ordered by label."""
+    return LabelCountsPage.of(app_state.label_listing.counts(after=query.after, limit=query.limit))
 
 
-@router.get("/labels/{image_id}", responses=_NOT_FOUND)
+@router.get(f"{_PATH}/{{image_id}}", responses=_NOT_FOUND)
 def get_label(request: Request, app_state: AppStateDep, _: WriterDep, image_id: str) -> LabelHistory:
-    """Return what one image shows, and every change of its label."""
-    with app_state.database.reading() as session:
-        facts, changes = show_label(session, _overviews(request).of(session), image_id)
+    """Return the label of one image, and every change of it."""
+    facts, changes = app_state.label_listing.show(image_id)
     return LabelHistory.with_changes(facts, changes, _media_root(request))
 
 
-@router.head("/media/{name}", include_in_schema=False)
+@router.head(f"{ADMIN_MEDIA_PATH}/{{name}}", include_in_schema=False)
 @router.get(
-    "/media/{name}",
+    f"{ADMIN_MEDIA_PATH}/{{name}}",
     response_class=Response,
-    responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The image store does not answer."}},
+    responses={**_NOT_FOUND, 503: {"model": Problem, "description": "The image store does not respond."}},
 )
 async def get_any_image(request: Request, app_state: AppStateDep, _: WriterDep, name: str) -> Response:
-    """Return any stored image, examples too."""
+    """Return any stored image, including examples."""
     media_name = MediaName.parse(name)
-    if media_name is None or not await asyncio.to_thread(_is_stored, app_state, media_name):
+    if media_name is None or not await asyncio.to_thread(is_image_stored, app_state.database, media_name):
         raise ImageNotShown(f"no image is stored under the name {name[:80]!r}")
-    # Of examples the shop may have no right to show; no cache between here and the browser keeps them.
+    # private: examples may not be published, so shared caches must not store them.
     headers = {**SAFE_HEADERS, "Cache-Control": "private, max-age=31536000, immutable"}
     return await image_response(request, app_state, media_name, headers)
 
 
-@contextmanager
-def telling_of_the_store() -> Iterator[None]:
-    """Tell a client that images cannot be stored; where they should be is nothing for it."""
-    try:
-        yield
-    except MediaError as error:
-        log.error("media_unavailable", reason=str(error))
-        raise MediaUnavailable("images cannot be stored at present; the log has the reason") from error
-
-
-def _apply(app_state: AppState, received: ReceivedLabels, actor: str, source_name: str, dry_run: bool) -> LabelReport:
-    source = received.open()
-    with telling_of_the_store():
-        report = apply_labels(app_state.installation, source, actor=actor, source_name=source_name, dry_run=dry_run)
-    if report.num_usable == 0:
-        reasons = report.reasons() or "it has no rows"
-        raise InvalidLabels(f"nothing of the {source.layout} could be used: {reasons}")
-    if report.errors and not dry_run:
-        # The answer holds the first of them only.
-        write_import_report(report, app_state.settings.reports_dir, "labels")
-    return report
-
-
-def _said_once(name: str, in_address: str | None, in_form: str | None) -> str | None:
-    """Return what the address or the form says; raises InvalidParameter for both, or for what is no such text."""
-    if in_address and in_form:
-        raise InvalidParameter(f"{name} stands in the address and in the form; give it once")
-    value = in_address or in_form
+def _url_or_form_value(name: str, in_url: str | None, in_form: str | None) -> str | None:
+    """Return the value of the URL or of the form; raises InvalidParameter if both have one, or if it is invalid."""
+    if in_url and in_form:
+        raise InvalidParameter(f"{name} is given in both the URL and the form; send it once")
+    value = in_url or in_form
     try:
         return checked_label(value, name) if value else None
     except ValueError as error:
         raise InvalidParameter(str(error)) from error
 
 
-def _overviews(request: Request) -> LabelOverviews:
-    """Return the one overview of this application, made when it is first asked for."""
-    state = request.app.state
-    if not hasattr(state, "label_overviews"):
-        state.label_overviews = LabelOverviews()
-    found: LabelOverviews = state.label_overviews
-    return found
-
-
 def _media_root(request: Request) -> str:
     return f"{request.scope.get('root_path', '')}{ADMIN_MEDIA_PATH}"
-
-
-def _is_stored(app_state: AppState, name: MediaName) -> bool:
-    with app_state.database.reading() as session:
-        return is_stored(session, name)

@@ -5,9 +5,9 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
-from service.catalogue.sources import IMAGE_ENDINGS
 from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
+from training.datasets.files import IMAGE_ENDINGS
 
 STATIC_DIR = Path(__file__).parents[1] / "pages" / "static"
 _TEMPLATES = Jinja2Templates(Path(__file__).parents[1] / "pages" / "templates")

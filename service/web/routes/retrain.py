@@ -15,7 +15,7 @@ from service.operations.requests import BUILD, RETRAIN, BuildRequest, RetrainReq
 from service.storage.tables.operations import Operation
 from service.web.app_state import AppState, AppStateDep
 from service.web.authorization import AdminDep
-from service.web.bodies.search import content_type_of, read_small_body
+from service.web.bodies.reading import content_type_of, read_small_body
 from service.web.bodies.uploads import receive_form, upload_folder
 from service.web.errors import UnsupportedContentType
 from service.web.middleware.audit import note_for_audit

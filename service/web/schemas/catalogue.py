@@ -1,13 +1,13 @@
-"""The catalogue as it goes over HTTP."""
+"""Imports and products as they go over HTTP."""
 
 from pydantic import BaseModel, Field
 
 from service.catalogue.reports import ImportReport
-from service.web.schemas.rows import FIRST_ERRORS, RowProblem, row_problems
+from service.web.schemas.uploads import FIRST_ERRORS, RowProblem, row_problems
 
 
 class ImportReportView(BaseModel):
-    """What an import did, or would do; each row is counted once."""
+    """What an import did, or would do. Each row is counted once."""
 
     layout: str
     dry_run: bool
@@ -17,7 +17,7 @@ class ImportReportView(BaseModel):
     num_images_updated: int
     num_unchanged: int
     num_failed: int
-    num_ignored: int = Field(description="Files that are no images.")
+    num_ignored: int = Field(description="Files that are not images.")
     seconds: float
     errors: list[RowProblem] = Field(description=FIRST_ERRORS)
 
@@ -31,7 +31,7 @@ class ImportReportView(BaseModel):
 
 
 class CatalogueCountsView(BaseModel):
-    """How much is in the catalogue."""
+    """Numbers of products and images."""
 
     num_products: int
     num_images: dict[str, int] = Field(description="By role.")

@@ -1,4 +1,4 @@
-"""Labels and the catalogue as they go over HTTP."""
+"""Labels as they go over HTTP."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -7,29 +7,30 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.labels.applying import LabelReport
-from service.labels.listing import ClassCounts, LabelFacts
+from service.labels.listing import ClassCounts, CountsPage, LabelFacts
 from service.storage.database import in_utc
 from service.storage.tables.catalogue import LabelChange
-from service.web.schemas.rows import FIRST_ERRORS, RowProblem, row_problems
+from service.web.schemas.uploads import FIRST_ERRORS, RowProblem, row_problems
 
+ADMIN_MEDIA_PATH = "/v1/admin/media"
 MAX_PAGE = 1000
 
 
 class LabelRowView(BaseModel):
-    """One row: of an image that is there (`image_id` or `sha256`), or of a new one (`image_base64`)."""
+    """One row: of an image of the catalogue (`image_id` or `sha256`), or of a new image (`image_base64`)."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_id: str | None = None
-    sha256: str | None = Field(None, description="Of the image's bytes; with product_id where several have it.")
+    sha256: str | None = Field(None, description="Of the image's bytes; give product_id if several products have it.")
     image_base64: str | None = Field(None, description="A new example, with product_id, label or both.")
     product_id: str | None = None
-    label: str | None = Field(None, description="Empty or null: that of the product again.")
+    label: str | None = Field(None, description="Empty or null: the label of the product.")
     labelled_by: str | None = None
 
 
 class LabelReportView(BaseModel):
-    """What labels did, or would do; each row is counted once."""
+    """What an upload of labels did, or would do. Each row is counted once."""
 
     layout: str
     dry_run: bool
@@ -37,7 +38,7 @@ class LabelReportView(BaseModel):
     num_changed: int
     num_unchanged: int
     num_failed: int
-    num_ignored: int = Field(description="Files that are no images, and rows that say nothing of labels.")
+    num_ignored: int = Field(description="Files that are not images, and rows without labels.")
     seconds: float
     errors: list[RowProblem] = Field(description=FIRST_ERRORS)
 
@@ -48,14 +49,14 @@ class LabelReportView(BaseModel):
 
 
 class LabelView(BaseModel):
-    """An image and what it shows."""
+    """An image and its label."""
 
     image_id: str
     product_id: str
     label: str
     role: str
     state: str = Field(description="What training does with it: train, validation or test.")
-    is_new: bool = Field(description="Came or changed since the catalogue that the active release shows.")
+    is_new: bool = Field(description="Added or changed since the active release was built.")
     labelled_by: str | None
     labelled_at: datetime | None
     label_source: str | None
@@ -68,14 +69,14 @@ class LabelView(BaseModel):
 
 
 class LabelPage(BaseModel):
-    """Images in the order of their ids."""
+    """Images ordered by id."""
 
     labels: list[LabelView]
-    next: str | None = Field(description="Send it as `after` for the next page; null: this is the last.")
+    next: str | None = Field(description="Send it as `after` for the next page; null on the last page.")
 
 
 class LabelChangeView(BaseModel):
-    """One change of a label; null stands for that of the product."""
+    """One change of a label; null stands for the label of the product."""
 
     old_label: str | None
     new_label: str | None
@@ -96,7 +97,7 @@ class LabelChangeView(BaseModel):
 
 
 class LabelHistory(LabelView):
-    """An image with every change of its label, the oldest first."""
+    """An image with every change of its label, oldest first."""
 
     changes: list[LabelChangeView]
 
@@ -108,7 +109,7 @@ class LabelHistory(LabelView):
 
 
 class LabelCounts(BaseModel):
-    """How many images."""
+    """Numbers of images."""
 
     num_images: int
     num_catalogue: int
@@ -116,7 +117,7 @@ class LabelCounts(BaseModel):
     num_train: int
     num_validation: int
     num_test: int
-    num_new: int = Field(description="Came or changed since the catalogue that the active release shows.")
+    num_new: int = Field(description="Added or changed since the active release was built.")
 
     @classmethod
     def of(cls, counts: ClassCounts) -> "LabelCounts":
@@ -125,7 +126,7 @@ class LabelCounts(BaseModel):
 
 
 class ClassCountsView(LabelCounts):
-    """How many images of one class."""
+    """Numbers of images of one class."""
 
     label: str
 
@@ -136,14 +137,26 @@ class ClassCountsView(LabelCounts):
 
 
 class LabelCountsPage(BaseModel):
-    """Counts of all images, and of classes in the order of their labels."""
+    """Counts of all images, and of classes ordered by label."""
 
     watermark: int = Field(description="The number of the last change of the catalogue.")
-    release_watermark: int = Field(description="That of the active release; 0: none is active.")
+    release_watermark: int = Field(description="The last change that the active release contains; 0 if none is active.")
     num_classes: int
     total: LabelCounts
     classes: list[ClassCountsView]
-    next: str | None = Field(description="Send it as `after` for the next page; null: this is the last.")
+    next: str | None = Field(description="Send it as `after` for the next page; null on the last page.")
+
+    @classmethod
+    def of(cls, page: CountsPage) -> "LabelCountsPage":
+        """Describe a page of counts."""
+        return cls(
+            watermark=page.watermark,
+            release_watermark=page.release_watermark,
+            num_classes=page.num_classes,
+            total=LabelCounts.of(page.total),
+            classes=[ClassCountsView.of_class(label, counts) for label, counts in page.classes.items()],
+            next=page.next,
+        )
 
 
 def _label_values(facts: LabelFacts, media_root: str) -> dict[str, Any]:

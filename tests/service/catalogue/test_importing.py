@@ -1,3 +1,5 @@
+"""Imports: idempotent, resumable, and not stopped by bad rows."""
+
 import json
 from itertools import pairwise
 
@@ -5,11 +7,11 @@ import pytest
 from sqlalchemy import select
 
 from embedding.decoding import DecodingLimits
-from service.catalogue import importing as catalogue_import
+from service.catalogue import importing
 from service.catalogue.errors import ProductNotFound
 from service.catalogue.importing import import_catalogue
 from service.catalogue.records import count_catalogue, remove_products, take_snapshot
-from service.catalogue.reports import write_import_report
+from service.catalogue.reports import write_report
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.errors import StorageFull
 from service.storage.tables.catalogue import MediaObject, Product, ProductImage
@@ -41,7 +43,7 @@ def image(tmp_path):
 
 
 def contents(installation):
-    """Return all that an import may change, but for times."""
+    """Return everything that an import may change, except times."""
     with installation.database.reading() as session:
         products = [(p.id, p.title, p.attributes, p.change_seq, p.deleted_at) for p in session.scalars(select(Product))]
         images = [
@@ -90,7 +92,7 @@ def test_change_numbers_are_unique_and_gapless(installation, run, tmp_path):
 
 
 def test_a_dry_run_reads_everything_and_writes_nothing(installation, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue_import, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(importing, "CHUNK_ROWS", 2)
     shop = write_shop(tmp_path / "shop")
     (shop / "cedar" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
 
@@ -104,8 +106,8 @@ def test_a_dry_run_reads_everything_and_writes_nothing(installation, run, tmp_pa
     assert len(real.errors) == 1
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(installation, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue_import, "_CHUNK_ROWS", 2)
+def test_an_interrupted_import_can_be_resumed(installation, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "CHUNK_ROWS", 2)
     source = read_import_source(write_shop(tmp_path / "shop"))
 
     def stop(done, total):
@@ -199,7 +201,7 @@ def test_rows_that_contradict_each_other_are_reported(run, image):
     assert (report.num_images_added, report.num_unchanged) == (2, 1)
 
 
-def test_removed_products_are_gone_from_the_next_snapshot_and_come_back_when_imported(installation, run, tmp_path):
+def test_removed_products_are_not_in_the_next_snapshot_and_return_when_imported(installation, run, tmp_path):
     source = read_import_source(write_shop(tmp_path / "shop"))
     run(source)
 
@@ -215,7 +217,7 @@ def test_removed_products_are_gone_from_the_next_snapshot_and_come_back_when_imp
         assert len(take_snapshot(session).images) == 6
 
 
-def test_removing_what_is_not_there_changes_nothing(shop):
+def test_removing_an_unknown_product_changes_nothing(shop):
     before = contents(shop)
 
     with pytest.raises(ProductNotFound, match="'zebra'"), shop.database.transaction() as session:
@@ -224,7 +226,7 @@ def test_removing_what_is_not_there_changes_nothing(shop):
     assert contents(shop) == before
 
 
-def test_a_image_lost_from_the_store_is_stored_again(installation, run, image):
+def test_an_image_missing_from_the_store_is_stored_again(installation, run, image):
     rows = [SourceRow("1", "a", image("red"))]
     run(rows)
     (path,) = (path for path in (installation.settings.home / "media").rglob("*") if path.is_file())
@@ -251,6 +253,6 @@ def test_a_full_disk_leaves_no_row_without_its_image(installation, run, image, m
 def test_the_report_is_written_as_json(run, tmp_path):
     report = run([SourceRow("r:1", "a", tmp_path / "missing.jpg")])
 
-    path = write_import_report(report, tmp_path / "reports")
+    path = write_report(report, tmp_path / "reports", "import")
 
     assert json.loads(path.read_text())["errors"][0]["location"] == "r:1"

@@ -1,10 +1,16 @@
+"""The layouts that an import reads, and the errors of bad rows."""
+
 import json
 import os
+import zipfile
 
 import pytest
+from sqlalchemy import String
 
 from service.catalogue.errors import InvalidImportSource
-from service.catalogue.sources import read_import_source
+from service.catalogue.sources import MAX_TEXT_LENGTH, MAX_TITLE_LENGTH, read_import_source
+from service.storage.tables.catalogue import LabelChange, Product, ProductImage
+from tests.conftest import REAL_DATA
 from tests.images import png
 from tests.service.conftest import write_shop
 
@@ -31,7 +37,7 @@ def test_reads_a_folder_per_product(tmp_path):
     assert source.num_ignored == 1
 
 
-def test_a_image_outside_of_product_folders_is_named(tmp_path):
+def test_images_outside_of_product_folders_or_of_unsupported_formats_are_errors(tmp_path):
     shop = write_shop(tmp_path / "shop")
     (shop / "loose.png").write_bytes(png("red"))
     (shop / "amber" / "phone.heic").write_bytes(b"")
@@ -85,7 +91,7 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ({"image": "a.png"}, "product_id is empty"),
         ({"product_id": "  ", "image": "a.png"}, "product_id is empty"),
         ({"product_id": "x" * 201, "image": "a.png"}, "longer than 200"),
-        ({"product_id": "a\x00b", "image": "a.png"}, "cannot be printed"),
+        ({"product_id": "a\x00b", "image": "a.png"}, "unprintable"),
         ({"product_id": True, "image": "a.png"}, "product_id is empty"),
         ({"product_id": "a"}, "image is empty"),
         ({"product_id": "a", "image": 3}, "image is empty"),
@@ -93,14 +99,14 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ({"product_id": "a", "image": "a.png", "attributes": [1]}, "must be a JSON object"),
         ({"product_id": "a", "image": "a.png", "attributes": "{"}, "not JSON"),
         ({"product_id": "a", "image": "a.png", "attributes": 3}, "must be a JSON object"),
-        ({"product_id": "a", "image": "a.png", "title": ["x"]}, "title must be a text"),
+        ({"product_id": "a", "image": "a.png", "title": ["x"]}, "title must be text"),
         ({"product_id": "a", "image": "a.png", "title": "x" * 1001}, "at most 1000"),
         ([1, 2], "a JSON object is needed"),
         ({"product_id": "a", "image": "a.png", "tittle": "x"}, "unknown column 'tittle'"),
         ({"product_id": "a", "image": "a.png", "path": "b.png"}, "two columns 'image'"),
         ({"product_id": "a", "image": "a.png", "attributes": {"price": float("nan")}}, "NaN is no JSON number"),
-        ({"product_id": "a", "image": "a.png", "attributes": {"x": "\ud800"}}, "half a character"),
-        ({"product_id": "a", "image": "a.png", "title": "a\ud800b"}, "half a character"),
+        ({"product_id": "a", "image": "a.png", "attributes": {"x": "\ud800"}}, "lone surrogate"),
+        ({"product_id": "a", "image": "a.png", "title": "a\ud800b"}, "lone surrogate"),
         ({"product_id": "a", "image": "a.png", "title": "a\0b"}, "NUL"),
         ({"product_id": "a", "image": "a.png", "attributes": {"x": "\0"}}, "NUL"),
     ],
@@ -119,17 +125,17 @@ def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
 def test_numbers_beyond_json_are_reported(tmp_path):
     lines = '{"product_id": "a", "image": "a.png", "attributes": {"x": 1e999}}\n'
 
-    assert "no JSON number" in read_import_source(write(tmp_path / "c.ndjson", lines)).errors[0].message
+    assert "JSON cannot represent" in read_import_source(write(tmp_path / "c.ndjson", lines)).errors[0].message
 
 
 @pytest.mark.parametrize("line", ['{"product_id": ', "[" * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
-def test_a_line_that_is_no_json_is_reported(tmp_path, line):
+def test_a_line_that_is_not_json_is_reported(tmp_path, line):
     source = read_import_source(write(tmp_path / "c.ndjson", line + "\n"))
 
     assert "JSON" in source.errors[0].message
 
 
-def test_an_empty_object_empties_the_attributes_and_nothing_leaves_them(tmp_path):
+def test_an_empty_object_removes_the_attributes_and_a_missing_one_keeps_them(tmp_path):
     rows = [{"product_id": "a", "image": "a.png", "attributes": {}}, {"product_id": "a", "image": "a.png"}]
 
     emptied, left = read_import_source(write(tmp_path / "c.ndjson", "\n".join(map(json.dumps, rows)))).rows
@@ -150,7 +156,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert len(source.rows) == 10
 
 
-def test_names_that_are_no_text_are_reported_escaped(tmp_path):
+def test_names_that_are_not_valid_utf8_are_reported_escaped(tmp_path):
     shop = write_shop(tmp_path / "shop")
     folder = shop / os.fsdecode(b"prod\xff")
     folder.mkdir()
@@ -182,7 +188,7 @@ def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
         ("c.xlsx", "", "neither a folder nor"),
     ],
 )
-def test_a_source_that_makes_no_sense_as_a_whole_is_refused(tmp_path, name, text, message):
+def test_a_table_that_cannot_be_read_as_a_whole_is_refused(tmp_path, name, text, message):
     with pytest.raises(InvalidImportSource, match=message):
         read_import_source(write(tmp_path / name, text))
 
@@ -194,7 +200,7 @@ def test_text_in_another_encoding_is_refused(tmp_path):
         read_import_source(path)
 
 
-def test_a_path_that_is_missing_or_holds_nothing_is_refused(tmp_path):
+def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InvalidImportSource, match="does not exist"):
         read_import_source(tmp_path / "nowhere")
     with pytest.raises(InvalidImportSource, match="expected a folder per product"):
@@ -231,11 +237,31 @@ def test_reads_the_grocery_layout_without_its_val_and_test(tmp_path, start):
     assert source.errors[0].location == "train.txt:2"
 
 
-def test_counts_of_the_real_grocery_dataset(grocery):
-    source = read_import_source(grocery)
+def test_counts_of_the_real_grocery_dataset(tmp_path):
+    archive = REAL_DATA / "grocery.zip"
+    if not archive.exists():
+        pytest.skip(f"{archive.name} is not beside the project (../shared/data)")
+    with zipfile.ZipFile(archive) as opened:
+        # Images are not opened when the layout is read.
+        opened.extractall(tmp_path, [name for name in opened.namelist() if name.endswith((".csv", ".txt"))])
+
+    source = read_import_source(tmp_path / "GroceryStoreDataset")
 
     roles = [row.role for row in source.rows]
     assert (roles.count("catalogue"), roles.count("example")) == (81, 2640)
     assert len({row.product_id for row in source.rows}) == 81
     assert not source.errors
     assert all(row.image.parts.count("test") + row.image.parts.count("val") == 0 for row in source.rows)
+
+
+def test_the_length_limits_are_those_of_the_columns():
+    products, images, changes = (table.__table__.columns for table in (Product, ProductImage, LabelChange))
+    texts = [products["id"], products["label"], images["labelled_by"], images["label_source"], changes["source"]]
+
+    assert length_of(products["title"]) == MAX_TITLE_LENGTH
+    assert {length_of(column) for column in texts} == {MAX_TEXT_LENGTH}
+
+
+def length_of(column):
+    assert isinstance(column.type, String)
+    return column.type.length

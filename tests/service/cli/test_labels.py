@@ -1,21 +1,22 @@
 """akin catalogue label, relabel, labels, and archives at a terminal."""
 
 import json
+import shutil
 
 import pytest
 
 from service.cli.main import main
 from tests.images import png
-from tests.service.conftest import write_shop
 from tests.service.fixtures.labels import packed
 from tests.service.labels.test_applying import id_of
 
 
 @pytest.fixture
-def akin(tmp_path, monkeypatch, capsys, new_address):
-    """Run a command in a folder with the shop of three products, imported; return what it printed."""
+def akin(tmp_path, monkeypatch, capsys, new_address, shop_settings):
+    """Run a command on a copy of the shop of three products; return what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("AKIN_DATABASE_URL", new_address())
+    shutil.copytree(shop_settings.home, "home")
+    monkeypatch.setenv("AKIN_DATABASE_URL", new_address(like=shop_settings.database_url))
     monkeypatch.setenv("AKIN_HOME", "home")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -26,8 +27,6 @@ def akin(tmp_path, monkeypatch, capsys, new_address):
         assert (ended.value.code or 0) == status, captured.err + captured.out
         return captured
 
-    write_shop(tmp_path / "shop")
-    run("catalogue", "import", "shop")
     return run
 
 
@@ -35,7 +34,7 @@ def listed(akin, *arguments):
     return json.loads(akin("catalogue", "labels", "--json", *arguments).out)
 
 
-def test_labels_come_from_a_folder_a_table_an_archive_and_a_image(akin, tmp_path):
+def test_labels_come_from_a_folder_a_table_an_archive_and_an_image(akin, tmp_path):
     (tmp_path / "photos" / "birch").mkdir(parents=True)
     (tmp_path / "photos" / "birch" / "1.png").write_bytes(png("red"))
     (tmp_path / "l.csv").write_text(
@@ -65,7 +64,7 @@ def test_rows_that_fail_give_status_1_and_a_report_of_all(akin, tmp_path):
 
     done = akin("catalogue", "label", "l.csv", status=1)
 
-    assert "l.csv:3: the catalogue has no image of image_id 'nobody'" in done.err
+    assert "l.csv:3: the catalogue has no image with image_id 'nobody'" in done.err
     assert "1 rows were not used; all of them" in done.err
     (report,) = (tmp_path / "home" / "reports").glob("labels-*.json")
     assert json.loads(report.read_text())["num_failed"] == 1
@@ -110,14 +109,14 @@ def test_an_archive_is_imported(akin, tmp_path):
     ("arguments", "message"),
     [
         (["label", "nowhere"], "nowhere does not exist"),
-        (["label", "shop/amber/front.png"], "give --as with the product's id or a label"),
-        (["label", "shop", "--as", "amber"], "--as says what one image shows, and shop is none"),
+        (["label", "one.png"], "give --as with the product's id or a label"),
+        (["label", "shop", "--as", "amber"], "--as gives the label of one image, and shop is not an image"),
         (["label", "bad.csv"], "no column 'image_id' or 'sha256' or 'image'"),
-        (["label", "bad.zip"], "only zip is read"),
-        (["import", "bad.zip"], "only zip is read"),
-        (["relabel", "nobody", "wood"], "no image of image_id 'nobody'"),
-        (["relabel", "nobody"], "give a label, or --own"),
-        (["relabel", "nobody", "wood", "--own"], "give a label, or --own"),
+        (["label", "bad.zip"], "only zip archives are supported"),
+        (["import", "bad.zip"], "only zip archives are supported"),
+        (["relabel", "nobody", "wood"], "no image with image_id 'nobody'"),
+        (["relabel", "nobody"], "give either a label, or --own"),
+        (["relabel", "nobody", "wood", "--own"], "give either a label, or --own"),
         (["labels", "--role", "queen"], "--role must be one of catalogue, example, got 'queen'"),
         (["labels", "--state", "held"], "--state must be one of train, validation, test"),
     ],
@@ -125,6 +124,8 @@ def test_an_archive_is_imported(akin, tmp_path):
 def test_a_mistake_is_one_line_that_says_what_to_do(akin, tmp_path, arguments, message):
     (tmp_path / "bad.csv").write_text("a,b\n")
     (tmp_path / "bad.zip").write_text("x")
+    (tmp_path / "one.png").write_bytes(png("red"))
+    (tmp_path / "shop").mkdir()
 
     done = akin("catalogue", *arguments, status=1)
 

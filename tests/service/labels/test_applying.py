@@ -1,4 +1,4 @@
-"""Labels on their way in: what changes, what does not, and what stays on record."""
+"""Applying labels: what changes, what does not, and what is recorded."""
 
 import hashlib
 import re
@@ -13,13 +13,12 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.records import count_catalogue, labelled_images, remove_products
 from service.catalogue.sources import ImportSource, SourceRow
 from service.errors import StorageFull
-from service.labels import applying as labels_module
+from service.labels import applying
 from service.labels.applying import apply_labels
-from service.labels.listing import LabelOverviews, count_labels, list_labels, show_label, take_overview
 from service.labels.sources import LabelSource, NewExample, Relabel, read_label_source
 from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage
 from tests.images import encode, png
-from tests.service.conftest import product_image, write_shop
+from tests.service.conftest import product_image
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def messages_of(report):
     return {error.location: error.message for error in report.errors}
 
 
-def test_a_label_is_changed_with_who_why_and_when(shop, run):
+def test_a_changed_label_is_recorded_with_its_author_and_source(shop, run):
     before = images_of(shop)
 
     report = run([change(1, "wood", image_id=id_of("birch")), change(2, "gem", sha256=digest_of("amber"))])
@@ -135,7 +134,7 @@ def test_applying_the_same_labels_twice_changes_nothing(shop, run):
     assert (images_of(shop), history_of(shop), files_of(shop)) == before
 
 
-def test_a_label_is_taken_back_and_the_way_there_stays_on_record(shop, run):
+def test_a_label_is_reset_and_its_history_is_kept(shop, run):
     for label in ("wood", "tree", None):
         run([change(1, label, image_id=id_of("birch"))])
 
@@ -143,14 +142,14 @@ def test_a_label_is_taken_back_and_the_way_there_stays_on_record(shop, run):
     assert [(old, new) for _, old, new, _, _ in history_of(shop)] == [(None, "wood"), ("wood", "tree"), ("tree", None)]
 
 
-def test_the_products_own_label_said_aloud_is_no_change(shop, run):
+def test_giving_the_label_of_the_product_is_no_change(shop, run):
     report = run([change(1, "birch", image_id=id_of("birch")), new(2, png("red"), "birch", "birch")])
 
     assert (report.num_unchanged, report.num_added) == (1, 1)
     assert {row[2] for row in images_of(shop).values()} == {None}
 
 
-def test_each_change_has_a_number_of_its_own(shop, run):
+def test_each_change_has_its_own_number(shop, run):
     run([new(n, png((n, 0, 0)), "birch") for n in range(40)] + [change(99, "x", image_id=id_of("amber"))])
 
     with shop.database.reading() as session:
@@ -159,8 +158,8 @@ def test_each_change_has_a_number_of_its_own(shop, run):
     assert seqs[-41:] == list(range(13, 54))
 
 
-def test_a_label_finds_its_product(shop, run):
-    """By the product's id, then the label of products, then that of their images; the lowest id of several."""
+def test_a_product_is_found_by_its_label(shop, run):
+    """By the id of a product, then the label of products, then that of images; the lowest id if there are several."""
     with shop.database.transaction() as session:
         for product_id in ("cedar", "birch"):
             product = session.get(Product, product_id)
@@ -183,16 +182,22 @@ def test_a_label_finds_its_product(shop, run):
     ("row", "message"),
     [
         (lambda: new(1, png("red"), "zebra"), "no product 'zebra'; import the product first"),
-        (lambda: new(1, png("red"), None, "zebra"), "no product of the id or label 'zebra'; import the product first"),
+        (
+            lambda: new(1, png("red"), None, "zebra"),
+            "no product with the id or label 'zebra'; import the product first",
+        ),
         (lambda: new(1, png("red"), "gone"), "no product 'gone'"),
-        (lambda: new(1, png("red"), None, "gone"), "no product of the id or label 'gone'"),
+        (lambda: new(1, png("red"), None, "gone"), "no product with the id or label 'gone'"),
         (lambda: new(1, b"no image", "birch"), "supported format"),
         (lambda: new(1, b"", "birch"), "empty"),
         (lambda: new(1, encode(product_image("amber"))[:-900], "birch"), "damaged|truncated|cut"),
-        (lambda: change(1, "x", image_id="unknown"), "no image of image_id 'unknown'"),
-        (lambda: change(1, "x", sha256="0" * 64), "no image of sha256"),
+        (lambda: change(1, "x", image_id="unknown"), "no image with image_id 'unknown'"),
+        (lambda: change(1, "x", sha256="0" * 64), "no image with sha256"),
         (lambda: change(1, "x", sha256=digest_of("amber"), product_id="birch"), "of 'birch'; look it up"),
-        (lambda: change(1, "x", image_id=id_of("amber"), product_id="birch"), "'amber', and the row says 'birch'"),
+        (
+            lambda: change(1, "x", image_id=id_of("amber"), product_id="birch"),
+            "belongs to 'amber', but the row has the product_id 'birch'",
+        ),
         (lambda: change(1, "x", image_id=image_id_of("gone", "")), "no image"),
     ],
 )
@@ -216,31 +221,31 @@ def import_one(installation, product_id, image_bytes, **options):
     import_catalogue(source, installation.database, installation.media_store)
 
 
-def test_a_image_of_several_products_needs_the_product_too(shop, run):
+def test_an_image_of_several_products_needs_the_product_id(shop, run):
     for product_id in ("x1", "x2"):
         import_one(shop, product_id, png("white"))
     digest = hashlib.sha256(png("white")).hexdigest()
 
     report = run([change(1, "a", sha256=digest), change(2, "b", sha256=digest, product_id="x2")])
 
-    assert "several products have the image" in messages_of(report)["r:1"]
+    assert "several products have the image with" in messages_of(report)["r:1"]
     assert "'x1', 'x2'); give the product_id too" in messages_of(report)["r:1"]
     assert images_of(shop)[image_id_of("x2", digest)][2] == "b"
     assert images_of(shop)[image_id_of("x1", digest)][2] is None
 
 
-def test_a_image_of_the_catalogue_is_made_no_example(shop, run):
+def test_a_catalogue_image_does_not_become_an_example(shop, run):
     before = images_of(shop)
 
     report = run([new(1, encode(product_image("amber")), "amber"), new(2, encode(product_image("amber")), "birch")])
 
-    assert f"image_id {id_of('amber')}), and labels make no example of it" in messages_of(report)["r:1"]
-    # The same bytes as an example of another product are another matter, as in an import.
+    assert f"(image_id {id_of('amber')}) and cannot become an example" in messages_of(report)["r:1"]
+    # The same bytes may become an example of another product, as in an import.
     assert report.num_added == 1
     assert images_of(shop)[id_of("amber")] == before[id_of("amber")]
 
 
-def test_a_removed_image_is_not_labelled_and_comes_back_as_an_example(shop, run):
+def test_a_removed_image_is_not_labelled_but_can_be_added_again(shop, run):
     with shop.database.transaction() as session:
         image = session.get(ProductImage, id_of("birch", 1))
         assert image is not None
@@ -262,13 +267,13 @@ def test_images_of_a_removed_product_are_not_labelled(shop, run):
     assert "was removed" in messages_of(report)["r:1"]
 
 
-def test_what_an_example_shows_may_be_said_anew_or_left_unsaid(shop, run):
+def test_an_example_keeps_its_label_unless_another_is_given(shop, run):
     run([new(1, png("red"), "birch", "wood")])
 
-    unsaid = run([new(1, png("red"), "birch")])
-    anew = run([new(1, png("red"), "birch", "tree")])
+    without_label = run([new(1, png("red"), "birch")])
+    relabelled = run([new(1, png("red"), "birch", "tree")])
 
-    assert (unsaid.num_unchanged, anew.num_changed) == (1, 1)
+    assert (without_label.num_unchanged, relabelled.num_changed) == (1, 1)
     assert [row[2] for row in images_of(shop).values() if row[2]] == ["tree"]
 
 
@@ -284,7 +289,7 @@ def test_rows_that_contradict_each_other_are_reported(shop, run):
 
     report = run(rows)
 
-    assert "has label 'wood' at r:1 and 'tree' here; keep one" in messages_of(report)["r:2"]
+    assert "has label 'wood' at r:1 and 'tree' here; remove one" in messages_of(report)["r:2"]
     assert "label 'wood' at r:1 and its product's here" in messages_of(report)["r:3"]
     assert list(messages_of(report)) == ["r:2", "r:3", "r:6"]
     assert (report.num_changed, report.num_added) == (2, 1)
@@ -315,8 +320,8 @@ def test_a_dry_run_checks_everything_and_writes_nothing(shop, run):
     assert dry.errors == real.errors
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_result(shop, run, monkeypatch):
-    monkeypatch.setattr(labels_module, "_CHUNK_ROWS", 2)
+def test_an_interrupted_run_can_be_resumed(shop, run, monkeypatch):
+    monkeypatch.setattr(applying, "CHUNK_ROWS", 2)
     rows = [new(n, png((n, 0, 0)), "birch") for n in range(6)]
 
     def stop(done, total):
@@ -346,8 +351,8 @@ def test_a_full_disk_leaves_no_row_without_its_image(shop, run, monkeypatch):
     assert images_of(shop) == before
 
 
-def test_of_very_many_errors_the_first_are_kept_and_all_are_counted(shop, run, monkeypatch):
-    monkeypatch.setattr(labels_module, "_MOST_ERRORS", 3)
+def test_all_errors_are_counted_and_the_first_are_kept(shop, run, monkeypatch):
+    monkeypatch.setattr(applying, "_MAX_KEPT_ERRORS", 3)
 
     report = run([change(n, "x", image_id=f"no{n}") for n in range(50)])
 
@@ -355,7 +360,7 @@ def test_of_very_many_errors_the_first_are_kept_and_all_are_counted(shop, run, m
     assert report.reasons().endswith("and 47 more")
 
 
-def test_the_image_of_an_oversized_file_is_refused(shop, run):
+def test_an_oversized_image_is_refused(shop, run):
     small = replace(shop, settings=shop.settings.model_copy(update={"max_image_bytes": 90}))
 
     report = apply_labels(
@@ -365,7 +370,7 @@ def test_the_image_of_an_oversized_file_is_refused(shop, run):
     assert "at most 90 are allowed" in report.errors[0].message
 
 
-def test_a_folder_per_class_is_taken_whole_and_again(shop, run, tmp_path):
+def test_a_folder_per_class_can_be_applied_repeatedly(shop, run, tmp_path):
     folder = tmp_path / "photos"
     for number, product_id in enumerate(("amber", "birch", "zebra")):
         path = folder / product_id / "photo.png"
@@ -380,7 +385,7 @@ def test_a_folder_per_class_is_taken_whole_and_again(shop, run, tmp_path):
     assert (again.num_unchanged, again.num_failed) == (2, 1)
 
 
-def test_messages_do_not_say_where_the_archive_was_unpacked(shop, run, tmp_path):
+def test_messages_do_not_contain_the_path_of_the_unpacked_archive(shop, run, tmp_path):
     (tmp_path / "labels.csv").write_text("product_id,image\nbirch,missing.png\n")
 
     report = run(read_label_source(tmp_path))
@@ -388,7 +393,7 @@ def test_messages_do_not_say_where_the_archive_was_unpacked(shop, run, tmp_path)
     assert messages_of(report) == {"labels.csv:2": "the file missing.png does not exist"}
 
 
-def test_an_import_that_changes_a_label_puts_it_on_record(shop):
+def test_an_import_that_changes_a_label_records_it(shop):
     import_one(shop, "x", png("white"), label="old")
     import_one(shop, "x", png("white"), label="old")
     import_one(shop, "x", png("white"))
@@ -401,8 +406,7 @@ def test_an_import_that_changes_a_label_puts_it_on_record(shop):
     assert images_of(shop)[image_id][2:5] == ("new", "command line", "import (one)")
 
 
-def test_two_at_the_same_time_both_succeed(shop):
-    """Both see a new image; only one adds it, and numbers are given once."""
+def test_concurrent_runs_add_each_image_once(shop):
     rows = [new(n, png((n, 1, 1)), "birch") for n in range(64)]
     reports = []
 
@@ -419,70 +423,3 @@ def test_two_at_the_same_time_both_succeed(shop):
     assert sum(report.num_added for report in reports) == 64
     assert sum(report.num_unchanged for report in reports) == 128
     assert len(history_of(shop)) == 64
-
-
-def test_lists_and_counts_say_what_training_does_with_each_image(shop, run):
-    run([new(1, png("red"), "birch", "wood")])
-
-    with shop.database.reading() as session:
-        overview = take_overview(session)
-        total, classes = count_labels(session, overview)
-        everything, following = list_labels(session, overview)
-        examples, _ = list_labels(session, overview, role="example", label="wood")
-
-    assert (total.num_images, total.num_catalogue, total.num_examples, total.num_new) == (10, 6, 4, 10)
-    assert total.num_train + total.num_validation + total.num_test == 10
-    assert {label: count.num_images for label, count in classes.items()} == {
-        "amber": 3, "birch": 3, "cedar": 3, "wood": 1,
-    }  # fmt: skip
-    assert len(everything) == 10
-    assert following is None
-    assert [row.image.label for row in examples] == ["wood"]
-    assert (examples[0].labelled_by, examples[0].label_source, examples[0].is_new) == ("ada", "test", True)
-    by_state = {state: sum(row.state == state for row in everything) for state in ("train", "validation", "test")}
-    assert by_state == {"train": total.num_train, "validation": total.num_validation, "test": total.num_test}
-
-
-@pytest.mark.parametrize("limit", [1, 3, 9, 10])
-def test_pages_together_are_the_whole_list(shop, limit):
-    found, after = [], None
-    with shop.database.reading() as session:
-        overview = take_overview(session)
-        while True:
-            page, after = list_labels(session, overview, after=after, limit=limit)
-            found += [row.image.image_id for row in page]
-            if after is None:
-                break
-
-    assert found == [image.image_id for image in overview.images]
-    assert len(found) == 9
-
-
-def test_the_overview_is_kept_until_the_catalogue_changes(shop, run):
-    overviews = LabelOverviews()
-    with shop.database.reading() as session:
-        first = overviews.of(session)
-    with shop.database.reading() as session:
-        assert overviews.of(session) is first
-
-    run([change(1, "wood", image_id=id_of("birch"))])
-
-    with shop.database.reading() as session:
-        second = overviews.of(session)
-        facts, changes = show_label(session, second, id_of("birch"))
-    assert second is not first
-    assert facts.image.label == "wood"
-    assert [(row.old_label, row.new_label) for row in changes] == [(None, "wood")]
-
-
-def test_an_empty_catalogue_has_empty_lists(installation):
-    with installation.database.reading() as session:
-        overview = take_overview(session)
-        assert list_labels(session, overview) == ([], None)
-        assert count_labels(session, overview)[1] == {}
-
-
-def test_the_shop_of_the_tests_is_what_these_tests_think(tmp_path):
-    path = write_shop(tmp_path) / "birch" / "example" / "photo.png"
-
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest_of("birch", 2)

@@ -1,4 +1,4 @@
-"""Where labels come from: tables, folders, what was sent."""
+"""The layouts of labels, and the errors of bad rows."""
 
 import base64
 import json
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from service.catalogue.sources import RowError, read_import_source, unwrapped
+from service.catalogue.sources import RowError, content_root, read_import_source
 from service.labels import sources as label_sources
 from service.labels.errors import InvalidLabels
 from service.labels.sources import NewExample, Relabel, read_label_rows, read_label_source, single_image, single_label
@@ -55,7 +55,7 @@ def test_reads_a_csv_of_changes_and_images(tmp_path):
     ]
 
 
-def test_rows_may_be_read_again(tmp_path):
+def test_rows_can_be_read_again(tmp_path):
     source = read_label_source(write(tmp_path / "labels.csv", "image_id,label\na,b\n"))
 
     assert rows_of(source) == rows_of(source) != []
@@ -96,7 +96,7 @@ def test_reads_a_folder_per_class(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.ndjson", "labels.jsonl"])
-def test_a_folder_with_a_table_is_read_by_it(tmp_path, name):
+def test_a_folder_with_a_table_is_read_through_it(tmp_path, name):
     text = "image_id,label\na,b\n" if name.endswith("csv") else '{"image_id": "a", "label": "b"}\n'
     write(tmp_path / name, text)
     write(tmp_path / "other" / "x.png", content=png("red"))
@@ -106,7 +106,7 @@ def test_a_folder_with_a_table_is_read_by_it(tmp_path, name):
     assert row == Relabel(f"{name}:{2 if name.endswith('csv') else 1}", "a", None, None, "b")
 
 
-def test_of_a_catalogue_only_the_examples_are_labels(tmp_path):
+def test_only_the_examples_of_a_catalogue_are_read(tmp_path):
     write(tmp_path / "a.png", content=png("red"))
     write(
         tmp_path / "catalogue.csv", "product_id,image,role,label\np,a.png,catalogue,\nq,a.png,example,x\nr,a.png,x,\n"
@@ -139,7 +139,7 @@ def test_photos_of_the_grocery_dataset_are_labels(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"label": "x"}, "one of image_id, sha256, image and image_base64 .* it has none"),
+        ({"label": "x"}, "exactly one of image_id, sha256, image and image_base64; it has none"),
         ({"image_id": "a", "sha256": DIGEST, "label": "x"}, "it has image_id and sha256"),
         ({"image_id": "a", "image_base64": "AAAA", "label": "x"}, "it has image_id and image_base64"),
         ({"image_id": "a"}, "the row has no label"),
@@ -150,10 +150,10 @@ def test_photos_of_the_grocery_dataset_are_labels(tmp_path):
         ({"image_id": {"a": 1}, "label": "x"}, "the image_id must be text"),
         ({"sha256": DIGEST.upper(), "label": "x"}, "64 hexadecimal digits in lower case"),
         ({"sha256": "abc", "label": "x"}, "64 hexadecimal digits"),
-        ({"image_base64": "AAAA"}, "nothing says what the image shows"),
+        ({"image_base64": "AAAA"}, "neither a product_id nor a label"),
         ({"image_base64": "not base64!", "label": "x"}, "is not base64"),
         ({"image_base64": 7, "label": "x"}, "must be text"),
-        ({"image": "a.png", "label": "x"}, "did not come along; send a zip"),
+        ({"image": "a.png", "label": "x"}, "was not sent; send a zip"),
         ({"image": 7, "label": "x"}, "must be a path as text"),
         ({"image_id": "a", "label": "x", "lable": "y"}, "unknown column 'lable'; columns are image_id"),
         ({"image_id": "a", "label": "x", "attributes.size": "y"}, "unknown column 'attributes.size'"),
@@ -171,8 +171,8 @@ def test_a_row_that_cannot_be_used_says_why(row, message):
 
 
 @pytest.mark.parametrize("image", ["../secret.png", "/etc/hostname", "a/../../secret.png", "nul\0.png", "link.png"])
-def test_what_was_sent_names_no_file_of_this_machine(tmp_path, image):
-    """The name of a file outside is refused whether it is there or not, and a link is not followed out."""
+def test_an_upload_cannot_name_files_of_this_machine(tmp_path, image):
+    """A path outside is refused whether or not the file exists, and links out of the folder are not followed."""
     write(tmp_path / "secret.png", content=png("red"))
     sent = tmp_path / "sent"
     write(sent / "labels.ndjson", json.dumps({"image": image, "label": "x"}))
@@ -180,12 +180,12 @@ def test_what_was_sent_names_no_file_of_this_machine(tmp_path, image):
 
     message = error_of(read_label_source(sent))
 
-    assert "is not in the archive; name one that is" in message
+    assert "is not in the archive; name an image that is" in message
     assert str(tmp_path) not in message
 
 
 @pytest.mark.parametrize("image", ["../secret.png", "/etc/hostname"])
-def test_a_catalogue_that_was_sent_names_no_file_of_this_machine(tmp_path, image):
+def test_an_uploaded_catalogue_cannot_name_files_of_this_machine(tmp_path, image):
     write(tmp_path / "secret.png", content=png("red"))
     sent = tmp_path / "sent"
     write(sent / "catalogue.csv", f"product_id,image\na,{image}\n")
@@ -197,7 +197,7 @@ def test_a_catalogue_that_was_sent_names_no_file_of_this_machine(tmp_path, image
     assert str(tmp_path) not in source.errors[0].message
 
 
-def test_a_grocery_list_that_was_sent_names_no_file_of_this_machine(tmp_path):
+def test_an_uploaded_grocery_list_cannot_name_files_of_this_machine(tmp_path):
     root = write_grocery(tmp_path / "sent")
     write(root / "dataset" / "train.txt", "../../../secret.jpg, 0, 4\n")
 
@@ -207,7 +207,7 @@ def test_a_grocery_list_that_was_sent_names_no_file_of_this_machine(tmp_path):
     assert "is not in the archive" in source.errors[0].message
 
 
-def test_at_a_terminal_a_table_may_name_any_file(tmp_path):
+def test_a_trusted_table_may_name_any_file(tmp_path):
     write(tmp_path / "photos" / "a.png", content=png("red"))
     path = write(tmp_path / "lists" / "labels.csv", "image,label\n../photos/a.png,x\n")
 
@@ -254,15 +254,15 @@ def test_a_line_too_long_for_memory_is_refused(tmp_path, monkeypatch):
         read_label_source(path)
 
 
-def test_a_path_that_is_missing_or_holds_nothing_is_refused(tmp_path):
+def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InvalidLabels, match="does not exist"):
         read_label_source(tmp_path / "nowhere")
-    with pytest.raises(InvalidLabels, match="the archive has no images in folders; expected a folder per class"):
+    with pytest.raises(InvalidLabels, match="the archive contains no folders with images; expected a folder per class"):
         read_label_source(tmp_path)
 
 
-def test_one_image_needs_something_that_it_shows(tmp_path):
-    with pytest.raises(InvalidLabels, match="nothing says what the image shows"):
+def test_one_image_needs_a_product_or_a_valid_label(tmp_path):
+    with pytest.raises(InvalidLabels, match="neither a product_id nor a label"):
         single_image(tmp_path / "a.png", product_id=None, label=" ")
     with pytest.raises(InvalidLabels, match="cannot be printed"):
         single_label("i", "a\nb")
@@ -283,8 +283,8 @@ def test_one_image_needs_something_that_it_shows(tmp_path):
         ([], ""),
     ],
 )
-def test_folders_that_only_wrap_an_archive_are_looked_into(tmp_path, files, expected):
+def test_enclosing_folders_of_an_archive_are_skipped(tmp_path, files, expected):
     for name in files:
         write(tmp_path / name)
 
-    assert unwrapped(tmp_path) == tmp_path / expected
+    assert content_root(tmp_path) == tmp_path / expected

@@ -195,7 +195,7 @@ def test_embeddings_go_in_batches(installation, publish, monkeypatch):
     with installation.database.transaction() as session:
         for number in range(7):
             session.add(StoredEmbedding(space_id="large", sha256=f"{number:064x}", embedding=b""))
-    monkeypatch.setattr("service.embeddings.stored._KEYS_PER_QUERY", 3)
+    monkeypatch.setattr("service.embeddings.stored.KEYS_PER_QUERY", 3)
 
     assert remove_embeddings(installation.database, "large") == 7
 

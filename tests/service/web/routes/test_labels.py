@@ -1,4 +1,4 @@
-"""Labels over HTTP: every form of body, every mistake with its status and code, and what can be looked at."""
+"""Labels over HTTP: all kinds of bodies, errors with status and code, lists and images."""
 
 import asyncio
 import base64
@@ -11,7 +11,7 @@ from service.labels import sources as label_sources
 from service.releases.build import build_release
 from tests.images import encode, png
 from tests.service.conftest import product_image
-from tests.service.fixtures.labels import KEY, packed, problem
+from tests.service.fixtures.labels import KEY, admin_client, copied_shop, packed, problem, start_threads
 from tests.service.labels.test_applying import digest_of, history_of, id_of, images_of
 
 PATH = "/v1/admin/labels"
@@ -35,7 +35,7 @@ def counts(response):
     return body["num_added"], body["num_changed"], body["num_unchanged"], body["num_failed"]
 
 
-def test_json_rows_change_labels_and_add_images(admin, stocked):
+def test_json_rows_change_labels_and_add_images(admin, admin_shop):
     red = base64.b64encode(png("red")).decode()
 
     response = post_rows(
@@ -49,9 +49,9 @@ def test_json_rows_change_labels_and_add_images(admin, stocked):
     assert counts(response) == (1, 2, 0, 1)
     (error,) = response.json()["errors"]
     assert error["location"] == "labels[3]"
-    (report,) = (stocked.settings.home / "reports").glob("labels-*.json")
+    (report,) = (admin_shop.settings.home / "reports").glob("labels-*.json")
     assert json.loads(report.read_text())["errors"] == [error]
-    assert images_of(stocked)[id_of("birch")][2:5] == ("wood", "admin", "http")
+    assert images_of(admin_shop)[id_of("birch")][2:5] == ("wood", "admin", "http")
 
 
 def test_csv_rows_change_labels(admin):
@@ -61,7 +61,7 @@ def test_csv_rows_change_labels(admin):
 
 
 @pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/ndjson", "application/jsonl"])
-def test_ndjson_rows_change_labels_and_bring_images(admin, content_type):
+def test_ndjson_rows_change_labels_and_add_images(admin, content_type):
     rows = [
         {"image_id": id_of("birch"), "label": "wood"},
         {"image_base64": base64.b64encode(png("red")).decode(), "label": "cedar"},
@@ -72,17 +72,17 @@ def test_ndjson_rows_change_labels_and_bring_images(admin, content_type):
     assert counts(response) == (1, 1, 0, 0)
 
 
-def test_a_zip_of_a_folder_per_class_adds_examples(admin, stocked):
+def test_a_zip_of_a_folder_per_class_adds_examples(admin, admin_shop):
     content = packed({"photos/birch/1.png": png("red"), "photos/amber/2.png": png("blue"), "photos/zebra/3.png": b"x"})
 
     response = post(admin, content, "application/zip")
 
     assert counts(response) == (2, 0, 0, 1)
-    assert images_of(stocked)[image_id("birch", png("red"))][1] == "example"
+    assert images_of(admin_shop)[image_id("birch", png("red"))][1] == "example"
     assert counts(post(admin, content, "application/x-zip-compressed"))[2] == 2
 
 
-def test_a_zip_with_a_table_is_read_by_it(admin):
+def test_a_zip_with_a_table_is_read_through_it(admin):
     table = "product_id,image,label\nbirch,images/1.png,\namber,images/none.png,\n"
 
     response = post(admin, packed({"labels.csv": table, "images/1.png": png("red")}), "application/zip")
@@ -94,17 +94,17 @@ def test_a_zip_with_a_table_is_read_by_it(admin):
     }
 
 
-def test_a_form_brings_one_image_with_its_label(admin, stocked):
+def test_a_form_adds_one_image_with_its_label(admin, admin_shop):
     response = admin.post(
         PATH, files={"image": ("a.png", png("red"))}, data={"product_id": "birch", "label": "wood", "labelled_by": "Bo"}
     )
 
     assert counts(response) == (1, 0, 0, 0)
-    row = images_of(stocked)[image_id("birch", png("red"))]
+    row = images_of(admin_shop)[image_id("birch", png("red"))]
     assert row[1:5] == ("example", "wood", "Bo", "http (key admin)")
 
 
-def test_a_form_brings_a_table_or_an_archive(admin):
+def test_a_form_may_contain_a_table_or_an_archive(admin):
     table = f"image_id,label\n{id_of('birch')},wood\n"
     archive = packed({"birch/1.png": png("red")})
 
@@ -113,24 +113,24 @@ def test_a_form_brings_a_table_or_an_archive(admin):
     assert counts(admin.post(PATH, files={"archive": ("l", archive)})) == (0, 0, 1, 0)
 
 
-def test_who_labelled_and_on_what_ground_are_kept(admin, stocked):
+def test_the_author_and_source_of_labels_are_recorded(admin, admin_shop):
     post_rows(admin, {"image_id": id_of("birch"), "label": "wood"}, labelled_by="Ada", source="survey 7")
     post_rows(admin, {"image_id": id_of("birch"), "label": "tree", "labelled_by": "Bo"}, source="review")
 
-    assert [row[1:] for row in history_of(stocked)] == [
+    assert [row[1:] for row in history_of(admin_shop)] == [
         (None, "wood", "Ada", "survey 7 (key admin)"),
         ("wood", "tree", "Bo", "review"),
     ]
 
 
-def test_a_dry_run_writes_nothing(asking, kept):
-    before = images_of(kept)
+def test_a_dry_run_writes_nothing(shared_admin, shared_shop):
+    before = images_of(shared_shop)
 
-    response = post(asking, packed({"birch/1.png": png("red")}), "application/zip", dry_run=True)
+    response = post(shared_admin, packed({"birch/1.png": png("red")}), "application/zip", dry_run=True)
 
     assert counts(response) == (1, 0, 0, 0)
     assert response.json()["dry_run"] is True
-    assert images_of(kept) == before
+    assert images_of(shared_shop) == before
 
 
 BAD_BODIES = [
@@ -138,9 +138,9 @@ BAD_BODIES = [
     ("", "application/json", 422, "empty-body", "labels"),
     ("", "application/zip", 422, "empty-body", "0 bytes"),
     ("{", "application/json", 422, "invalid-labels", "not JSON"),
-    ("[]", "application/json", 422, "invalid-labels", "nothing but a list of rows"),
+    ("[]", "application/json", 422, "invalid-labels", "only a list of rows"),
     ('{"labels": {}}', "application/json", 422, "invalid-labels", "list of rows"),
-    ('{"labels": [], "dry_run": true}', "application/json", 422, "invalid-labels", "nothing but"),
+    ('{"labels": [], "dry_run": true}', "application/json", 422, "invalid-labels", "only a list of rows"),
     ('{"labels": []}', "application/json", 422, "invalid-labels", "it has no rows"),
     ('{"labels": [NaN]}', "application/json", 422, "invalid-labels", "no JSON number"),
     ("[" * 100_000, "application/json", 422, "invalid-labels", "nested too deeply"),
@@ -148,15 +148,15 @@ BAD_BODIES = [
     ('{"labels": [{"image_id": "a", "label": "b"}]}', "application/json", 422, "invalid-labels", "labels[0]: the cat"),
     ("image_id,label\n", "text/csv", 422, "invalid-labels", "it has no rows"),
     ("image_id,label\na,b\n", "text/csv", 422, "invalid-labels", "labels.csv:2: the catalogue has no image"),
-    ("image,label\na.png,birch\n", "text/csv", 422, "invalid-labels", "did not come along; send a zip"),
+    ("image,label\na.png,birch\n", "text/csv", 422, "invalid-labels", "was not sent; send a zip"),
     ("image_id;label\n", "text/csv", 422, "invalid-labels", "parted by commas"),
     (b"image_id,label\n\xe4,x\n", "text/csv", 422, "invalid-labels", "save it as UTF-8"),
     ("not json\n", "application/x-ndjson", 422, "invalid-labels", "labels.ndjson:1: not JSON"),
-    ("no zip", "application/zip", 422, "invalid-archive", "only zip is read"),
+    ("no zip", "application/zip", 422, "invalid-archive", "only zip archives are supported"),
     (packed({"../evil/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
-    (packed({"birch/1.png": png("red")})[:-30], "application/zip", 422, "invalid-archive", "cut off"),
-    (packed({}), "application/zip", 422, "invalid-labels", "the archive has no images in folders"),
-    (packed({"a.txt": b"x"}), "application/zip", 422, "invalid-labels", "no images in folders"),
+    (packed({"birch/1.png": png("red")})[:-30], "application/zip", 422, "invalid-archive", "truncated"),
+    (packed({}), "application/zip", 422, "invalid-labels", "the archive contains no folders with images"),
+    (packed({"a.txt": b"x"}), "application/zip", 422, "invalid-labels", "no folders with images"),
     (packed({"birch/1.png": b"x"}), "application/zip", 422, "invalid-labels", "supported format"),
     (packed({"labels.csv": "image,label\n../x.png,birch\n"}), "application/zip", 422, "invalid-labels", "not in the a"),
     (packed({"birch/big.png": b"x" * 150_001}), "application/zip", 422, "invalid-labels", "at most 150,000"),
@@ -169,55 +169,54 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("content", "content_type", "status", "code", "detail"), BAD_BODIES)
-def test_a_body_that_cannot_be_used_is_refused_whole(asking, kept, content, content_type, status, code, detail):
-    before = images_of(kept)
+def test_an_invalid_body_changes_nothing(shared_admin, shared_shop, content, content_type, status, code, detail):
+    before = images_of(shared_shop)
 
-    found = problem(post(asking, content, content_type))
+    found = problem(post(shared_admin, content, content_type))
 
     assert found[:2] == (status, code)
     assert detail in found[2]
-    assert str(kept.settings.home) not in found[2]
-    assert images_of(kept) == before
+    assert str(shared_shop.settings.home) not in found[2]
+    assert images_of(shared_shop) == before
 
 
 @pytest.mark.parametrize(
     ("files", "data", "code", "detail"),
     [
-        ({"image": ("a.png", png("red"))}, {}, "invalid-labels", "nothing says what the image shows"),
-        ({"image": ("a.png", b"x")}, {"label": "birch"}, "invalid-labels", "image.png: the bytes are no image"),
-        ({"image": ("a.png", b"x" * 150_001)}, {"label": "birch"}, "invalid-labels", "at most 150,000"),
+        ({"image": ("a.png", png("red"))}, {}, "invalid-labels", "neither a product_id nor a label"),
+        ({"image": ("a.png", b"x")}, {"label": "birch"}, "invalid-labels", "image.png: the bytes are"),
         ({"image": ("a.png", png("red"))}, {"product_id": "zebra"}, "invalid-labels", "import the product first"),
         ({"image": ("a.png", b"")}, {"label": "birch"}, "empty-body", "0 bytes"),
-        ({"file": ("a.csv", "image_id,label\n")}, {"label": "birch"}, "invalid-form", "'label' goes with a file field"),
-        ({"file": ("a.txt", "x")}, {}, "invalid-archive", "only zip is read"),
-        ({"archive": ("a.csv", "image_id,label\na,b\n")}, {}, "invalid-archive", "only zip is read"),
+        ({"file": ("a.csv", "image_id,label\n")}, {"label": "birch"}, "invalid-form", "'label' requires a file field"),
+        ({"file": ("a.txt", "x")}, {}, "invalid-archive", "only zip archives are supported"),
+        ({"archive": ("a.csv", "image_id,label\na,b\n")}, {}, "invalid-archive", "only zip archives are supported"),
         ({"photo": ("a.png", b"x")}, {}, "invalid-form", "unknown field 'photo'"),
         ({"image": ("a.png", png("red"))}, {"role": "catalogue"}, "invalid-form", "unknown field 'role'"),
         ({"image": ("a.png", png("red"))}, {"label": "birch", "source": "a\nb"}, "invalid-request", "source"),
     ],
 )
-def test_a_form_that_cannot_be_used_is_refused_whole(asking, kept, files, data, code, detail):
-    before = images_of(kept)
+def test_an_invalid_form_changes_nothing(shared_admin, shared_shop, files, data, code, detail):
+    before = images_of(shared_shop)
 
-    found = problem(asking.post(PATH, files=files, data=data))
+    found = problem(shared_admin.post(PATH, files=files, data=data))
 
     assert found[:2] == (422, code)
     assert detail in found[2]
-    assert images_of(kept) == before
+    assert images_of(shared_shop) == before
 
 
-def test_a_chunked_body_over_the_limit_is_refused(asking):
-    response = asking.post(PATH, content=(b"x" * 50_000 for _ in range(5)), headers={"Content-Type": "text/csv"})
+def test_a_chunked_body_over_the_limit_is_refused(shared_admin):
+    response = shared_admin.post(PATH, content=(b"x" * 50_000 for _ in range(5)), headers={"Content-Type": "text/csv"})
 
     assert problem(response)[:2] == (413, "body-too-large")
 
 
-def test_a_json_body_may_hold_one_image_of_the_largest_size(asking, monkeypatch):
-    monkeypatch.setattr("service.web.bodies.labels._LEAST_JSON_BYTES", 0)
+def test_a_json_body_may_hold_one_image_of_the_largest_size(shared_admin, monkeypatch):
+    monkeypatch.setattr("service.web.bodies.labels._MIN_JSON_LIMIT_BYTES", 0)
     row = {"image_base64": base64.b64encode(b"x" * 150_000).decode(), "label": "birch"}
 
-    assert problem(post_rows(asking, row))[:2] == (422, "invalid-labels")
-    assert problem(post_rows(asking, row, row))[:2] == (413, "body-too-large")
+    assert problem(post_rows(shared_admin, row))[:2] == (422, "invalid-labels")
+    assert problem(post_rows(shared_admin, row, row))[:2] == (413, "body-too-large")
 
 
 @pytest.mark.parametrize(
@@ -230,74 +229,72 @@ def test_a_json_body_may_hold_one_image_of_the_largest_size(asking, monkeypatch)
         ({"source": "x" * 201}, "longer than 200"),
     ],
 )
-def test_a_parameter_that_is_unknown_or_wrong_is_refused(asking, kept, params, detail):
-    before = images_of(kept)
+def test_an_unknown_or_invalid_parameter_is_refused(shared_admin, shared_shop, params, detail):
+    before = images_of(shared_shop)
 
-    found = problem(post_rows(asking, {"image_id": id_of("birch"), "label": "x"}, **params))
+    found = problem(post_rows(shared_admin, {"image_id": id_of("birch"), "label": "x"}, **params))
 
     assert found[:2] == (422, "invalid-request")
     assert detail in found[2]
-    assert images_of(kept) == before
+    assert images_of(shared_shop) == before
 
 
-def test_a_text_in_the_address_and_in_the_form_is_refused(asking):
-    response = asking.post(
+def test_a_value_in_both_the_url_and_the_form_is_refused(shared_admin):
+    response = shared_admin.post(
         PATH, files={"image": ("a.png", png("red"))}, data={"label": "birch", "source": "a"}, params={"source": "b"}
     )
 
-    assert problem(response) == (422, "invalid-request", "source stands in the address and in the form; give it once")
+    assert problem(response) == (422, "invalid-request", "source is given in both the URL and the form; send it once")
 
 
-def test_without_the_key_nothing_is_read_or_done(asking, kept):
-    before = images_of(kept)
+def test_every_request_needs_the_key(shared_admin, shared_shop):
+    before = images_of(shared_shop)
     routes = [("POST", PATH), ("GET", PATH), ("GET", f"{PATH}/counts"), ("GET", f"{PATH}/{id_of('birch')}")]
     routes.append(("GET", f"/v1/admin/media/{digest_of('birch', 2)}.png"))
     for method, path in routes:
         content = post_rows if method == "POST" else None
         for headers, code in (({"Authorization": ""}, "missing-key"), ({"Authorization": "Bearer x"}, "invalid-key")):
             body = {"labels": [{"image_id": id_of("birch"), "label": "x"}]} if content else None
-            response = asking.request(method, path, json=body, headers=headers)
+            response = shared_admin.request(method, path, json=body, headers=headers)
             assert problem(response)[:2] == (401, code)
 
-    assert images_of(kept) == before
+    assert images_of(shared_shop) == before
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError(5, "Input/output error"), (503, "media-unavailable")),
         (OSError(28, "No space left on device"), (507, "storage-full")),
     ],
     ids=["broken", "full"],
 )
-def test_a_store_that_takes_nothing_is_told_without_saying_where_it_is(
-    admin, stocked, admin_settings, monkeypatch, error, told
-):
+def test_a_broken_or_full_store_is_reported_without_its_location(admin, admin_shop, monkeypatch, error, expected):
     def fail(*_):
         raise error
 
     monkeypatch.setattr("embedding.whole_files.os.fsync", fail)
-    before = images_of(stocked)
+    before = images_of(admin_shop)
 
     found = problem(post(admin, packed({"birch/1.png": png("red")}), "application/zip"))
 
-    assert found[:2] == told
-    assert str(admin_settings.home) not in found[2]
-    assert images_of(stocked) == before
+    assert found[:2] == expected
+    assert str(admin_shop.settings.home) not in found[2]
+    assert images_of(admin_shop) == before
 
 
-def test_a_line_too_long_for_memory_is_refused(asking, monkeypatch):
+def test_a_line_too_long_for_memory_is_refused(shared_admin, monkeypatch):
     monkeypatch.setattr(label_sources, "_MAX_LINE_BYTES", 1000)
 
-    found = problem(post(asking, "x" * 1001, "application/x-ndjson"))
+    found = problem(post(shared_admin, "x" * 1001, "application/x-ndjson"))
 
     assert found[:2] == (422, "invalid-labels")
     assert "line 1 has more than 1,000 bytes" in found[2]
 
 
-def test_a_client_that_goes_away_leaves_nothing(kept, asking):
-    """The request breaks off after a part of the body: no file stays, and nothing is changed."""
-    before = images_of(kept)
+def test_a_client_that_disconnects_leaves_no_file(shared_shop, shared_admin):
+    """The client disconnects after a part of the body: no file is left, and nothing is changed."""
+    before = images_of(shared_shop)
     messages = [{"type": "http.request", "body": b"image_id,label\n", "more_body": True}, {"type": "http.disconnect"}]
     sent = []
 
@@ -313,19 +310,29 @@ def test_a_client_that_goes_away_leaves_nothing(kept, asking):
         "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
     }  # fmt: skip
 
-    asyncio.run(asking.app({**scope, "app": asking.app}, receive, send))
+    asyncio.run(shared_admin.app({**scope, "app": shared_admin.app}, receive, send))
 
     assert sent[0]["status"] == 499
-    assert list((kept.settings.home / "uploads").iterdir()) == []
-    assert images_of(kept) == before
+    assert list((shared_shop.settings.home / "uploads").iterdir()) == []
+    assert images_of(shared_shop) == before
 
 
-def test_images_are_listed_with_what_they_show(admin, small_checkpoint, stocked):
-    build_release(stocked, checkpoint=small_checkpoint)
-    post_rows(admin, {"image_id": id_of("birch", 2), "label": "wood"}, labelled_by="Ada")
+@pytest.fixture(scope="module")
+def relabelled_admin(shop_settings, tmp_path_factory, new_address, small_checkpoint):
+    """A client of a shop with an active release and one label that was changed since."""
+    with (
+        copied_shop(shop_settings, tmp_path_factory.mktemp("relabelled") / "home", new_address) as opened,
+        admin_client(opened.settings) as client,
+    ):
+        build_release(opened, checkpoint=small_checkpoint)
+        start_threads(client)
+        post_rows(client, {"image_id": id_of("birch", 2), "label": "wood"}, labelled_by="Ada")
+        yield client
 
-    everything = admin.get(PATH).json()
-    wood = admin.get(PATH, params={"label": "wood"}).json()["labels"]
+
+def test_images_are_listed_with_their_labels(relabelled_admin):
+    everything = relabelled_admin.get(PATH).json()
+    wood = relabelled_admin.get(PATH, params={"label": "wood"}).json()["labels"]
 
     assert len(everything["labels"]) == 9
     assert everything["next"] is None
@@ -348,35 +355,32 @@ def test_images_are_listed_with_what_they_show(admin, small_checkpoint, stocked)
     }
 
 
-def test_lists_are_filtered_and_come_in_pages(asking):
+def test_lists_are_filtered_and_paged(shared_admin):
     pages, after = [], None
     while True:
-        page = asking.get(PATH, params={"limit": 4, **({"after": after} if after else {})}).json()
+        page = shared_admin.get(PATH, params={"limit": 4, **({"after": after} if after else {})}).json()
         pages.append(page["labels"])
         if (after := page["next"]) is None:
             break
-    roles = asking.get(PATH, params={"role": "example"}).json()["labels"]
-    states = {state: asking.get(PATH, params={"state": state}).json()["labels"] for state in ("train", "test")}
+    roles = shared_admin.get(PATH, params={"role": "example"}).json()["labels"]
+    states = {state: shared_admin.get(PATH, params={"state": state}).json()["labels"] for state in ("train", "test")}
 
     assert [len(page) for page in pages] == [4, 4, 1]
     assert {row["role"] for row in roles} == {"example"}
     assert all(row["state"] == state for state, rows in states.items() for row in rows)
-    assert asking.get(PATH, params={"label": "nobody's"}).json() == {"labels": [], "next": None}
+    assert shared_admin.get(PATH, params={"label": "nobody's"}).json() == {"labels": [], "next": None}
 
 
 @pytest.mark.parametrize(
     "params", [{"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"role": "queen"}, {"state": "held"}, {"lable": "x"}]
 )
-def test_a_filter_that_is_unknown_or_wrong_is_refused(asking, params):
-    assert problem(asking.get(PATH, params=params))[:2] == (422, "invalid-request")
+def test_an_unknown_or_invalid_filter_is_refused(shared_admin, params):
+    assert problem(shared_admin.get(PATH, params=params))[:2] == (422, "invalid-request")
 
 
-def test_counts_by_class_and_in_all(admin, stocked, small_checkpoint):
-    build_release(stocked, checkpoint=small_checkpoint)
-    post_rows(admin, {"image_id": id_of("birch", 2), "label": "wood"})
-
-    body = admin.get(f"{PATH}/counts").json()
-    second = admin.get(f"{PATH}/counts", params={"limit": 1, "after": "amber"}).json()
+def test_images_are_counted_by_class_and_in_total(relabelled_admin):
+    body = relabelled_admin.get(f"{PATH}/counts").json()
+    second = relabelled_admin.get(f"{PATH}/counts", params={"limit": 1, "after": "amber"}).json()
 
     assert (body["watermark"], body["release_watermark"], body["num_classes"], body["next"]) == (13, 12, 4, None)
     assert (body["total"]["num_images"], body["total"]["num_examples"], body["total"]["num_new"]) == (9, 3, 1)
@@ -405,26 +409,26 @@ def test_one_image_is_shown_with_its_history(admin):
         assert problem(admin.get(f"{PATH}/{unknown}"))[:2] == (404, "image-not-found")
 
 
-def test_images_of_examples_are_served_with_the_key_and_kept_private(asking):
+def test_images_of_examples_are_served_with_a_key_and_not_cached_publicly(shared_admin):
     name = f"{digest_of('birch', 2)}.png"
 
-    response = asking.get(f"/v1/admin/media/{name}")
+    response = shared_admin.get(f"/v1/admin/media/{name}")
 
     assert response.content == encode(product_image("birch", 2))
     assert response.headers["content-type"] == "image/png"
     assert response.headers["cache-control"].startswith("private")
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in response.headers["content-security-policy"]
-    again = asking.get(f"/v1/admin/media/{name}", headers={"If-None-Match": response.headers["etag"]})
+    again = shared_admin.get(f"/v1/admin/media/{name}", headers={"If-None-Match": response.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert asking.head(f"/v1/admin/media/{name}").status_code == 200
-    assert asking.get(f"/media/{name}").status_code == 404
+    assert shared_admin.head(f"/v1/admin/media/{name}").status_code == 200
+    assert shared_admin.get(f"/media/{name}").status_code == 404
 
 
 @pytest.mark.parametrize("name", ["0" * 64 + ".png", "x", "%00", "a" * 5000])
-def test_what_is_no_stored_image_is_not_found(asking, name):
-    assert problem(asking.get(f"/v1/admin/media/{name}"))[:2] == (404, "media-not-found")
+def test_a_name_of_no_stored_image_is_not_found(shared_admin, name):
+    assert problem(shared_admin.get(f"/v1/admin/media/{name}"))[:2] == (404, "media-not-found")
 
 
-def test_a_stored_image_under_another_ending_is_not_found(asking):
-    assert problem(asking.get(f"/v1/admin/media/{digest_of('birch', 2)}.jpg"))[:2] == (404, "media-not-found")
+def test_a_stored_image_with_another_extension_is_not_found(shared_admin):
+    assert problem(shared_admin.get(f"/v1/admin/media/{digest_of('birch', 2)}.jpg"))[:2] == (404, "media-not-found")

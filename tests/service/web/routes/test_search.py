@@ -164,7 +164,7 @@ def test_a_parameter_given_twice_is_refused(client):
 
     assert (problem["code"], problem["detail"]) == (
         "invalid-request",
-        "k stands in the address and in the body; give it once",
+        "k is given in both the URL and the body; send it once",
     )
 
 
@@ -194,9 +194,9 @@ def test_no_body_at_all(client):
     ("files", "message"),
     [
         ([("image", IMAGE), ("image", IMAGE)], "the field 'image' twice"),
-        ([("image", IMAGE), ("other", IMAGE)], "unknown field 'other'; fields are image, k, min_score"),
-        ([("photo", IMAGE)], "unknown field 'photo'; fields are image, k, min_score"),
-        ([("k", b"3")], "came as a file, not as text"),
+        ([("image", IMAGE), ("other", IMAGE)], "unknown field 'other'; supported are image, k, min_score"),
+        ([("photo", IMAGE)], "unknown field 'photo'; supported are image, k, min_score"),
+        ([("k", b"3")], "is a file and must be text"),
     ],
 )
 def test_forms_without_exactly_one_image(client, files, message):
