@@ -188,7 +188,7 @@ def test_the_way_down_is_only_gone_when_it_is_said_that_data_may_be_lost(address
 
 PROCESS = """
 import sys, time
-from service.database import open_database
+from service.storage.database import open_database
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 sys.stdin.readline()
 open_database(sys.argv[1]).close()
@@ -314,10 +314,10 @@ def test_akin_migrate_shows_an_installation_that_is_not_there_without_making_it(
 
 
 WORKER = """
-from service.errors import DatabaseVersionError
-from service.operations.job_engine import migrate_jobs
-from service.operations.worker import WorkerHooks, run_worker
-from service.settings import load_settings
+from service.installation.settings import load_settings
+from service.storage.errors import DatabaseVersionError
+from service.worker.job_engine import migrate_jobs
+from service.worker.process import WorkerHooks, run_worker
 
 try:
     run_worker(load_settings(), WorkerHooks(until_idle=True))
