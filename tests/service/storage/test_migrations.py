@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select, text
@@ -15,6 +17,7 @@ from service.access.keys import key_digest
 from service.cli.main import main
 from service.installation.installation import open_for_dry_run, open_installation
 from service.installation.settings import Settings
+from service.storage import migration
 from service.storage.database import open_database
 from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 from service.storage.migration import migrate, read_versions
@@ -204,30 +207,36 @@ def test_a_downgrade_needs_permission_to_lose_data(address, look):
     assert look("SELECT count(*) FROM audit_events") == [(1,)]
 
 
-PROCESS = """
-import sys, time
-from service.storage.database import open_database
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-sys.stdin.readline()
-open_database(sys.argv[1]).close()
-"""
+def test_processes_that_start_at_once_migrate_one_after_the_other(address, monkeypatch):
+    """The second one would otherwise create the tables of which it does not see yet that the first has them."""
+    is_second_reading, first_is_done, may_commit = threading.Event(), threading.Event(), threading.Event()
+    results = []
 
+    def upgrade(*arguments):
+        real_upgrade(*arguments)
+        first_is_done.set()
+        assert may_commit.wait(60)
 
-@pytest.mark.long
-def test_processes_that_start_at_once_migrate_once(address):
-    command = [sys.executable, "-c", PROCESS, address]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    def read_revision(connection):
+        if first_is_done.is_set():
+            is_second_reading.set()
+        return real_revision(connection)
 
-    outcomes = [process.communicate("go\n", timeout=60)[1] for process in processes]
+    real_upgrade, real_revision = command.upgrade, migration.current_revision
+    monkeypatch.setattr(command, "upgrade", upgrade)
+    monkeypatch.setattr(migration, "current_revision", read_revision)
+    first, second = (threading.Thread(target=lambda: results.append(migrate(address))) for _ in range(2))
 
-    assert [process.returncode for process in processes] == [0, 0, 0], outcomes
-    assert read_versions(address).current == TABLES_REVISION
+    first.start()
+    assert first_is_done.wait(60)
+    second.start()
+    has_read = is_second_reading.wait(0.3)
+    may_commit.set()
+    first.join()
+    second.join()
+
+    assert not has_read
+    assert results == [(None, TABLES_REVISION), (TABLES_REVISION, TABLES_REVISION)]
 
 
 @pytest.mark.long
