@@ -60,7 +60,8 @@ def current_revision(connection: Connection) -> str | None:
     """Return the revision of the tables, None if there are none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    return connection.scalar(text("SELECT version_num FROM alembic_version"))
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def read_versions(address: str) -> Versions:
