@@ -142,6 +142,7 @@ def test_the_declared_revision_is_the_newest(tmp_path):
     assert list(read_versions(f"sqlite:///{tmp_path}/none.db").titles)[-1] == TABLES_REVISION
 
 
+@pytest.mark.long
 def test_opening_a_current_database_does_not_import_alembic(tmp_path):
     """Commands that only read would otherwise start noticeably later."""
     address = f"sqlite:///{tmp_path}/akin.db"
