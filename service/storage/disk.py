@@ -55,7 +55,7 @@ class DiskWatch:
             is_writable = os.access(self._home, os.W_OK | os.X_OK)
         except OSError as error:
             self._free_bytes = None
-            self._problem = f"the home folder cannot be looked at: {error.strerror}"
+            self._problem = f"the home folder cannot be read: {error.strerror}"
         else:
             if not is_writable:
                 self._problem = "the home folder cannot be written to"

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from service.access import key_ring
 from service.access.errors import ExpiredKey, InvalidKey, KeysUnavailable, RevokedKey
 from service.access.key_ring import BETWEEN_READS_SECONDS, FRESH_SECONDS, POLL_SECONDS, KeyRing
-from service.access.keys import create_key, list_keys, load_keys, revoke_key, rotate_key, show_key
+from service.access.keys import create_key, list_keys, load_keys, revoke_key, rotate_key
 from service.storage.database import in_utc, now, open_database
 from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
@@ -35,7 +35,7 @@ def elsewhere(settings):
 
 @pytest.fixture
 def table(monkeypatch):
-    """Through which the ring reads the table: counts the reads, and lets a test make them fail or wait."""
+    """The table as the ring reads it: counts the reads, and lets a test make them fail or wait."""
 
     class ReadTable:
         def __init__(self):
@@ -326,13 +326,6 @@ def test_stores_when_keys_were_last_used(database, settings, keys):
     assert used["searcher"] is not None
     assert began <= in_utc(used["searcher"]) <= now()
     assert used["late"] is used["gone"] is used["boss"] is None, "refused, or not used"
-
-
-def test_a_server_that_stops_stores_the_uses_of_keys(settings, database, keys):
-    with TestClient(create_app(settings)) as client:
-        assert client.get("/v1/admin/keys", headers=bearer(keys["boss"])).status_code == 200
-
-    assert show_key(database, "boss").last_used_at is not None
 
 
 def test_uses_are_kept_until_they_can_be_stored(database, settings, keys, monkeypatch):

@@ -128,7 +128,7 @@ def test_an_error_rolls_the_transaction_back(address_on_both):
 
 
 def test_change_numbers_of_concurrent_writers_never_overlap(address_on_both):
-    """The counter's row is locked until the commit: numbers are handed out in the order of the commits."""
+    """The row of the counter is locked until the commit, so that numbers are given in the order of commits."""
     database = open_database(address_on_both)
     taken: list[int] = []
 
@@ -198,11 +198,12 @@ def test_inserting_missing_rows_skips_rows_of_a_concurrent_transaction(on_postgr
 
 def test_the_time_is_that_of_the_server(address_on_both):
     database = open_database(address_on_both)
+    began = now()
     with database.reading() as session:
         moment = in_utc(database_time(session))
 
-    # The same machine, here.
-    assert abs((moment - now()).total_seconds()) < 5
+    # In the tests, the server runs on the same machine.
+    assert began <= moment <= now()
     database.close()
 
 

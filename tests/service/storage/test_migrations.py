@@ -209,7 +209,7 @@ def test_a_downgrade_needs_permission_to_lose_data(address, look):
 
 
 def test_processes_that_start_at_once_migrate_one_after_the_other(address, monkeypatch):
-    """The second one would otherwise create the tables of which it does not see yet that the first has them."""
+    """Otherwise the second process would create tables that the first one has created but not committed."""
     is_second_reading, first_is_done, may_commit = threading.Event(), threading.Event(), threading.Event()
     results = []
 

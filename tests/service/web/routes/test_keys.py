@@ -186,13 +186,7 @@ def test_an_unknown_key_is_not_found(served, served_keys, name):
         assert (response.status_code, response.json()["code"]) == (404, "key-not-found")
 
 
-def test_a_body_that_is_too_large_is_refused(client):
-    response = client.post(KEYS, content=b" " * (2 * 2**20), headers={"Content-Type": "application/json"})
-
-    assert response.status_code == 413
-
-
-def test_the_time_of_last_use_is_shown(client, database, settings):
+def test_a_server_that_stops_stores_the_time_of_last_use(client, database, settings):
     _, made = create_key(database, "boss", ["admin"], actor="test")
     with TestClient(create_app(settings)) as other:
         assert is_good(other, made)
