@@ -1,9 +1,9 @@
-"""What can go wrong in the running system, and its status over HTTP: the only module that knows status codes.
+"""The base of the errors of all rooms, the errors that several rooms raise, and the way from an error to its code.
 
-ServiceError
-├── InvalidSetting               a setting that cannot be used
-├── StorageFull                  a disk has no space left
-│   └── InvalidParameter
+ServiceError          each room's errors.py has its own subclasses
+├── InvalidSetting    a setting cannot be used
+├── InvalidParameter  a parameter of a request or command cannot be used
+└── StorageFull       a disk is full
 """
 
 import errno
@@ -16,33 +16,33 @@ from training.errors import TrainingError
 
 
 class ServiceError(Exception):
-    """Base of every error of this room; its message is safe to show to a client.
+    """Base of the errors of the service; the message is safe to show to clients.
 
-    `code` is stable: clients switch on it, over HTTP, in an operation's record and in the audit log.
+    `code` is stable: clients test it in responses, operations and the audit log.
     """
 
     code: ClassVar[str] = "internal-error"
 
     @property
     def reason(self) -> str:
-        """What is wrong, for logs and terminals; may name more than the message, such as a host or a user."""
+        """The message for logs and terminals; may contain more than clients may see, such as a host or a user."""
         return str(self)
 
 
 class InvalidSetting(ServiceError):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value."""
 
     code = "invalid-setting"
 
 
 class StorageFull(ServiceError):
-    """A disk has no space left for what is to be written."""
+    """A disk has no space left."""
 
     code = "storage-full"
 
 
 class InvalidParameter(ServiceError):
-    """A parameter has a value outside its range."""
+    """A parameter has an invalid value."""
 
     code = "invalid-request"
 
@@ -53,12 +53,12 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def reason_of(error: Exception) -> str:
-    """Return what is wrong, for logs and terminals; may name more than a client is told."""
+    """Return the message for logs and terminals, which may contain more than clients may see."""
     return error.reason if isinstance(error, ServiceError) else str(error)
 
 
 def code_of(error: BaseException) -> str:
-    """Return the stable code of any error: the one way for HTTP, operations, the audit log and the terminal."""
+    """Return the stable code of any error, for responses, operations, the audit log and terminals."""
     if is_disk_full(error):
         return StorageFull.code
     if isinstance(error, KNOWN_ERRORS):
@@ -69,10 +69,10 @@ def code_of(error: BaseException) -> str:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error, or one of its causes, reports a disk without free space."""
+    """Return whether an error, or one of its causes, reports a full disk."""
     while error.__cause__ is not None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return True
         error = error.__cause__
-    # Some libraries raise an OSError of their own that contains only the operating system's text.
+    # Some libraries raise an OSError without errno, with the text of the operating system.
     return isinstance(error, OSError) and (error.errno in _DISK_FULL or os.strerror(errno.ENOSPC) in str(error))

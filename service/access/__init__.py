@@ -1,1 +1,1 @@
-"""Who may do what: scopes, keys, and the log of what was done with them."""
+"""Who may do what: scopes, keys, and the audit log."""

@@ -1,25 +1,26 @@
-"""The audit log: who changed what in this installation, or was refused, when, from where, and how it ended."""
+"""The audit log: who changed what in this installation or was refused, when, from where, and with which outcome."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import CursorResult, String, delete, select
 
 from service.storage.database import Database, in_utc, now
 from service.storage.tables.access import AuditEvent
 
 SUCCEEDED = "succeeded"
-DRY_RUN = "dry-run"  # it would have succeeded, and nothing was written
+DRY_RUN = "dry-run"  # would have succeeded, and wrote nothing
 
-# What the columns take; more is cut off, for a row that is not written tells nothing.
-_LENGTHS = {"actor": 200, "action": 200, "target": 500, "address": 200, "request_id": 64, "outcome": 100}
+# Longer values are cut: a row that is rejected for its length would record nothing.
+_LENGTHS = {
+    column.name: column.type.length for column in AuditEvent.__table__.columns if isinstance(column.type, String)
+}
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One event, to be written down. `actor` None: nobody whom we know; `status` None: not over HTTP."""
+    """One event to record. `actor` is None if unknown; `status` is None unless the event came over HTTP."""
 
     actor: str | None
     action: str
@@ -31,13 +32,13 @@ class AuditEntry:
     status: int | None = None
 
     def fields(self) -> dict[str, object]:
-        """Return it as fields of a log line."""
+        """Return the entry as fields of a log line."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which events are wanted: `action` is how it begins, `since` is included and `until` is not."""
+    """Which events to list: `action` is a prefix, `since` is inclusive and `until` exclusive."""
 
     actor: str | None = None
     action: str | None = None
@@ -47,7 +48,7 @@ class AuditFilter:
 
 
 def record_event(database: Database, entry: AuditEntry, at: datetime | None = None) -> None:
-    """Write an event down, in a transaction of its own; `at` defaults to now."""
+    """Store an event in a transaction of its own; `at` defaults to now."""
     values = entry.fields()
     for name, length in _LENGTHS.items():
         if isinstance(text := values[name], str):
@@ -57,9 +58,9 @@ def record_event(database: Database, entry: AuditEntry, at: datetime | None = No
 
 
 def list_events(
-    session: Session, wanted: AuditFilter = AuditFilter(), *, limit: int = 100, before: int | None = None
+    database: Database, wanted: AuditFilter = AuditFilter(), *, limit: int = 100, before: int | None = None
 ) -> list[AuditEvent]:
-    """Return events, the newest first; `before` is the id of one, for those that are older."""
+    """Return events, newest first; `before` limits them to those older than the event of that id."""
     query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
     if wanted.actor is not None:
         query = query.where(AuditEvent.actor == _storable(wanted.actor))
@@ -73,11 +74,12 @@ def list_events(
         query = query.where(AuditEvent.at < in_utc(wanted.until))
     if before is not None:
         query = query.where(AuditEvent.id < before)
-    return list(session.scalars(query))
+    with database.reading() as session:
+        return list(session.scalars(query))
 
 
 def prune_events(database: Database, retention_days: int) -> int:
-    """Remove events that are older, and return how many those were; 0 days: none ever."""
+    """Delete events older than `retention_days` and return their number; 0 days keeps all."""
     if retention_days == 0:
         return 0
     oldest = now() - timedelta(days=retention_days)
@@ -87,5 +89,5 @@ def prune_events(database: Database, retention_days: int) -> int:
 
 
 def _storable(text: str) -> str:
-    """Return a text without what some databases refuse: NUL, and halves of surrogate pairs."""
+    """Return a text without what some databases reject: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

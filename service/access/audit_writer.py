@@ -1,4 +1,4 @@
-"""Writing the audit log down beside the requests of a server: in order, in a thread of its own, never in their way."""
+"""Writing the audit log in a server: in order, in a thread of its own, without holding up requests."""
 
 import asyncio
 import time
@@ -13,17 +13,17 @@ from service.errors import StorageFull, reason_of
 from service.storage.database import Database, now
 from service.storage.errors import DatabaseError
 
-# Refusals can be had for nothing: past so many a minute they stand in the log only.
+# Anybody can cause refusals: beyond this many a minute they are only logged.
 LIMITED_PER_MINUTE = 60
 _MINUTE = 60.0
-# A database that is busy or away holds up an answer no longer than this; the row is written when it can be.
+# How long a response waits for its row; if the database is busy or away, the row is written later.
 _PATIENCE_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 class AuditWriter:
-    """Takes events, writes each as a log line, and as a row of the audit log."""
+    """Writes each event as a log line and as a row of the audit log."""
 
     def __init__(self, database: Database, retention_days: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -34,24 +34,24 @@ class AuditWriter:
         self._num_limited = 0
 
     async def write(self, entry: AuditEntry, *, is_limited: bool = False) -> None:
-        """Write an event down; raises nothing. `is_limited`: only so many of these a minute become rows."""
+        """Log and store an event; raises nothing. Of `is_limited` events, LIMITED_PER_MINUTE a minute are stored."""
         log.info("audit", **entry.fields())
-        if is_limited and not self._has_place():
+        if is_limited and self._is_over_limit():
             return
         try:
-            # The time is that of the event, however long its row waits.
+            # The time of the event, however late its row is written.
             written = self._executor.submit(record_event, self._database, entry, now())
         except RuntimeError:
-            log.error("audit_not_written", reason="the server has ended", **entry.fields())
+            log.error("audit_not_written", reason="the server is stopping", **entry.fields())
             return
         written.add_done_callback(partial(_note_failure, entry))
         waiting = asyncio.wrap_future(written)
-        # asyncio would complain of an error that it thinks nobody has seen.
+        # asyncio would log an error that nothing has retrieved.
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({waiting}, timeout=_PATIENCE_SECONDS)
 
     async def prune(self) -> None:
-        """Remove what is older than it is kept."""
+        """Delete events that are past their retention."""
         try:
             num_events = await asyncio.to_thread(prune_events, self._database, self._retention_days)
         except (DatabaseError, StorageFull) as error:
@@ -61,20 +61,20 @@ class AuditWriter:
             log.info("audit_pruned", events=num_events, days=self._retention_days)
 
     def close(self) -> None:
-        """Write down what waits, and end."""
+        """Write the waiting rows, and end the thread."""
         self._executor.shutdown()
 
-    def _has_place(self) -> bool:
+    def _is_over_limit(self) -> bool:
         if self._clock() - self._minute_began_at >= _MINUTE:
             self._minute_began_at, self._num_limited = self._clock(), 0
         self._num_limited += 1
         if self._num_limited == LIMITED_PER_MINUTE + 1:
             log.warning("audit_rows_limited", per_minute=LIMITED_PER_MINUTE)
-        return self._num_limited <= LIMITED_PER_MINUTE
+        return self._num_limited > LIMITED_PER_MINUTE
 
 
 def _note_failure(entry: AuditEntry, written: "Future[None]") -> None:
-    # Whatever it was: the answer has been given or is on its way, and the log has the event all the same.
+    # Any error: the response does not depend on the row, and the log has the event.
     error = written.exception()
     if isinstance(error, Exception):
         log.error("audit_not_written", reason=reason_of(error), **entry.fields())

@@ -1,67 +1,67 @@
-"""What can go wrong with keys and scopes.
+"""Errors of keys and scopes.
 
 ServiceError
 ├── AccessError
-│   ├── MissingKey         a route that needs a key was asked without one
-│   ├── InvalidKey         the key is not known here
+│   ├── MissingKey         the request has no key
+│   ├── InvalidKey         the key is unknown
 │   ├── ExpiredKey
 │   ├── RevokedKey
-│   ├── InsufficientScope  the key is good, but not for this
-│   ├── KeyInAddress       a key in the query string, where logs keep it
-│   └── KeysUnavailable    keys cannot be checked at present
+│   ├── InsufficientScope  the key is valid but lacks the scope
+│   ├── KeyInAddress       the URL contains a key
+│   └── KeysUnavailable    the key is unknown here, and the database does not answer
 ├── KeyNotFound            no key has this name or id
 ├── KeyNameTaken
-├── LastAdminKey           without it nobody could use the admin routes
-└── InvalidKeyRequest      a key that cannot be made so
+├── LastAdminKey           no other key has the scope admin
+└── InvalidKeyRequest      a key cannot be created or rotated as requested
 """
 
 from service.errors import ServiceError
 
 
 class AccessError(ServiceError):
-    """A route may not be used by who asks."""
+    """The sender of a request may not use the route."""
 
     code = "access-error"
 
 
 class MissingKey(AccessError):
-    """A key is needed and none came."""
+    """The route needs a key, and the request has none."""
 
     code = "missing-key"
 
 
 class InvalidKey(AccessError):
-    """The key that came is not known."""
+    """The key of the request is unknown."""
 
     code = "invalid-key"
 
 
 class ExpiredKey(AccessError):
-    """The time of a key is over."""
+    """The key has expired, or was replaced by a rotation."""
 
     code = "expired-key"
 
 
 class RevokedKey(AccessError):
-    """A key was taken back."""
+    """The key was revoked."""
 
     code = "revoked-key"
 
 
 class InsufficientScope(AccessError):
-    """A key may not be used for this."""
+    """The key lacks the scope that the route needs."""
 
     code = "insufficient-scope"
 
 
 class KeyInAddress(AccessError):
-    """A key stands in the address, which logs and histories keep."""
+    """The URL contains a key, and URLs are kept in logs and histories."""
 
     code = "key-in-address"
 
 
 class KeysUnavailable(AccessError):
-    """Keys cannot be checked at present."""
+    """A key is unknown to this process, and the database does not answer."""
 
     code = "keys-unavailable"
 
@@ -79,12 +79,12 @@ class KeyNameTaken(ServiceError):
 
 
 class LastAdminKey(ServiceError):
-    """A key is the only one to the admin routes."""
+    """The key is the only one with the scope admin."""
 
     code = "last-admin-key"
 
 
 class InvalidKeyRequest(ServiceError):
-    """A key is asked for that cannot be made so."""
+    """A key cannot be created or rotated as requested."""
 
     code = "invalid-key-request"

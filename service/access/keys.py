@@ -1,4 +1,4 @@
-"""Keys to this installation: made, listed, rotated, revoked. A key is shown when it is made; only its hash is kept."""
+"""API keys: create, list, rotate, revoke. A key is returned when it is created; only its hash is stored."""
 
 import hashlib
 import re
@@ -6,37 +6,31 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import unquote
 
-from pydantic import SecretStr
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.access.errors import InvalidKeyRequest, KeyNameTaken, KeyNotFound, LastAdminKey
+from service.access.masking import KEY_PREFIX, has_key, without_keys
 from service.access.scopes import ANYBODY, Scope, parse_scopes
+from service.errors import InvalidSetting
 from service.installation.settings import Settings
 from service.storage.database import Database, in_utc, now
 from service.storage.tables.access import APIKey
 
-FIRST_KEY = "admin"  # the name of the key that the first start makes
+FIRST_KEY = "admin"  # the name of the key that the first start creates
 ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
-# Other actors go by these in logs and records.
+# Names of other actors in logs and in the audit log.
 _RESERVED = frozenset({FIRST_KEY, ANYBODY.name})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_PREFIX = "akin_"  # lets a scanner find a key that was committed by mistake
 _SECRET_BYTES = 32
-# As `_new_key` and deploy/make-secrets.sh make them, and what is left of one that was cut off or stuck to other text.
-_KEY = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{32,}}")
-_NESTED_PERCENT = re.compile(r"%(?:25)+")
-_MOST_DECODINGS = 4  # each undoes any number of plain nestings; who needs more has something to hide
-WITH_A_KEY = "(with a key)"  # written instead of a text from which a key cannot be cut out
 
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """A key as it is checked: hashes, rights and times (UTC)."""
+    """What checking a key needs: hashes, scopes and times (UTC)."""
 
     id: str
     name: str
@@ -49,112 +43,79 @@ class KnownKey:
 
 
 def key_digest(key: str) -> str:
-    """Return the hash under which a key is kept."""
-    # No salt and no slow hash: a key of 256 random bits cannot be guessed from its hash.
+    """Return the hash under which a key is stored."""
+    # Neither a salt nor a slow hash is needed: 256 random bits cannot be guessed from their hash.
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def has_key(text: str, admin_key: SecretStr | None = None) -> bool:
-    """Say whether a text has something in it that looks like a key, or has the one of the settings.
-
-    However often it was percent-encoded, and whatever stands around it.
-    """
-    readings = _readings(text)
-    # A key of the settings may itself look percent-encoded.
-    secrets_of_settings = _readings(admin_key.get_secret_value()) if admin_key else []
-    return len(readings) > _MOST_DECODINGS or any(
-        _KEY.search(reading) or any(secret in reading for secret in secrets_of_settings) for reading in readings
-    )
-
-
-def _readings(text: str) -> list[str]:
-    """Return a text as it is and percent-decoded again and again, more than `_MOST_DECODINGS` where it has no end."""
-    readings = [text]
-    while "%" in text and len(readings) <= _MOST_DECODINGS:
-        text = unquote(_NESTED_PERCENT.sub("%", text))
-        if text == readings[-1]:
-            break
-        readings.append(text)
-    return readings
-
-
-def without_keys(text: str, admin_key: SecretStr | None = None, *, instead: str = WITH_A_KEY) -> str:
-    """Return a text for a log or a record, each key in it masked; `instead`, where one is in it percent-encoded."""
-    if not has_key(text, admin_key):
-        return text
-    if "%" in text:
-        return instead
-    if admin_key:
-        text = text.replace(admin_key.get_secret_value(), "***")
-    return _KEY.sub(f"{_PREFIX}***", text)
 
 
 def create_key(
     database: Database, name: str, scopes: Collection[str], *, actor: str, expires_at: datetime | None = None
 ) -> tuple[APIKey, str]:
-    """Make a key and return its row and the key itself, which nobody can be shown again.
+    """Create a key; return its row and the key itself, which cannot be shown again.
 
-    Raises InvalidKeyRequest for a name, a scope or a time that cannot be, KeyNameTaken.
+    Raises KeyNameTaken, and InvalidKeyRequest for an invalid name, scope or time of expiry.
     """
     if not _NAME.fullmatch(name) or name in _RESERVED or has_key(name):
         raise InvalidKeyRequest(
-            f"a key cannot be called {without_keys(name)!r:.80}; take 1 to 64 letters, digits and . _ -, the first a "
-            f"letter or digit, and none of {', '.join(sorted(_RESERVED))}"
+            f"a key cannot be called {without_keys(name)!r:.80}; use 1 to 64 letters, digits and . _ -, beginning with "
+            f"a letter or digit, and none of the reserved names {', '.join(sorted(_RESERVED))}"
         )
     try:
         wanted = parse_scopes(scopes)
     except ValueError as error:
         raise InvalidKeyRequest(str(error)) from error
     if not wanted:
-        raise InvalidKeyRequest(f"a key needs a scope; scopes are {', '.join(Scope)}")
-    expires_at = _future(expires_at)
+        raise InvalidKeyRequest(f"a key needs at least one scope; scopes are {', '.join(Scope)}")
     key = _new_key()
-    row = APIKey(
-        id=secrets.token_hex(8),
-        name=name,
-        sha256=key_digest(key),
-        scopes=[scope.value for scope in wanted],
-        created_at=now(),
-        created_by=actor,
-        expires_at=expires_at,
-    )
+    row = _new_row(name, key, wanted)
+    row.created_by, row.expires_at = actor, _future(expires_at)
     try:
         with database.transaction() as session:
             session.add(row)
     except IntegrityError as error:
         raise KeyNameTaken(
-            f"there is a key {name!r} already, revoked ones included; take another name, or rotate it"
+            f"a key named {name!r} exists already (it may be revoked); use another name, or rotate that key"
         ) from error
     return row, key
 
 
-def list_keys(session: Session) -> list[APIKey]:
-    """Return all keys, revoked ones included, the oldest first."""
-    return list(session.scalars(select(APIKey).order_by(APIKey.created_at, APIKey.id)))
+def list_keys(database: Database) -> list[APIKey]:
+    """Return all keys, revoked ones included, oldest first."""
+    with database.reading() as session:
+        return list(session.scalars(select(APIKey).order_by(APIKey.created_at, APIKey.id)))
+
+
+def show_key(database: Database, name: str) -> APIKey:
+    """Return a key by its name or id; raises KeyNotFound."""
+    with database.reading() as session:
+        return get_key(session, name)
 
 
 def get_key(session: Session, name: str, *, locked: bool = False) -> APIKey:
-    """Return a key by its name or id; raises KeyNotFound. `locked`: nobody else changes it before the commit."""
-    # What cannot be a name is not looked for: some databases refuse to be asked for it.
+    """Return a key by its name or id; raises KeyNotFound. `locked` keeps others from changing it until the commit."""
+    # Some databases reject a query for text that no name can contain, such as NUL.
     if _NAME.fullmatch(name):
         query = select(APIKey).where(or_(APIKey.name == name, APIKey.id == name))
         found = session.scalars(query.with_for_update() if locked else query).all()
-        # An id that is another key's name: the name has it.
+        # If the text is the name of one key and the id of another, the name wins.
         for row in sorted(found, key=lambda row: row.name != name):
             return row
-    raise KeyNotFound(f"there is no key {without_keys(name)!r:.80}; `akin keys list` shows all")
+    raise KeyNotFound(f"there is no key {without_keys(name)!r:.80}; list all keys with `akin keys list`")
 
 
 def revoke_key(database: Database, name: str, *, settings: Settings) -> APIKey:
-    """Take a key back for good; twice is once. Raises KeyNotFound, and LastAdminKey while no other key has `admin`."""
+    """Revoke a key permanently; idempotent.
+
+    Raises KeyNotFound, and LastAdminKey if no other valid key, nor one in the settings, has the scope admin.
+    """
     with database.transaction() as session:
-        # Of two that revoke the last two keys at once, the second must see what the first has done.
-        admins = _good_admins(session)
+        # Locks all keys, so that of two requests that revoke the last two admin keys the second one is refused.
+        admins = _active_admins(session)
         row = get_key(session, name, locked=True)
         if row.revoked_at is None:
             if settings.admin_key is None and admins == [row.id]:
                 raise LastAdminKey(
-                    f"{row.name!r} is the only key with the scope admin; make another one first: "
+                    f"{row.name!r} is the only key with the scope admin; create another one first: "
                     "akin keys create NAME --scope admin"
                 )
             row.revoked_at = now()
@@ -164,10 +125,11 @@ def revoke_key(database: Database, name: str, *, settings: Settings) -> APIKey:
 def rotate_key(
     database: Database, name: str, *, grace: timedelta, expires_at: datetime | None = None
 ) -> tuple[APIKey, str]:
-    """Give a key a new secret, and return both; the old secret is good for `grace` yet.
+    """Replace the secret of a key; return its row and the new key. The old secret stays valid for `grace`.
 
-    A time of expiry stays as it is unless another is given. Rotated again within its grace, the oldest secret ends at
-    once. Raises KeyNotFound, and InvalidKeyRequest for a key that was revoked, or has expired and gets no later time.
+    The time of expiry stays as it is unless `expires_at` is given. Of several rotations within `grace`, only the last
+    replaced secret stays valid. Raises KeyNotFound, and InvalidKeyRequest for a key that is revoked, or that has
+    expired and gets no new time of expiry.
     """
     key = _new_key()
     moment = now()
@@ -175,11 +137,11 @@ def rotate_key(
     with database.transaction() as session:
         row = get_key(session, name, locked=True)
         if row.revoked_at is not None:
-            raise InvalidKeyRequest(f"the key {row.name!r} was revoked, and stays so; make another one")
+            raise InvalidKeyRequest(f"the key {row.name!r} was revoked, which is permanent; create another one")
         if expires_at is not None:
             row.expires_at = expires_at
         elif row.expires_at is not None and in_utc(row.expires_at) <= moment:
-            raise InvalidKeyRequest(f"the key {row.name!r} has expired; say how long the new one is to be good")
+            raise InvalidKeyRequest(f"the key {row.name!r} has expired; give a new time of expiry")
         row.previous_sha256 = row.sha256 if grace else None
         row.previous_expires_at = moment + grace if grace else None
         row.sha256 = key_digest(key)
@@ -187,49 +149,57 @@ def rotate_key(
 
 
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:
-    """Make the first admin key where there has been none and the settings give none; return it, the only time.
+    """Create the first admin key and return it, unless the settings have one or an admin key was ever created.
 
-    A key that was revoked or has expired counts as one that there has been: whoever took it back meant it.
+    A revoked or expired admin key counts: it was taken away on purpose.
     """
-    if settings.admin_key is not None:
+    if settings.admin_key is not None or any(Scope.ADMIN in row.scopes for row in list_keys(database)):
         return None
-    with database.reading() as session:
-        if any(Scope.ADMIN in row.scopes for row in list_keys(session)):
-            return None
     key = _new_key()
     try:
         with database.transaction() as session:
-            session.add(
-                APIKey(
-                    id=secrets.token_hex(8),
-                    name=FIRST_KEY,
-                    sha256=key_digest(key),
-                    scopes=[Scope.ADMIN.value],
-                    created_at=now(),
-                )
-            )
+            session.add(_new_row(FIRST_KEY, key, [Scope.ADMIN]))
     except IntegrityError:
-        return None  # another process that started at the same time was first, and shows its own
+        return None  # another process started at the same time, and shows the key that it created
     return key
 
 
+def issue_admin_key(database: Database, settings: Settings, *, may_replace: bool) -> str:
+    """Create the first admin key, or give it a new secret if it exists and `may_replace`; return the key.
+
+    Raises InvalidSetting if the settings have the key, or if there is nothing to create or replace.
+    """
+    if settings.admin_key is not None:
+        raise InvalidSetting("AKIN_ADMIN_KEY is set and is the admin key; change it there")
+    key = ensure_admin_key(database, settings)
+    if key is not None:
+        return key
+    if not may_replace:
+        raise InvalidSetting("an admin key exists, and only its hash is stored; if it is lost: akin admin-key --new")
+    try:
+        return rotate_key(database, FIRST_KEY, grace=timedelta(0))[1]
+    except KeyNotFound:
+        raise InvalidSetting(
+            "another key has the scope admin; find it with `akin keys list` and replace it with `akin keys rotate`"
+        ) from None
+
+
 def load_keys(database: Database) -> list[KnownKey]:
-    """Return all keys as they are checked."""
-    with database.reading() as session:
-        return [known_key(row) for row in list_keys(session)]
+    """Return what checking needs of all keys."""
+    return [known_key(row) for row in list_keys(database)]
 
 
 def note_uses(database: Database, uses: Mapping[str, datetime]) -> None:
-    """Write down when keys, by their ids, were last used."""
+    """Store when keys, given by their ids, were last used."""
     with database.transaction() as session:
-        # In the order of ids, as whoever locks several keys does; another process may have seen a later use.
+        # Rows are locked in the order of ids everywhere, against deadlocks. Another process may have seen a later use.
         for key_id, moment in sorted(uses.items()):
             is_later = or_(APIKey.last_used_at.is_(None), APIKey.last_used_at < moment)
             session.execute(update(APIKey).where(APIKey.id == key_id, is_later).values(last_used_at=moment))
 
 
 def known_key(row: APIKey) -> KnownKey:
-    """Return a key as it is checked."""
+    """Return what checking needs of a key."""
     known = {scope.value for scope in Scope}
     return KnownKey(
         id=row.id,
@@ -244,7 +214,7 @@ def known_key(row: APIKey) -> KnownKey:
 
 
 def key_state(row: APIKey) -> str:
-    """Say whether a key is good."""
+    """Return whether a key is ACTIVE, EXPIRED or REVOKED."""
     if row.revoked_at is not None:
         return REVOKED
     if row.expires_at is not None and in_utc(row.expires_at) <= now():
@@ -252,8 +222,8 @@ def key_state(row: APIKey) -> str:
     return ACTIVE
 
 
-def previous_good_until(row: APIKey) -> datetime | None:
-    """Return until when the secret that a rotation replaced is good yet; None where it is not."""
+def old_secret_until(row: APIKey) -> datetime | None:
+    """Return until when the secret that a rotation replaced stays valid; None if it is not valid."""
     if row.previous_expires_at is None or key_state(row) != ACTIVE:
         return None
     until = in_utc(row.previous_expires_at)
@@ -262,37 +232,44 @@ def previous_good_until(row: APIKey) -> datetime | None:
     return until if until > now() else None
 
 
-def good_first_key(database: Database) -> APIKey | None:
-    """Return the key that an earlier first start made, if it is still good."""
-    with database.reading() as session:
-        row = session.scalars(select(APIKey).where(APIKey.name == FIRST_KEY)).one_or_none()
-    return row if row is not None and key_state(row) == ACTIVE else None
+def is_first_key_active(database: Database) -> bool:
+    """Return whether the key that a first start created exists and is valid."""
+    return any(row.name == FIRST_KEY and key_state(row) == ACTIVE for row in list_keys(database))
 
 
 def has_admin(database: Database, settings: Settings) -> bool:
-    """Say whether anybody has a key that is good for the admin routes."""
-    if settings.admin_key is not None:
-        return True
-    with database.reading() as session:
-        return any(Scope.ADMIN in row.scopes and key_state(row) == ACTIVE for row in list_keys(session))
+    """Return whether any valid key has the scope admin."""
+    return settings.admin_key is not None or any(
+        Scope.ADMIN in row.scopes and key_state(row) == ACTIVE for row in list_keys(database)
+    )
 
 
-def _good_admins(session: Session) -> list[str]:
-    """Return the ids of the keys that are good for the admin routes, which nobody changes before the commit."""
-    # In the order of ids, so that two that lock them do not wait for each other.
+def _active_admins(session: Session) -> list[str]:
+    """Lock all keys until the commit; return the ids of the valid ones with the scope admin."""
+    # Rows are locked in the order of ids everywhere, against deadlocks.
     rows = session.scalars(select(APIKey).order_by(APIKey.id).with_for_update())
     return [row.id for row in rows if Scope.ADMIN in row.scopes and key_state(row) == ACTIVE]
 
 
 def _future(moment: datetime | None) -> datetime | None:
-    """Return a time of expiry in UTC, as which SQLite reads what it stores; raises InvalidKeyRequest for the past."""
+    """Return a time of expiry in UTC, which SQLite takes stored times for; raises InvalidKeyRequest for a past time."""
     if moment is None:
         return None
     in_future = in_utc(moment)
     if in_future <= now():
-        raise InvalidKeyRequest(f"the key would have expired already, at {in_future:%Y-%m-%d %H:%M} UTC")
+        raise InvalidKeyRequest(f"the time of expiry is in the past: {in_future:%Y-%m-%d %H:%M} UTC")
     return in_future
 
 
+def _new_row(name: str, key: str, scopes: Collection[Scope]) -> APIKey:
+    return APIKey(
+        id=secrets.token_hex(8),
+        name=name,
+        sha256=key_digest(key),
+        scopes=[scope.value for scope in scopes],
+        created_at=now(),
+    )
+
+
 def _new_key() -> str:
-    return _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+    return KEY_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)

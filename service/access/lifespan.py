@@ -1,4 +1,4 @@
-"""What a server does about keys and the audit log beside its requests."""
+"""Background work on keys and the audit log for as long as a server runs."""
 
 import asyncio
 import contextlib
@@ -12,35 +12,39 @@ from service.installation.settings import Settings
 from service.storage.database import Database
 
 _USES_SECONDS = 60.0
-_PRUNE_EVERY = 24 * 60  # of those
+_PRUNE_EVERY = 24 * 60  # rounds of _USES_SECONDS: a day
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
 async def open_access(database: Database, settings: Settings) -> AsyncIterator[tuple[KeyRing, AuditWriter]]:
-    """Give the keys and the audit log of a server; what they have not written yet is written at the end."""
+    """Yield the keys and the audit log of a server; what they have not written yet is written at the end."""
     key_ring = KeyRing(database, settings)
     audit = AuditWriter(database, settings.audit_retention_days)
-    # A database that goes away before the first request takes no key with it.
-    await key_ring.refresh()
-    upkeep = asyncio.create_task(_keep_up(key_ring, audit))
+    # Before the first request, so that keys are known even if the database goes away then.
+    await key_ring.read()
+    tasks = [asyncio.create_task(_follow_keys(key_ring)), asyncio.create_task(_maintain(key_ring, audit))]
     try:
         yield key_ring, audit
     finally:
-        upkeep.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await upkeep
+            await _try("uses_of_keys", key_ring.write_uses)
         finally:
-            try:
-                await _try("uses_of_keys", key_ring.write_uses)
-            finally:
-                await asyncio.to_thread(audit.close)
+            await asyncio.to_thread(audit.close)
 
 
-async def _keep_up(key_ring: KeyRing, audit: AuditWriter) -> None:
-    """Write down which keys were used, each minute; remove what the audit log keeps no more, at once and each day."""
+async def _follow_keys(key_ring: KeyRing) -> None:
+    while True:
+        await key_ring.wait_until_due()
+        await _try("keys", key_ring.read)
+
+
+async def _maintain(key_ring: KeyRing, audit: AuditWriter) -> None:
+    """Store the uses of keys every minute, and prune the audit log at once and then daily."""
     rounds = 0
     while True:
         if rounds % _PRUNE_EVERY == 0:
@@ -53,5 +57,5 @@ async def _keep_up(key_ring: KeyRing, audit: AuditWriter) -> None:
 async def _try(task: str, work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
-    except Exception:  # logged, and tried again at its next time: a server goes on without it
+    except Exception:  # logged, and tried again when next due: requests do not depend on it
         log.exception("upkeep_failed", task=task)

@@ -1,4 +1,4 @@
-"""akin audit: who changed what, or was refused."""
+"""akin audit: list who changed what, or was refused."""
 
 from typing import Annotated
 
@@ -9,14 +9,20 @@ from service.cli.times import parse_moment
 
 
 def audit(
-    actor: Annotated[str | None, typer.Option(help="Only of this key, or of 'command line, USER'.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only what begins so, such as 'akin keys'.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="Only with this outcome: succeeded, or a problem's code.")] = None,
-    since: Annotated[str, typer.Option(help="Only from then on: 24h, 7d, or a day such as 2027-01-31 (UTC).")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest first.")] = 50,
+    actor: Annotated[
+        str | None, typer.Option(help="Only events of this actor: the name of a key, or 'command line, USER'.")
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="Only actions with this prefix, such as 'akin keys'.")] = None,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only events with this outcome: succeeded, or an error code.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="Only events since then: 24h, 7d, or a day such as 2027-01-31 (UTC).")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Number of events, newest first.")] = 50,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List what was changed in this installation or refused: who, what, when, from where, and how it ended."""
+    """List changes and refused requests: who, what, when, from where, and the outcome."""
     from service.access.audit import AuditFilter, list_events
     from service.cli.tables.keys import audit_table
     from service.installation.installation import open_installation
@@ -24,8 +30,8 @@ def audit(
     from service.web.schemas.audit import AuditEventView
 
     wanted = AuditFilter(actor, action, outcome, parse_moment(since, "--since", sign=-1) if since else None)
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
-        views = [AuditEventView.of(row) for row in list_events(session, wanted, limit=limit)]
+    with open_installation(load_settings()) as installation:
+        views = [AuditEventView.of(row) for row in list_events(installation.database, wanted, limit=limit)]
     if json:
         print_json([view.model_dump(mode="json") for view in views])
     else:

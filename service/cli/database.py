@@ -1,4 +1,4 @@
-"""akin migrate: bring the tables to another version, or say which they have."""
+"""akin migrate: bring the tables to another revision, or show the current one."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def migrate(
-    to: Annotated[str | None, typer.Option(help="A revision to go to, up or down; `base` is before the first.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Go down, though data are lost by that.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Say which revision the tables have; change nothing.")] = False,
+    to: Annotated[str | None, typer.Option(help="Target revision, newer or older; `base` is before the first.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Allow a downgrade, which loses data.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the revision of the tables; change nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Bring the tables to the version that this Akin needs, or to another one; AKIN_AUTO_MIGRATE may be off."""
+    """Bring the tables to the revision that this version of Akin needs, or to another one."""
     from service.errors import InvalidSetting
     from service.installation.settings import load_settings
     from service.storage.migration import EMPTY, read_versions
@@ -43,12 +43,14 @@ def migrate(
 
 
 def _print_versions(versions: "Versions", json: bool) -> None:
-    pending = [{"revision": revision.id, "title": revision.title} for revision in versions.pending]
+    from service.storage.tables.table import TABLES_REVISION
+
+    pending = [{"revision": revision, "title": versions.titles[revision]} for revision in versions.pending]
     if json:
-        print_json({"current": versions.current, "newest": versions.newest, "pending": pending})
+        print_json({"current": versions.current, "newest": TABLES_REVISION, "pending": pending})
         return
     current = f"{versions.current} (of a newer version of Akin)" if versions.is_newer else versions.current
     output.print(f"current: {escape(current or 'no tables')}", highlight=False)
-    output.print(f"newest:  {versions.newest}", highlight=False)
+    output.print(f"newest:  {TABLES_REVISION}", highlight=False)
     for revision in versions.pending:
-        output.print(f"pending: {revision.id}  {escape(revision.title)}", highlight=False)
+        output.print(f"pending: {revision}  {escape(versions.titles[revision])}", highlight=False)

@@ -1,4 +1,4 @@
-"""Writing into the audit log what a command changes, however it ends."""
+"""Recording in the audit log what a command changes, also when it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Recording:
-    """What the row will say; a command that learns later what it acts on says so here."""
+    """The row to be written; a command may set `target` once it is known."""
 
     target: str
 
@@ -24,17 +24,18 @@ class Recording:
 def recorded(
     installation: "Installation", action: str, target: str = "", *, is_dry_run: bool = False
 ) -> Iterator[Recording]:
-    """Write one row of the audit log when the block ends: it succeeded, or with which error it failed.
+    """Write one row of the audit log when the block ends: that it succeeded, or the code of its error.
 
-    A dry run leaves none, as it leaves nothing else.
+    A dry run writes no row.
     """
+    from service.access.audit import SUCCEEDED
+    from service.errors import code_of
+
     recording = Recording(target)
-    outcome = "succeeded"
+    outcome = SUCCEEDED
     try:
         yield recording
     except BaseException as error:
-        from service.errors import code_of
-
         outcome = code_of(error)
         raise
     finally:
@@ -43,20 +44,22 @@ def recorded(
 
 
 def command_line_user() -> str:
-    """Return who uses the command line, as logs and records name them."""
+    """Return the user of the command line as the audit log names them."""
     from getpass import getuser
 
+    from service.access.scopes import COMMAND_LINE
+
     try:
-        return f"command line, {getuser()}"
+        return f"{COMMAND_LINE}, {getuser()}"
     except (OSError, KeyError):
-        return "command line"
+        return COMMAND_LINE
 
 
 def _write(installation: "Installation", action: str, target: str, outcome: str) -> None:
     from socket import gethostname
 
     from service.access.audit import AuditEntry, record_event
-    from service.access.keys import without_keys
+    from service.access.masking import without_keys
     from service.errors import ServiceError, reason_of
 
     admin_key = installation.settings.admin_key
@@ -66,7 +69,7 @@ def _write(installation: "Installation", action: str, target: str, outcome: str)
     try:
         record_event(installation.database, entry)
     except ServiceError as error:
-        # What the command did is done, or has failed for a reason of its own.
+        # The command itself has succeeded, or has failed for another reason.
         notes.print(
-            f"[yellow]warning:[/] the audit log has no row of this: {escape(reason_of(error))}", highlight=False
+            f"[yellow]warning:[/] this is missing from the audit log: {escape(reason_of(error))}", highlight=False
         )

@@ -1,4 +1,4 @@
-"""Times as people write them on the command line."""
+"""Times in command-line options."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ def parse_duration(text: str, option: str) -> timedelta:
 
 
 def parse_moment(text: str, option: str, *, sign: int) -> datetime:
-    """Return a time in UTC: a date, a time, or a duration from now on (`sign` 1) or ago (-1)."""
+    """Return a time in UTC from a date, a time, or a duration after (`sign` 1) or before (-1) now."""
     from service.errors import InvalidParameter
     from service.storage.database import in_utc
 

@@ -1,13 +1,13 @@
-"""What can go wrong with a process of an installation.
+"""Errors of the processes of an installation.
 
 ServiceError
-└── PortInUse
+└── PortInUse  a port cannot be listened on
 """
 
 from service.errors import ServiceError
 
 
 class PortInUse(ServiceError):
-    """Another process listens on the port."""
+    """A port is in use, or cannot be listened on."""
 
     code = "port-in-use"

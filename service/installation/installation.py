@@ -1,4 +1,4 @@
-"""One installation of Akin, opened: its folder, database and image store. Commands and the server start here."""
+"""An open installation of Akin: settings, database and image store."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from service.storage.media import MediaStore
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What the functions of this room work on."""
+    """The parts of an installation that functions of all rooms work on."""
 
     settings: Settings
     database: Database
@@ -23,13 +23,13 @@ class Installation:
 
     @property
     def limits(self) -> DecodingLimits:
-        """Limits on images, the same for imports and queries."""
+        """Limits on images, for imports and queries."""
         return DecodingLimits(self.settings.max_image_bytes, self.settings.max_image_pixels)
 
 
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
-    """Open database and image store, making the home folder at first use."""
+    """Open database and image store; creates the home folder if needed."""
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,12 +44,12 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
 
 @contextmanager
 def open_for_dry_run(settings: Settings) -> Iterator[Installation]:
-    """Open the installation to compare with it; one that does not exist yet is not made by that."""
+    """Open the installation for a dry run: if it does not exist, an empty temporary one instead of it."""
     if settings.home.exists() or settings.database_url:
         with open_installation(settings) as installation:
             yield installation
         return
     with tempfile.TemporaryDirectory() as folder:
-        there = settings.model_copy(update={"home": Path(folder), "auto_migrate": True})
-        with open_installation(there) as installation:
+        temporary = settings.model_copy(update={"home": Path(folder), "auto_migrate": True})
+        with open_installation(temporary) as installation:
             yield installation

@@ -1,4 +1,4 @@
-"""Logging of a process: JSON lines, or coloured text on a terminal."""
+"""Logging: JSON lines, or coloured text on a terminal."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs of the process, those of libraries included, to standard error."""
+    """Send all logs of the process, including those of libraries, to standard error."""
     on_terminal = sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -16,7 +16,7 @@ def configure_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal),
     ]
     structlog.configure(
-        # The level first: a line that nobody wants costs nothing.
+        # The level first, so that a line below it costs nothing.
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -25,7 +25,7 @@ def configure_logging(level: str) -> None:
     renderer: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if on_terminal
-        # Without local variables: among them are images, keys, and whatever else nobody meant to write down.
+        # Without local variables, among which are images and keys.
         else [
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
@@ -41,5 +41,5 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("alembic", "faiss", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("alembic", "faiss", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)

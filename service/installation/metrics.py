@@ -1,4 +1,4 @@
-"""A registry of metrics, the port it is served on, and readings that may hang, for every kind of process."""
+"""Metrics of any process: a registry, a port that serves it, and readings that may hang."""
 
 import errno
 import socket
@@ -25,19 +25,16 @@ from service.installation.errors import PortInUse
 
 T = TypeVar("T")
 
-
-# Scraped more often than this, the tables are not read again.
+# A reading is repeated at most this often, however often metrics are scraped.
 _FRESH_SECONDS = 5.0
-
-
-# A scrape waits no longer for the database; Prometheus itself waits for ten seconds.
+# How long a scrape waits for a reading; Prometheus waits ten seconds for a scrape.
 _PATIENCE_SECONDS = 2.0
 
 
 def new_registry() -> CollectorRegistry:
-    """Return a registry with what is known of any process: version, Python, memory, open files, processor time."""
-    # Else each count has a second line with the time of its making, which nobody asks for.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
+    """Return a registry with metrics of any process: version, Python, memory, open files, processor time."""
+    # Otherwise each counter has a second line with the time of its creation.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -47,21 +44,21 @@ def new_registry() -> CollectorRegistry:
 
 @contextmanager
 def metrics_port(registry: CollectorRegistry, host: str, port: int | None) -> Iterator[str | None]:
-    """Serve a registry at /metrics on a port of its own for as long as the block runs; gives its address.
+    """Serve a registry at /metrics on a separate port during the block; yields the URL.
 
-    Nothing is served for the port None; 0 takes a free one. Raises PortInUse, also for a host that is none.
+    Port None serves nothing, port 0 selects a free one. Raises PortInUse, also for an invalid host.
     """
     if port is None:
         yield None
         return
     try:
         server, thread = start_http_server(port, host, registry)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"port {port} of {host}, for the metrics, is in use; choose another") from error
+            raise PortInUse(f"port {port} of {host}, for the metrics, is in use; choose another one") from error
         if isinstance(error, (socket.gaierror, UnicodeError)):
             raise PortInUse(
-                f"AKIN_METRICS_HOST={host}: no address of this name is known here; correct it, or leave it out"
+                f"AKIN_METRICS_HOST={host}: no address of this name is known; correct or unset it"
             ) from error
         raise PortInUse(
             f"the metrics cannot be served on {host} port {port}: {error.strerror}; "
@@ -76,43 +73,43 @@ def metrics_port(registry: CollectorRegistry, host: str, port: int | None) -> It
 
 
 class BackgroundReading(Generic[T]):
-    """Looks at something when it is asked for, at most every few seconds, in a thread of its own.
+    """Reads a value on demand, at most every few seconds, in a thread of its own.
 
-    A database or a disk that hangs then holds up that one thread, and neither a scrape nor the end of the process.
+    If the read hangs, only that thread does, not the scrape or the end of the process.
     """
 
-    def __init__(self, look: Callable[[], T]) -> None:
-        self._look = look
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
         self._lock = threading.Lock()
-        self._looking: threading.Thread | None = None
-        self._begun_at = 0.0
-        self._found: T | None = None
-        self._found_at: float | None = None
+        self._thread: threading.Thread | None = None
+        self._started_at = 0.0
+        self._value: T | None = None
+        self._value_at: float | None = None
 
     def latest(self) -> T | None:
-        """Return what there was to see a few seconds ago at most; None while nothing can be seen."""
+        """Return a value at most a few seconds old; None if it cannot be read at present."""
         with self._lock:
-            is_stale = self._found_at is None or time.monotonic() - self._found_at > _FRESH_SECONDS
-            if is_stale and self._looking is None:
-                self._begun_at = time.monotonic()
-                self._looking = threading.Thread(target=self._run, name="metrics", daemon=True)
-                self._looking.start()
-            looking = self._looking
-        if looking is not None:
-            looking.join(max(0.0, self._begun_at + _PATIENCE_SECONDS - time.monotonic()))
-            if looking.is_alive():
+            is_stale = self._value_at is None or time.monotonic() - self._value_at > _FRESH_SECONDS
+            if is_stale and self._thread is None:
+                self._started_at = time.monotonic()
+                self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+                self._thread.start()
+            thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, self._started_at + _PATIENCE_SECONDS - time.monotonic()))
+            if thread.is_alive():
                 return None
-        return self._found
+        return self._value
 
     def _run(self) -> None:
-        found = None
+        value = None
         try:
-            found = self._look()
+            value = self._read()
         except (ServiceError, OSError):
-            pass  # said by the metric that is missing; the log has it from whoever needs the thing
+            pass  # the metric is missing, and those who need the value log the error
         finally:
             with self._lock:
-                self._found, self._found_at, self._looking = found, time.monotonic(), None
+                self._value, self._value_at, self._thread = value, time.monotonic(), None
 
 
 class _Build(Collector):

@@ -1,6 +1,6 @@
-"""Processes of this installation as the database knows them: who lives, where, and what an API server answers from.
+"""Processes of this installation as the database knows them: which run, where, and which release a server serves.
 
-All times are by the database's clock: those of two machines may differ by more than a process may be silent.
+All times are of the database's clock: the clocks of two machines may differ by more than a process may be silent.
 """
 
 import os
@@ -18,13 +18,13 @@ from service.storage.tables.operations import Process
 API, WORKER = "api", "worker"
 KINDS = (API, WORKER)
 
-# A server that beats every few seconds and was not heard of for so long is taken for gone.
+# A process whose last heartbeat, sent every few seconds, is older than this is considered gone.
 GONE_SECONDS = 60.0
 _KEPT_SECONDS = 24 * 3600.0
 
 
 def register_process(database: Database, kind: str, process_id: str | None = None) -> str:
-    """Make this process known and return its id; an id of an earlier run of it may be used again."""
+    """Register this process and return its id; the id of an earlier run of it may be used again."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     process_id = process_id or secrets.token_hex(8)
@@ -36,9 +36,9 @@ def register_process(database: Database, kind: str, process_id: str | None = Non
 def beat(
     database: Database, process_id: str, *, kind: str = API, release_id: str | None = None, refusal: str | None = None
 ) -> None:
-    """Say that the process lives, and what it answers from; a row that was pruned meanwhile is made again.
+    """Record that the process is running, and which release it serves or refuses.
 
-    `kind` is for that row only.
+    Recreates a row that was pruned meanwhile; only then is `kind` used.
     """
     with database.transaction() as session:
         moment = database_time(session)
@@ -55,19 +55,19 @@ def beat(
 
 
 def stop_process(database: Database, process_id: str) -> None:
-    """Say that the process has ended in an orderly way: nobody need wait until it is taken for gone."""
+    """Record that the process has ended, so that it is not considered running until its heartbeat is old."""
     with database.transaction() as session:
         session.execute(update(Process).where(Process.id == process_id).values(stopped_at=database_time(session)))
 
 
 def list_processes(session: Session, *, kind: str | None = None) -> list[Process]:
-    """Return the processes that live or did within a day, the last one seen first."""
+    """Return the processes seen within about a day, the last seen first."""
     query = select(Process).order_by(Process.seen_at.desc(), Process.id)
     return list(session.scalars(query.where(Process.kind == kind) if kind else query))
 
 
 def living_processes(session: Session, kind: str | None, within_seconds: float = GONE_SECONDS) -> list[Process]:
-    """Return the processes (of one kind, unless None) that have not stopped and were heard of within so long."""
+    """Return the processes that have not stopped and were seen within `within_seconds`; `kind` None for all kinds."""
     earliest = database_time(session) - timedelta(seconds=within_seconds)
     query = select(Process).where(Process.stopped_at.is_(None), Process.seen_at >= earliest)
     if kind is not None:
@@ -76,19 +76,19 @@ def living_processes(session: Session, kind: str | None, within_seconds: float =
 
 
 def served_releases(session: Session) -> set[str]:
-    """Return the releases that living servers answer from."""
+    """Return the releases that running servers serve."""
     return {process.release_id for process in living_processes(session, API) if process.release_id}
 
 
 def prune_processes(session: Session) -> Sequence[str]:
-    """Remove the rows of processes that stopped, or were last seen, a day ago; return their ids."""
+    """Delete the rows of processes that stopped or were last seen over a day ago; return their ids."""
     earliest = database_time(session) - timedelta(seconds=_KEPT_SECONDS)
     is_old = or_(Process.stopped_at < earliest, Process.seen_at < earliest)
     return session.scalars(delete(Process).where(is_old).returning(Process.id)).all()
 
 
 def _new_row(process_id: str, kind: str, moment: datetime) -> Process:
-    # All columns: merged over a row of an earlier run, nothing of that run must remain.
+    # Sets all columns, so that nothing remains of an earlier run whose row it is merged into.
     return Process(
         id=process_id,
         kind=kind,

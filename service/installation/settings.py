@@ -26,10 +26,10 @@ from service.errors import InvalidSetting
 from service.storage.address import shown_address
 
 _PREFIX = "AKIN_"
-_LEAST_KEY_LENGTH = 16
-_LEAST_KEY_LETTERS = 6  # different ones
+_MIN_KEY_LENGTH = 16
+_MIN_DISTINCT_CHARACTERS = 6
 _EXAMPLE_KEY = re.compile(r"change|example|secret|password|replace|your|admin[-_ ]?key", re.IGNORECASE)
-# Where Docker and Kubernetes put secrets: files named like the variables, in small letters.
+# Where Docker and Kubernetes mount secrets: files named like the variables, in lower case.
 _SECRETS_DIR = "/run/secrets"
 _SECRETS_VARIABLE = "AKIN_SECRETS_DIR"
 _DOTENV = ".env"
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     @field_validator("max_image_pixels")
     @classmethod
-    def _within_what_pillow_decodes(cls, value: int) -> int:
+    def _within_pillows_limit(cls, value: int) -> int:
         hard_limit = Image.MAX_IMAGE_PIXELS or 0
         if value > hard_limit:
             raise ValueError(f"at most {hard_limit} pixels can be decoded safely")
@@ -131,40 +131,43 @@ class Settings(BaseSettings):
             return None
         secret = value.get_secret_value()
         if not secret:
-            raise ValueError("the key is empty; unset it, and one is made at the first start")
-        is_short = len(secret) < _LEAST_KEY_LENGTH or len(set(secret)) < _LEAST_KEY_LETTERS
+            raise ValueError("the key is empty; unset it to have one created at the first start")
+        is_short = len(secret) < _MIN_KEY_LENGTH or len(set(secret)) < _MIN_DISTINCT_CHARACTERS
         if is_short or _EXAMPLE_KEY.search(secret) or not secret.isascii() or not secret.isprintable():
             raise ValueError(
-                f"a key needs {_LEAST_KEY_LENGTH} characters that nobody guesses; make one: openssl rand -hex 24"
+                f"the key can be guessed: use {_MIN_KEY_LENGTH} or more random ASCII characters, such as those of "
+                "`openssl rand -hex 24`"
             )
         return value
 
     @field_validator("public_search", mode="wrap")
     @classmethod
-    def _one_of_three(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
+    def _true_false_or_auto(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
         try:
             return check(value)
-        except ValidationError:  # with a reason for each of the types that it is not
+        except ValidationError:  # it lists one reason per type
             raise ValueError("write true, false or auto") from None
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _networks(cls, value: str) -> str:
+    def _valid_networks(cls, value: str) -> str:
         for name in filter(None, (part.strip() for part in value.split(","))):
             try:
                 ipaddress.ip_network(name)
             except ValueError:
                 raise ValueError(
-                    f"{name!r} is no address and no network; write such as 10.0.0.7 or 172.16.0.0/12"
+                    f"{name!r} is neither an address nor a network; write, for example, 10.0.0.7 or 172.16.0.0/12"
                 ) from None
         return value
 
     @field_validator("root_path")
     @classmethod
-    def _prefix(cls, value: str) -> str:
+    def _without_trailing_slash(cls, value: str) -> str:
         prefix = value.rstrip("/")
         if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
-            raise ValueError("a path prefix begins with a slash and holds letters, digits and . _ ~ -, such as /akin")
+            raise ValueError(
+                "a path prefix begins with a slash and contains letters, digits and . _ ~ -, such as /akin"
+            )
         return prefix
 
     @field_validator("demo_data", mode="before")
@@ -174,17 +177,17 @@ class Settings(BaseSettings):
 
     @property
     def database_address(self) -> str:
-        """The SQLAlchemy address in use."""
+        """SQLAlchemy address of the database."""
         return self.database_url or f"sqlite:///{(self.home / 'akin.db').absolute()}"
 
     @property
     def database_address_shown(self) -> str:
-        """The same without its passwords."""
+        """Address of the database without passwords."""
         return shown_address(self.database_address)
 
     @property
     def media_address(self) -> str:
-        """The folder or URL of the images in use."""
+        """Folder or URL of the images."""
         return self.media_url or str((self.home / "media").absolute())
 
     @property
@@ -194,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Folder of the checkpoints that Akin made."""
+        """Folder of the checkpoints that Akin has trained."""
         return self.home / "checkpoints"
 
     @property
@@ -204,32 +207,32 @@ class Settings(BaseSettings):
 
     @property
     def jobs_address(self) -> str:
-        """The SQLAlchemy address of what the workers' engine keeps: beside the tables, but in a file of its own."""
+        """SQLAlchemy address of the tables of DBOS: the database of Akin, or with SQLite a separate file."""
         return self.database_url or f"sqlite:///{(self.home / 'jobs.db').absolute()}"
 
     @property
     def operations_dir(self) -> Path:
-        """Folder with a folder for each operation: what its steps leave behind."""
+        """Folder with one folder per operation, for the files of its steps."""
         return self.home / "operations"
 
     @property
     def evaluations_dir(self) -> Path:
-        """Folder of evaluation sets and of what each query found."""
+        """Folder of evaluation sets and of the results of each query."""
         return self.home / "evaluations"
 
     @property
     def workers_dir(self) -> Path:
-        """Folder of the locks that living workers hold."""
+        """Folder of the locks that running workers hold."""
         return self.home / "workers"
 
     @property
     def cache_dir(self) -> Path:
-        """Folder of what can be computed again: decoded images, features, copies from a remote store."""
+        """Folder of what can be recomputed: decoded images, features, copies of remote files."""
         return self.home / "cache"
 
 
 def load_settings() -> Settings:
-    """Read the environment; raises InvalidSetting naming the variable, its value and what is allowed."""
+    """Read the environment; raises InvalidSetting with the variable, its value and what is allowed."""
     given = {**_in_dotenv(), **{name.upper(): value for name, value in os.environ.items()}}
     _refuse_empty_key(given)
     secrets_dir = _secrets_dir(given)
@@ -241,16 +244,16 @@ def load_settings() -> Settings:
         ]
         raise InvalidSetting("; ".join(reasons)) from error
     except SettingsError as error:
-        # A container's user is seldom the one who wrote the files.
-        reason = f"{_secret_at_fault(secrets_dir)} cannot be read; may this user? {error.__cause__}"
+        # Typically the user of a container may not read the files.
+        reason = f"{_unreadable_secret(secrets_dir)} cannot be read; check its permissions ({error.__cause__})"
         raise InvalidSetting(reason) from error
 
 
 def unknown_settings() -> list[str]:
-    """Return the names of AKIN_* variables, of the environment and .env, that mean nothing to this version."""
+    """Return the AKIN_* variables in the environment and .env that this version does not know."""
     try:
         named = set(_in_dotenv()).union(os.environ)
-    except InvalidSetting:  # told by load_settings to whoever needs settings
+    except InvalidSetting:  # load_settings reports it
         named = set(os.environ)
     known = _known_names()
     return sorted(name for name in named if name.upper().startswith(_PREFIX) and name.upper() not in known)
@@ -261,7 +264,7 @@ def _known_names() -> set[str]:
 
 
 def _in_dotenv() -> dict[str, str | None]:
-    """Return what .env says, with names in capitals: in small letters it is the same variable."""
+    """Return the variables in .env, with names in upper case: case does not matter."""
     try:
         return {name.upper(): value for name, value in dotenv_values(_DOTENV).items()}
     except (OSError, UnicodeDecodeError) as error:
@@ -270,16 +273,16 @@ def _in_dotenv() -> dict[str, str | None]:
 
 
 def _refuse_empty_key(given: Mapping[str, str | None]) -> None:
-    """Refuse AKIN_ADMIN_KEY= without a value, which pydantic would take for a variable that is not set."""
+    """Refuse AKIN_ADMIN_KEY= without a value, which pydantic would treat as not set."""
     name = f"{_PREFIX}ADMIN_KEY"
     if given.get(name) == "":
-        raise InvalidSetting(f"{name} is empty; unset it, and a key is made at the first start, or give it a value")
+        raise InvalidSetting(f"{name} is empty; set a value, or unset it to have a key created at the first start")
 
 
 def _secrets_dir(given: Mapping[str, str | None]) -> str | None:
-    """Return the folder of secrets; None where the usual one is not there, as outside a container."""
+    """Return the folder of secrets; None if the default folder does not exist, as outside containers."""
     named = given.get(_SECRETS_VARIABLE)
-    with contextlib.suppress(OSError):  # of a folder above it into which this user may not look
+    with contextlib.suppress(OSError):  # a parent folder may be unreadable
         if Path(named or _SECRETS_DIR).is_dir():
             return named or _SECRETS_DIR
     if named:
@@ -287,8 +290,8 @@ def _secrets_dir(given: Mapping[str, str | None]) -> str | None:
     return None
 
 
-def _secret_at_fault(secrets_dir: str | None) -> str:
-    """Name the file that cannot be read, or the folder where it is none of the files."""
+def _unreadable_secret(secrets_dir: str | None) -> str:
+    """Return the secret file that cannot be read, or the folder if all files can be."""
     known = _known_names()
     try:
         for path in sorted(Path(secrets_dir or _SECRETS_DIR).iterdir()):
@@ -299,7 +302,7 @@ def _secret_at_fault(secrets_dir: str | None) -> str:
             except (OSError, UnicodeDecodeError):
                 return f"the secret {path}"
     except OSError:
-        pass  # the folder itself
+        pass  # the folder itself is unreadable
     return f"a secret in {secrets_dir}"
 
 

@@ -1,6 +1,5 @@
 """Metrics of the whole installation, exposed by every process: operations, processes, database, disk."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,19 +15,20 @@ from service.installation.processes import KINDS as PROCESS_KINDS
 from service.installation.processes import living_processes
 from service.operations.records import count_operations
 from service.operations.requests import KINDS as OPERATION_KINDS
+from service.storage.disk import DiskWatch
 from service.storage.tables.operations import OPERATION_STATES
 
 
 class InstallationMetrics(Collector):
     """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, disk: DiskWatch) -> None:
         self._counts = BackgroundReading(partial(_count, installation))
-        self._free_bytes = BackgroundReading(lambda: shutil.disk_usage(installation.settings.home).free)
+        self._disk = disk
 
     def collect(self) -> Iterator[Metric]:
         """Give the present state; what cannot be read at present is left out."""
-        counts, free_bytes = self._counts.latest(), self._free_bytes.latest()
+        counts, free_bytes = self._counts.latest(), self._disk.free_bytes
         yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
         operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
         processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])

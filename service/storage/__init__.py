@@ -1,1 +1,1 @@
-"""Rows and bytes: the database with its tables, and the store of image files."""
+"""Rows and bytes: the database with its tables, the store of images, the disk."""

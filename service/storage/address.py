@@ -1,4 +1,4 @@
-"""How the address of a database is shown: without what nobody may read."""
+"""How the address of a database is shown: without passwords."""
 
 import re
 from urllib.parse import unquote_plus
@@ -6,18 +6,18 @@ from urllib.parse import unquote_plus
 _HIDDEN = "***"
 _SQLITE = "sqlite"
 _SECRET_NAME = re.compile(r"pass|secret", re.IGNORECASE)  # password, sslpassword, passfile, oauth_client_secret
-# A password may have a question mark of its own.
+# Only a `?` that begins a parameter: a password may contain `?` too.
 _QUERY = re.compile(r"\?(?=[^?&=@/:]+=)")
 
 
 def shown_address(address: str) -> str:
-    """Return an address without its passwords, those of its query too; it need not be one that makes sense."""
+    """Return an address, valid or not, without passwords, also in its query."""
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "", address
     begin = _QUERY.search(rest)
     head, query = (rest[: begin.start()], rest[begin.end() :]) if begin else (rest, "")
-    if not scheme.startswith(_SQLITE):  # whose path may have an @
+    if not scheme.startswith(_SQLITE):  # its path may contain an @
         if "@" not in head and "@" in query:
             head, query = rest, ""
         head = _without_password(head)
@@ -26,7 +26,7 @@ def shown_address(address: str) -> str:
 
 
 def _without_password(head: str) -> str:
-    """Hide what stands between the first colon and the last @."""
+    """Hide what is between the first colon and the last @."""
     user, at, place = head.rpartition("@")
     name, colon, _ = user.partition(":")
     return f"{name}{colon}{_HIDDEN if colon else ''}{at}{place}"

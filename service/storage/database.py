@@ -1,4 +1,4 @@
-"""The database as all modules use it: short transactions, and one error for whatever keeps it from answering."""
+"""The database as all rooms use it: short transactions, and one error for all reasons why it does not answer."""
 
 import sqlite3
 import threading
@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import overload
 
 import structlog
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import DateTime, Engine, event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -20,15 +19,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from service.errors import ServiceError
 from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
 from service.storage.errors import DatabaseFull, DatabaseUnavailable
-from service.storage.migration import bring_up_to_date
-from service.storage.postgresql import CONNECT_SECONDS, ServerSilent
+from service.storage.migration import current_revision, ensure_current
+from service.storage.postgresql import LONGEST_ATTEMPT_SECONDS, ServerSilent
 from service.storage.tables.catalogue import ChangeCounter
 from service.storage.tables.table import Table
 
 _POSTGRESQL = "postgresql"
 _READ_ONLY, _DISK_FULL = "25006", "53100"
-_SECONDS_BETWEEN_QUESTIONS = 1.0
-_LONGEST_QUESTION_SECONDS = 2.0 * CONNECT_SECONDS
+_SECONDS_BETWEEN_ATTEMPTS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,27 +38,22 @@ class Database:
         self._engine = engine
         self._outage = _Outage()
         self._is_closed = False
-        event.listen(engine, "checkin", self._close_late)
+        event.listen(engine, "checkin", self._close_if_disposed)
         options: dict[str, object] = {READING: True}
         if engine.dialect.name == _POSTGRESQL:
-            # Its default shows each statement of a transaction what was committed meanwhile.
+            # By default, each statement of a transaction would see what was committed meanwhile.
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading_engine = engine.execution_options(**options)
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the database did not answer when it was last asked; always False of SQLite."""
-        return self._outage.reason is not None
-
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Open a session that commits at the end of the block, or rolls back on any error."""
+        """Open a session that commits at the end of the block and rolls back on any error."""
         with self._session(self._engine) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a session that only reads: one consistent view, and no lock that a writer waits for."""
+        """Open a session that only reads: it sees one consistent state, and writers do not wait for it."""
         with self._session(self._reading_engine) as session:
             yield session
 
@@ -79,7 +72,7 @@ class Database:
             if known is None:
                 raise
             if isinstance(known, DatabaseUnavailable):
-                # Away, and not only busy: others need not wait as long to hear of it.
+                # A database that is away, rather than busy, is remembered, so that others do not wait for it too.
                 is_away = isinstance(getattr(error, "orig", None), ServerSilent) or not (
                     is_connected or isinstance(error, PoolTimeout)
                 )
@@ -89,12 +82,12 @@ class Database:
             raise known from error
 
     def _known_error(self, error: DBAPIError | PoolTimeout) -> ServiceError | None:
-        """Return what the error means for whoever asked; None: a mistake of ours."""
+        """Return the error to raise instead; None for an error in our own statement."""
         if isinstance(error, DBAPIError):
             state = sqlstate_of(error)
             if state == _DISK_FULL or getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 return DatabaseFull(describe_failure(self._engine, error))
-            # A server that lost its disk, was promoted elsewhere, or was told to let nobody write is of no use either.
+            # A server that lost its disk, or became read-only after a failover, is unavailable too.
             if not (isinstance(error, OperationalError) or error.connection_invalidated or state == _READ_ONLY):
                 return None
         return DatabaseUnavailable(describe_failure(self._engine, error))
@@ -102,52 +95,52 @@ class Database:
     def revision(self) -> str | None:
         """Return the revision of the database's tables."""
         with self.reading() as session:
-            return MigrationContext.configure(session.connection()).get_current_revision()
+            return current_revision(session.connection())
 
     def close(self) -> None:
-        """Give all connections back; those that a thread still uses, when it is done."""
+        """Close all connections; one that a thread still uses is closed when it is returned."""
         self._is_closed = True
         self._engine.dispose()
 
-    def _close_late(self, _connection: object, record: ConnectionPoolEntry) -> None:
-        # It came back to a pool that nobody will ask again.
+    def _close_if_disposed(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        # It was returned to a pool that is no longer used.
         if self._is_closed:
             record.invalidate()
 
 
 class _Outage:
-    """Keeps a database that is away from holding up everybody: one asks it again now and then, the others are told.
+    """Remembers that the database is away: one caller at a time tries it again, all others fail at once.
 
-    Without it, each request would wait for a connection for seconds, and all threads would soon do nothing else.
+    Otherwise each request would wait several seconds for a connection, and soon all threads would.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self._lock = threading.Lock()
-        self._ask_at = 0.0
+        self._try_at = 0.0
         self._since = 0.0
 
     def refuse(self) -> None:
-        """Raise DatabaseUnavailable while the database is away, unless it is time to ask it again."""
+        """Raise DatabaseUnavailable while the database is away, unless it is time to try it again."""
         if self.reason is None:
             return
         with self._lock:
             moment = time.monotonic()
-            if self.reason is not None and moment < self._ask_at:
+            if self.reason is not None and moment < self._try_at:
                 raise DatabaseUnavailable(self.reason)
-            self._ask_at = moment + _LONGEST_QUESTION_SECONDS
+            self._try_at = moment + LONGEST_ATTEMPT_SECONDS
 
     def begin(self, reason: str) -> None:
-        """Note that it is away."""
+        """Remember that the database is away."""
         with self._lock:
             moment = time.monotonic()
             if self.reason is None:
                 self._since = moment
             self.reason = reason
-            self._ask_at = moment + _SECONDS_BETWEEN_QUESTIONS
+            self._try_at = moment + _SECONDS_BETWEEN_ATTEMPTS
 
     def end(self) -> None:
-        """Note that it answers."""
+        """Remember that the database answers."""
         if self.reason is None:
             return
         with self._lock:
@@ -157,14 +150,14 @@ class _Outage:
 
 
 def open_database(address: str, *, may_migrate: bool = True) -> Database:
-    """Connect, and bring the tables to the current version, if that is allowed.
+    """Connect, and migrate the tables to the current revision if `may_migrate`.
 
-    Raises InvalidSetting for an address that makes no sense, DatabaseUnavailable when nothing answers,
-    DatabaseVersionError for a database of another version: one that may not be migrated, or a newer one.
+    Raises InvalidSetting for an invalid address, DatabaseUnavailable if the database does not answer, and
+    DatabaseVersionError for tables that are older and may not be migrated, or newer.
     """
     engine = make_engine(address)
     try:
-        bring_up_to_date(engine, may_migrate=may_migrate)
+        ensure_current(engine, may_migrate=may_migrate)
     except BaseException:
         engine.dispose()
         raise
@@ -190,12 +183,12 @@ def current_watermark(session: Session) -> int:
 
 
 def now() -> datetime:
-    """Return the time as it is stored."""
+    """Return the current time in UTC, as times are stored."""
     return datetime.now(UTC)
 
 
 def insert_missing(session: Session, table: type[Table], rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert rows, and leave out those whose key is there, though another transaction wrote it at this moment."""
+    """Insert rows except those whose key exists, even if a concurrent transaction has just written it."""
     if not rows:
         return
     is_postgresql = session.get_bind().dialect.name == _POSTGRESQL
@@ -204,7 +197,7 @@ def insert_missing(session: Session, table: type[Table], rows: Sequence[Mapping[
 
 
 def database_time(session: Session) -> datetime:
-    """Return the time by the one clock that all processes share: the server's, or with SQLite this machine's."""
+    """Return the time of the clock that all processes share: the server's, or with SQLite this machine's."""
     if session.get_bind().dialect.name == _POSTGRESQL:
         return session.scalars(select(func.clock_timestamp(type_=DateTime(timezone=True)))).one()
     return now()
@@ -215,7 +208,7 @@ def in_utc(moment: datetime) -> datetime: ...
 @overload
 def in_utc(moment: datetime | None) -> datetime | None: ...
 def in_utc(moment: datetime | None) -> datetime | None:
-    """Return a stored time with its zone, which SQLite forgets; None for none."""
+    """Return a stored time with its zone, which SQLite drops; None for None."""
     if moment is None:
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,12 +1,12 @@
-"""What can go wrong with rows and bytes.
+"""Errors of the database and the image store.
 
 ServiceError
-├── DatabaseError             the database cannot be used
-│   ├── DatabaseUnavailable   it does not answer
-│   └── DatabaseVersionError  it has another version than this Akin needs
-└── MediaError                a stored image is missing or damaged, or the store does not answer
-StorageFull
-└── DatabaseFull              that of the database, which is DatabaseUnavailable for what is to be written
+├── DatabaseError
+│   ├── DatabaseUnavailable   the database does not answer
+│   │   └── DatabaseFull      its disk is full: it can be read, not written to; also a StorageFull
+│   └── DatabaseVersionError  the tables have another revision than this version of Akin needs
+├── MediaError                a stored image is missing or damaged, or the store does not answer
+└── StorageFull               see service.errors
 """
 
 from service.errors import ServiceError, StorageFull
@@ -19,33 +19,33 @@ class DatabaseError(ServiceError):
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database does not answer; the message hides the driver's words, `reason` has them."""
+    """The database does not answer; the message leaves out what the driver says, `reason` has it."""
 
     code = "database-unavailable"
 
     def __init__(self, reason: str) -> None:
-        super().__init__("the database cannot be used at present; ask again in a moment (the log has the reason)")
+        super().__init__("the database cannot be used at present; try again in a moment (the log has the reason)")
         self._reason = reason
 
     @property
     def reason(self) -> str:
-        """What the database driver said; names host and user."""
+        """What the driver says; names host and user."""
         return self._reason
 
 
 class DatabaseVersionError(DatabaseError):
-    """The database has another version than is needed, and it is not to be changed by that."""
+    """The tables have another revision than is needed, and may not be migrated."""
 
     code = "database-version-error"
 
 
 class DatabaseFull(StorageFull, DatabaseUnavailable):
-    """The disk of the database has no space left; what is in it can be read."""
+    """The disk of the database is full; reading still works."""
 
     code = "storage-full"
 
     def __init__(self, reason: str) -> None:
-        # The other base would put its own words in place of these.
+        # The constructor of DatabaseUnavailable would replace the message.
         Exception.__init__(self, "the disk of the database is full, and nothing was written")
         self._reason = reason
 

@@ -1,4 +1,4 @@
-"""The store of image bytes: content-addressed, so that an image is kept once and never changes under its name."""
+"""The store of image bytes: content-addressed, so that an image is stored once and never changes under its name."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ _NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(_MEDIA
 
 
 class _FileSystem(Protocol):
-    """The part of fsspec's interface that is used here."""
+    """The part of fsspec's interface used here."""
 
     def cat_file(self, path: str) -> bytes: ...
     def pipe_file(self, path: str, value: bytes) -> None: ...
@@ -32,7 +32,7 @@ class _FileSystem(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaName:
-    """Name of a stored image: the hash of its bytes and the ending of its format."""
+    """Name of a stored image: the hash of its bytes and the file extension of its format."""
 
     sha256: str
     extension: str
@@ -42,12 +42,12 @@ class MediaName:
 
     @property
     def media_type(self) -> str:
-        """The content type to serve it with."""
+        """The content type to serve the image with."""
         return _MEDIA_TYPE_OF[self.extension]
 
     @classmethod
     def parse(cls, text: str) -> "MediaName | None":
-        """Read the text form; None when it is not one (a path, an unknown ending, ...)."""
+        """Parse the text form; None if the text is not one (a path, an unknown extension, ...)."""
         match = _NAME.fullmatch(text)
         return cls(match["sha256"], match["extension"]) if match else None
 
@@ -55,7 +55,7 @@ class MediaName:
 class MediaStore:
     """Images by name, in a folder or at any fsspec URL ("s3://bucket/images", ...).
 
-    Raises MediaError when the store does not answer, or an image is missing or not what its name says.
+    Raises MediaError if the store does not answer, or an image is missing or does not match its name.
     """
 
     def __init__(self, address: str) -> None:
@@ -69,7 +69,7 @@ class MediaStore:
         self._root = str(root).rstrip("/")
 
     def put(self, name: MediaName, image_bytes: bytes) -> None:
-        """Store an image; does nothing when it is there already. Raises StorageFull too."""
+        """Store an image unless it is stored already. Raises StorageFull too."""
         path = self._path(name)
         try:
             if self._file_system.exists(path):
@@ -77,7 +77,7 @@ class MediaStore:
             if self._is_local:
                 write_whole(Path(path), image_bytes)
             else:
-                # Object stores show an object when it is complete.
+                # Object stores only show complete objects.
                 self._file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._file_system.pipe_file(path, image_bytes)
         except OSError as error:
@@ -87,7 +87,7 @@ class MediaStore:
             raise MediaError(f"the image cannot be stored under {self.address}: {error}") from error
 
     def get(self, name: MediaName) -> bytes:
-        """Return the bytes of an image, after checking them against its name."""
+        """Return the bytes of an image after checking them against its name."""
         try:
             image_bytes = self._file_system.cat_file(self._path(name))
         except FileNotFoundError:
@@ -95,13 +95,13 @@ class MediaStore:
         except OSError as error:
             raise MediaError(f"image {name} cannot be read from {self.address}: {error}") from error
         if hashlib.sha256(image_bytes).hexdigest() != name.sha256:
-            raise MediaError(f"image {name} in {self.address} was changed; delete that file and import it again")
+            raise MediaError(f"image {name} in {self.address} was changed; delete the file and import the image again")
         return image_bytes
 
     def local_file(self, name: MediaName, cache_dir: Path) -> Path:
-        """Return a file on this machine that holds the image: the stored one itself, or a copy made in `cache_dir`.
+        """Return a local file of the image: the stored file itself, or a copy in `cache_dir`.
 
-        Training reads files. What a name stands for never changes, so a copy stays good.
+        For training, which reads files. A copy never becomes stale, since images never change under their names.
         """
         if self._is_local:
             return Path(self._path(name))
@@ -111,5 +111,5 @@ class MediaStore:
         return path
 
     def _path(self, name: MediaName) -> str:
-        # Folders of two digits keep any one of them small.
+        # Folders by the first two digits keep each folder small.
         return f"{self._root}/{name.sha256[:2]}/{name}"

@@ -1,81 +1,77 @@
-"""The versions of the tables: which the database has, and how it gets to another one."""
+"""Versions of the tables: which revision a database has, and its migration to another one.
+
+Alembic is imported only by functions that need it: a database at the current revision, the usual case, does not.
+"""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
 from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
+from service.storage.postgresql import SESSION
+from service.storage.tables.table import TABLES_REVISION
 
-EMPTY = "base"  # before the first revision: no tables
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+EMPTY = "base"  # Alembic's name for the state before the first revision: no tables
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Any number, the same in every process: who holds it changes the tables, and the others wait.
+# Any number that is the same in every process.
 _ADVISORY_LOCK = 0x616B696E
-_ADVISORY_SECONDS = 600
-# Whoever waits for a table that is in use makes all others wait that come later.
-_TABLE_LOCK_SECONDS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
 
-# Not structlog, which commands leave as it is: it would print on standard output.
+# Commands leave structlog unconfigured, and it would then print to standard output.
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Revision:
-    """One version of the tables."""
-
-    id: str
-    title: str
-
-
-@dataclass(frozen=True, slots=True)
 class Versions:
-    """The version that a database has, and all that this version of Akin knows, the oldest first."""
+    """The revision of a database, and the revisions that this version of Akin knows."""
 
-    current: str | None  # None: it has no tables
-    known: tuple[Revision, ...]
-
-    @property
-    def newest(self) -> str:
-        """The version that this version of Akin works with."""
-        return self.known[-1].id
+    current: str | None  # None: there are no tables
+    titles: Mapping[str, str]  # by revision, oldest first
 
     @property
     def is_newer(self) -> bool:
         """Whether a newer version of Akin wrote the database."""
-        return self.current is not None and self.current not in {revision.id for revision in self.known}
+        return self.current is not None and self.current not in self.titles
 
     @property
-    def pending(self) -> tuple[Revision, ...]:
-        """What is to be done to get to the newest, in order."""
-        return () if self.is_newer else self.known[self.position(self.current) :]
+    def pending(self) -> list[str]:
+        """Revisions that lead from the current one to the newest, in order."""
+        return [] if self.is_newer else list(self.titles)[self.position(self.current or EMPTY) :]
 
-    def position(self, revision: str | None) -> int:
-        """Return how many revisions lead to this one; raises DatabaseVersionError for one that is not known."""
-        if revision is None or revision == EMPTY:
-            return 0
-        ids = [known.id for known in self.known]
-        if revision not in ids:
-            raise DatabaseVersionError(f"there is no revision {revision!r:.80}; there are {EMPTY}, {', '.join(ids)}")
-        return ids.index(revision) + 1
+    def position(self, revision: str) -> int:
+        """Return the number of revisions up to and including `revision`; raises DatabaseVersionError if unknown."""
+        known = [EMPTY, *self.titles]
+        if revision not in known:
+            raise DatabaseVersionError(f"there is no revision {revision!r:.80}; revisions are {', '.join(known)}")
+        return known.index(revision)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, None if there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def read_versions(address: str) -> Versions:
-    """Look at a database without changing it; one that does not exist yet is not made by that."""
+    """Read the revision of a database without changing or creating it."""
     engine = make_engine(address)
     try:
         if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
-            return Versions(None, _known())
+            return Versions(None, _titles())
         with engine.execution_options(**{READING: True}).connect() as connection:
-            return _versions(connection)
+            return Versions(current_revision(connection), _titles())
     except DBAPIError as error:
         raise _unavailable(engine, error) from error
     finally:
@@ -83,81 +79,80 @@ def read_versions(address: str) -> Versions:
 
 
 def migrate(address: str, target: str | None = None, *, may_lose_data: bool = False) -> tuple[str | None, str | None]:
-    """Bring the tables to a revision, the newest unless another is named; return the revisions before and after.
+    """Bring the tables to `target`, by default the newest revision; return the revisions before and after.
 
-    Of several processes that do so at once, one does, and the others find it done. Raises DatabaseVersionError for a
-    revision that is not known, and for the way down without `may_lose_data`.
+    Safe to call in several processes at once. Raises DatabaseVersionError for an unknown revision, and for a downgrade
+    without `may_lose_data`.
     """
     engine = make_engine(address)
     try:
-        return _migrate(engine, target, may_lose_data=may_lose_data)
+        return _migrate(engine, target or TABLES_REVISION, may_lose_data=may_lose_data)
     except DBAPIError as error:
         raise _unavailable(engine, error) from error
     finally:
         engine.dispose()
 
 
-def bring_up_to_date(engine: Engine, *, may_migrate: bool) -> None:
-    """See that the tables are of this version; raises DatabaseVersionError where they are not, and may not be changed.
-
-    Those of a newer version are refused in any case.
-    """
+def ensure_current(engine: Engine, *, may_migrate: bool) -> None:
+    """Migrate older tables if `may_migrate`; raises DatabaseVersionError otherwise, and for newer ones."""
     try:
         with engine.execution_options(**{READING: True}).connect() as connection:
-            versions = _versions(connection)
-        _refuse_newer(versions)
-        if not versions.pending:
+            current = current_revision(connection)
+        if current == TABLES_REVISION:
             return
+        _refuse_newer(Versions(current, _titles()))
         if not may_migrate:
-            has = "has no tables" if versions.current is None else f"has revision {versions.current}"
+            has = "has no tables" if current is None else f"has revision {current}"
             raise DatabaseVersionError(
-                f"the database {has}, this version of Akin needs {versions.newest}, and AKIN_AUTO_MIGRATE is off; "
+                f"the database {has}, this version of Akin needs {TABLES_REVISION}, and AKIN_AUTO_MIGRATE is off; "
                 "run: akin migrate"
             )
-        _migrate(engine, None, may_lose_data=False)
+        _migrate(engine, TABLES_REVISION, may_lose_data=False)
     except DBAPIError as error:
         raise _unavailable(engine, error) from error
 
 
-def _migrate(engine: Engine, target: str | None, *, may_lose_data: bool) -> tuple[str | None, str | None]:
-    """Do all that is to be done in one transaction: it is done whole, or not at all."""
+def _migrate(engine: Engine, target: str, *, may_lose_data: bool) -> tuple[str | None, str | None]:
+    from alembic import command
+
+    # One transaction: all steps are done, or none.
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_ADVISORY_SECONDS}s'"))
+            # Processes that start at once migrate one after the other. On SQLite, the transaction itself locks.
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_TABLE_LOCK_SECONDS}s'"))
-        # Now that no other process can change it.
-        versions = _versions(connection)
+        versions = Versions(current_revision(connection), _titles())
         _refuse_newer(versions)
-        wanted = target or versions.newest
-        here, there = versions.position(versions.current), versions.position(wanted)
-        if there < here and not may_lose_data:
+        num_steps = versions.position(target) - versions.position(versions.current or EMPTY)
+        if num_steps < 0 and not may_lose_data:
             raise DatabaseVersionError(
-                f"going from {versions.current} down to {wanted} removes for good what the older tables have no place "
-                "for; make a backup, then say --yes"
+                f"the downgrade from {versions.current} to {target} deletes what the older tables cannot hold; "
+                "make a backup, then add --yes"
             )
-        if here != there:
-            _run(connection, wanted, is_upgrade=there > here)
-    after = None if there == 0 else wanted
-    if after != versions.current:
+        config = _config()
+        config.attributes["connection"] = connection
+        if num_steps > 0:
+            command.upgrade(config, target)
+        elif num_steps < 0:
+            command.downgrade(config, target)
+    after = None if target == EMPTY else target
+    if num_steps:
         log.info("database_migrated before=%s after=%s", versions.current, after)
     return versions.current, after
 
 
-def _run(connection: Connection, target: str, *, is_upgrade: bool) -> None:
-    config = _config()
-    config.attributes["connection"] = connection
-    (command.upgrade if is_upgrade else command.downgrade)(config, target)
+def _titles() -> dict[str, str]:
+    from alembic.script import ScriptDirectory
 
-
-def _versions(connection: Connection) -> Versions:
-    current = MigrationContext.configure(connection).get_current_revision()
-    return Versions(current, _known())
-
-
-def _known() -> tuple[Revision, ...]:
     scripts = reversed(list(ScriptDirectory.from_config(_config()).walk_revisions()))
-    return tuple(Revision(script.revision, (script.doc or "").rstrip(".")) for script in scripts)
+    return {script.revision: (script.doc or "").rstrip(".") for script in scripts}
+
+
+def _config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
 
 
 def _refuse_newer(versions: Versions) -> None:
@@ -168,16 +163,10 @@ def _refuse_newer(versions: Versions) -> None:
         )
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    return config
-
-
 def _unavailable(engine: Engine, error: DBAPIError) -> DatabaseUnavailable:
     if sqlstate_of(error) == _LOCK_NOT_AVAILABLE:
         return DatabaseUnavailable(
-            f"the tables were in use for {_TABLE_LOCK_SECONDS} s, and nothing was changed; stop what writes to them "
-            "(imports, builds, workers) and try again"
+            f"the tables were in use for {SESSION['lock_timeout']}, and nothing was changed; stop what writes to them "
+            "(imports, builds, workers, another migration) and try again"
         )
     return DatabaseUnavailable(describe_failure(engine, error))

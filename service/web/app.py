@@ -82,7 +82,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
                     LabelListing(installation.database),
                     is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
                 )
-                with metrics.telling_of(installation, live, admission, process_state):
+                with metrics.telling_of(installation, disk, live, admission, process_state):
                     async with _following_releases(installation, live, process_state.database):
                         yield
 

@@ -1,4 +1,4 @@
-"""What routes are given: parts of the running application, by type."""
+"""How routes declare who may use them, and how the key of a request is checked."""
 
 from typing import Annotated, cast
 
@@ -7,25 +7,25 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import SecretStr
 
 from service.access.errors import InsufficientScope, InvalidKey, KeyInAddress, MissingKey
-from service.access.keys import has_key, without_keys
+from service.access.masking import has_key, without_keys
 from service.access.scopes import ANYBODY, Actor, Scope
 from service.installation.settings import Settings
 from service.web.app_state import app_state_of
 
 API_KEY_HEADER = "X-API-Key"
-# For the OpenAPI document; what is wrong with a header is said by `Requires`.
-_BEARER = HTTPBearer(auto_error=False, description="A key: AKIN_ADMIN_KEY, or one of `akin keys create`.")
+# Only for the OpenAPI document; `Requires` reads the headers and reports what is wrong with them.
+_BEARER = HTTPBearer(auto_error=False, description="A key: AKIN_ADMIN_KEY, or one created by `akin keys create`.")
 _API_KEY = APIKeyHeader(name=API_KEY_HEADER, auto_error=False, description="The same key in a header of its own.")
-# Names under which clients of other services send keys in the address.
+# Parameters in which clients of other services send keys.
 _KEY_PARAMETERS = frozenset({"key", "api_key", "apikey", "api-key", "x-api-key", "access_token", "token", "admin_key"})
 
 
-# All of these are coroutines: the framework would run functions in its pool of threads, and a search would wait there
-# behind routes that wait for a database.
+# All dependencies are coroutines: the framework runs plain functions in its thread pool, where a search would wait
+# behind routes that wait for the database.
 
 
 class Requires:
-    """Declares the scope of a route: without a key that has it, the answer is 401 or 403, and nothing is done."""
+    """Declares the scope of a route; a request without a key that has the scope is refused before it does anything."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -36,11 +36,11 @@ class Requires:
         _bearer: Annotated[object, Security(_BEARER)],
         _api_key: Annotated[object, Security(_API_KEY)],
     ) -> Actor:
-        """Return who asks; raises an AccessError that says what to send."""
+        """Return the sender of the request; raises AccessError."""
         return await self.check(request)
 
     async def check(self, request: Request) -> Actor:
-        """Return who asks, for whoever has only the request."""
+        """Return the sender of the request; for callers outside FastAPI's dependencies."""
         app_state = app_state_of(request)
         key = _key_of(request)
         if key is None:
@@ -52,33 +52,33 @@ class Requires:
             )
         found = await app_state.key_ring.find(key)
         actor = found.actor
-        # For the audit log, which has those too who may not.
+        # For the audit log, which records refused keys too.
         request.state.actor = actor
         if found.refusal is not None:
             raise found.refusal
         if not actor.may(self.scope):
             held = ", ".join(sorted(actor.scopes)) or "none"
-            raise InsufficientScope(f"the key {actor.name!r} has not the scope {self.scope} (it has: {held})")
+            raise InsufficientScope(f"the key {actor.name!r} lacks the scope {self.scope} (it has: {held})")
         return actor
 
 
 class Public:
-    """Declares that a route is for everybody, whoever may search."""
+    """Declares that a route needs no key."""
 
     async def __call__(self) -> None:
-        """Let everybody in."""
+        """Accept the request."""
 
 
 async def refuse_key_in_address(request: Request) -> None:
-    """Raise KeyInAddress for a key in the path or the query string; it is not repeated."""
+    """Raise KeyInAddress, which does not repeat the key, for a key in the path or the query string."""
     admin_key = cast(Settings, request.app.state.settings).admin_key
     where = [name for name, value in request.query_params.multi_items() if _is_key(name, value, admin_key)]
-    # As it came too: a parameter has lost what means something in a query, such as + and =.
+    # The raw query too: in parsed parameters, characters of a key such as + and = are lost.
     query = request.scope["query_string"].decode("latin-1")
     if where or has_key(request.scope["path"], admin_key) or has_key(query, admin_key):
         place = f"the parameter {without_keys(where[0], admin_key)!r:.40}" if where else "the path or the query"
         raise KeyInAddress(
-            f"the address has a key in {place}, where logs keep it: send it in a header, and rotate this one"
+            f"the URL contains a key in {place}, and logs keep URLs: send the key in a header, and rotate this one"
         )
 
 
@@ -87,7 +87,7 @@ def _is_key(name: str, value: str, admin_key: SecretStr | None) -> bool:
 
 
 def _key_of(request: Request) -> str | None:
-    """Return the key that a request brings, None for none; raises InvalidKey for two different ones."""
+    """Return the key in the headers of a request, None for none; raises InvalidKey for two different keys."""
     given = request.headers.getlist(API_KEY_HEADER)
     for header in request.headers.getlist("authorization"):
         scheme, _, credentials = header.strip().partition(" ")
@@ -95,11 +95,11 @@ def _key_of(request: Request) -> str | None:
             given.append(credentials)
     found = {key.strip() for key in given if key.strip()}
     if len(found) > 1:
-        raise InvalidKey(f"the request has two different keys in Authorization and {API_KEY_HEADER}; send one")
+        raise InvalidKey(f"the request has different keys in Authorization and {API_KEY_HEADER}; send one key")
     return found.pop() if found else None
 
 
-# Each route asks for one of these, or is `PUBLIC`; `create_app` refuses one that does not say.
+# Each route declares one of these; `create_app` refuses a route that declares none.
 SearchDep = Annotated[Actor, Depends(Requires(Scope.SEARCH))]
 WriterDep = Annotated[Actor, Depends(Requires(Scope.CATALOGUE_WRITE))]
 AdminDep = Annotated[Actor, Depends(Requires(Scope.ADMIN))]

@@ -19,6 +19,7 @@ from service.installation.installation import Installation
 from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
 from service.serving.engine import LiveEngine, Timing
+from service.storage.disk import DiskWatch
 from service.web.admission import Admission
 from service.web.readiness import ProcessState
 
@@ -87,10 +88,15 @@ class ServerMetrics:
 
     @contextmanager
     def telling_of(
-        self, installation: Installation, live: LiveEngine, admission: Admission, process_state: ProcessState
+        self,
+        installation: Installation,
+        disk: DiskWatch,
+        live: LiveEngine,
+        admission: Admission,
+        process_state: ProcessState,
     ) -> Iterator[None]:
         """Tell of these parts for as long as the block runs."""
-        collectors = (InstallationMetrics(installation), _Parts(live, admission, process_state))
+        collectors = (InstallationMetrics(installation, disk), _Parts(live, admission, process_state))
         for collector in collectors:
             self.registry.register(collector)
         try:

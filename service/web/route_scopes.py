@@ -1,4 +1,4 @@
-"""Every route says who may use it; one that does not is a mistake that is found before anything is served."""
+"""Checks that every route declares who may use it, before anything is served."""
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from starlette.routing import BaseRoute, Mount, Route
 from service.web.authorization import Public, Requires, refuse_key_in_address
 
 PUBLIC = "public"
-# Made by the framework and the mount of static files, with nothing in them that is anybody's.
+# Routes of the framework and the mount of static files; they contain nothing of an installation.
 _OTHERS_PUBLIC = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc", "/static"})
 
 
 class KeyFirstRoute(APIRoute):
-    """A route that looks at the key before the body.
+    """A route that checks the key before it reads the body.
 
-    The framework reads and parses a body first and asks the dependencies afterwards: it would do so for anybody, and
-    tell a stranger what is wrong with the body.
+    FastAPI reads and parses the body before it calls dependencies: it would do so for requests without a key, and
+    report errors of their bodies.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler with the check before it; the dependency then checks once more."""
+        """Return the handler with the check before it; the dependency then checks again."""
         handle = super().get_route_handler()
         declared = list(_declarations(self))
 
@@ -38,13 +38,13 @@ class KeyFirstRoute(APIRoute):
 
 
 def declared_scopes(routes: Sequence[BaseRoute]) -> Iterator[tuple[BaseRoute, str | None]]:
-    """Give each route with the scope that it declares, or `PUBLIC`; None where it declares nothing, or two things."""
+    """Yield each route with what `declared_scope` returns for it."""
     for context in iter_route_contexts(routes):
         yield context.original_route, declared_scope(context.original_route)
 
 
 def declared_scope(route: BaseRoute) -> str | None:
-    """Return the scope that a route declares, or `PUBLIC`; None where it declares nothing, or two things."""
+    """Return the scope that a route declares, or `PUBLIC`; None if it declares nothing or several scopes."""
     if isinstance(route, APIRoute):
         declared = {
             declaration.scope.value if isinstance(declaration, Requires) else PUBLIC
@@ -56,16 +56,16 @@ def declared_scope(route: BaseRoute) -> str | None:
 
 
 def require_declared_scopes(routes: Sequence[BaseRoute]) -> None:
-    """Raise AssertionError naming the routes that do not say who may use them, or say it too late."""
-    silent = [_name(route) for route, scope in declared_scopes(routes) if scope is None]
-    assert not silent, f"these routes declare no scope, or more than one: {', '.join(silent)}"
-    late = [
+    """Raise AssertionError naming the routes that declare no scope, or whose body is read before the key."""
+    undeclared = [_name(route) for route, scope in declared_scopes(routes) if scope is None]
+    assert not undeclared, f"these routes declare no scope, or more than one: {', '.join(undeclared)}"
+    read_first = [
         _name(route)
         for route, scope in declared_scopes(routes)
         if isinstance(route, APIRoute) and route.body_field and scope != PUBLIC and not isinstance(route, KeyFirstRoute)
     ]
-    assert not late, (
-        f"the framework would read the bodies of these before the key, see KeyFirstRoute: {', '.join(late)}"
+    assert not read_first, (
+        f"the bodies of these routes are read before the key, use KeyFirstRoute: {', '.join(read_first)}"
     )
 
 

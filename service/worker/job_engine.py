@@ -45,9 +45,7 @@ def job_engine(settings: Settings, *, worker_id: str, version: str) -> Iterator[
         "run_migrations": settings.auto_migrate,
     }
     # With connections of ours, which a server that hangs does not hold up for ever.
-    engine = make_engine(
-        settings.jobs_address, pool_size=_POOL_SIZE, max_overflow=0, session=_SESSION, uses_autocommit=True
-    )
+    engine = make_engine(settings.jobs_address, pool_size=_POOL_SIZE, max_overflow=0, session=_SESSION)
     if engine.dialect.name == "postgresql":
         config["system_database_engine"] = engine
     DBOS(config=config)

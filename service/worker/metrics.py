@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from service.installation.installation import Installation
 from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
+from service.storage.disk import DiskWatch
 
 # From a step that only looks to a training run of hours.
 _STEP_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
@@ -49,12 +50,14 @@ class WorkerMetrics:
     @contextmanager
     def telling_of(self, installation: Installation) -> Iterator[None]:
         """Tell of the installation's jobs for as long as the block runs."""
-        collector = InstallationMetrics(installation)
-        self.registry.register(collector)
-        try:
-            yield
-        finally:
-            self.registry.unregister(collector)
+        settings = installation.settings
+        with closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk:
+            collector = InstallationMetrics(installation, disk)
+            self.registry.register(collector)
+            try:
+                yield
+            finally:
+                self.registry.unregister(collector)
 
 
 class _Worker(Collector):

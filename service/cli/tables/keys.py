@@ -13,7 +13,7 @@ _STATE_STYLE = {"active": "green", "expired": "yellow", "revoked": "red"}
 
 
 def keys_table(views: Sequence[KeyView]) -> Table:
-    """Show keys."""
+    """Return a table of keys."""
     table = Table()
     for name in ("key", "state", "scopes", "created", "by", "expires", "last used", "old secret until"):
         table.add_column(name, overflow="fold")
@@ -33,7 +33,7 @@ def keys_table(views: Sequence[KeyView]) -> Table:
 
 
 def audit_table(views: Sequence[AuditEventView]) -> Table:
-    """Show events."""
+    """Return a table of events of the audit log."""
     table = Table()
     for name in ("when (UTC)", "who", "what", "target", "from", "outcome"):
         table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that service.storage.database hands over."""
+"""Entry point of Alembic; runs on the connection that service.storage.migration passes in."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""The tables of the database, one module a resource."""
+"""The tables of the database, one module per resource."""

@@ -1,11 +1,11 @@
-"""Products, images, labels, stored bytes and embeddings.
+"""Products, images, labels, stored images and embeddings.
 
 Two invariants that every reader relies on:
 
 * `change_seq` is taken from the one row of `change_counter` inside the writing transaction. That row stays locked
   until the commit, so on every database the order of the numbers is the order in which changes become visible, and
   "all changes up to n" is a consistent view.
-* Nothing is deleted from products and images; `deleted_at` marks what was removed, under a new `change_seq`.
+* No row of products and images is deleted; `deleted_at` marks a removed one, under a new `change_seq`.
 """
 
 from datetime import datetime
@@ -16,16 +16,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.storage.tables.table import Table, Timestamp
 
 CATALOGUE = "catalogue"  # indexed and shown in results
-
-
-EXAMPLE = "example"  # trains and evaluates, is never returned
-
-
+EXAMPLE = "example"  # used for training and evaluation, never shown in results
 ROLES = (CATALOGUE, EXAMPLE)
 
 
 class Product(Table):
-    """A thing that the shop sells. Its label is its id unless another is given."""
+    """A product of the shop. Its label is its id unless one is given."""
 
     __tablename__ = "products"
 
@@ -56,28 +52,28 @@ class ProductImage(Table):
     change_seq: Mapped[int] = mapped_column(BigInteger, index=True)
     created_at: Mapped[datetime] = mapped_column(Timestamp)
     deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    # Who said last what it shows, when, and on what ground; None: it came with an import.
+    # The last change of the label: who, when, and on what basis; None: the label came with an import.
     labelled_by: Mapped[str | None] = mapped_column(String(200))
     labelled_at: Mapped[datetime | None] = mapped_column(Timestamp)
     label_source: Mapped[str | None] = mapped_column(String(200))
 
 
 class LabelChange(Table):
-    """One change of an image's label, kept for ever: labels decide what is learnt."""
+    """One change of an image's label, never deleted: labels determine what a model learns."""
 
     __tablename__ = "label_changes"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(ForeignKey("product_images.id"), index=True)
-    old_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product, or a new image
-    new_label: Mapped[str | None] = mapped_column(String(200))  # None: that of the product
+    old_label: Mapped[str | None] = mapped_column(String(200))  # None: the label of the product, or a new image
+    new_label: Mapped[str | None] = mapped_column(String(200))  # None: the label of the product
     changed_by: Mapped[str] = mapped_column(String(200))
     changed_at: Mapped[datetime] = mapped_column(Timestamp)
     source: Mapped[str] = mapped_column(String(200))
 
 
 class MediaObject(Table):
-    """The bytes of an image, stored once whoever shows it."""
+    """Stored bytes of an image, shared by all products that show it."""
 
     __tablename__ = "media_objects"
 
@@ -90,7 +86,7 @@ class MediaObject(Table):
 
 
 class StoredEmbedding(Table):
-    """The embedding of some bytes in one embedding space: little-endian float32."""
+    """The embedding of a stored image in one embedding space: little-endian float32."""
 
     __tablename__ = "embeddings"
 

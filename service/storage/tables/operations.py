@@ -9,17 +9,15 @@ from service.storage.tables.table import Table, Timestamp
 
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, REJECTED, FAILED, CANCELLED = "succeeded", "rejected", "failed", "cancelled"
-
-
 OPERATION_STATES = (QUEUED, RUNNING, SUCCEEDED, REJECTED, FAILED, CANCELLED)
 
 
 class Operation(Table):
-    """Work that outlasts a request: its row is what was asked for, how far it is, and how it ended."""
+    """Work that outlasts a request: what was requested, its progress, and its result."""
 
     __tablename__ = "operations"
     __table_args__ = (
-        # At most one of a kind is under way; the database itself sees to it, whoever asks at the same time.
+        # At most one operation of a kind is active; the index enforces this for concurrent requests too.
         Index(
             "operations_one_active",
             "kind",
@@ -44,15 +42,15 @@ class Operation(Table):
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Timestamp)
     worker_id: Mapped[str | None] = mapped_column(String(40))  # the process that may write to this row
-    attempts: Mapped[int]  # how often a worker began or took it up
+    attempts: Mapped[int]  # how often a worker has started or resumed it
     progress: Mapped[dict[str, object] | None] = mapped_column(JSON)
-    steps: Mapped[list[dict[str, object]]] = mapped_column(JSON)  # those begun: name, times, what they found
-    result: Mapped[dict[str, object]] = mapped_column(JSON)  # what is known so far, by name
+    steps: Mapped[list[dict[str, object]]] = mapped_column(JSON)  # the started steps: name, times, results
+    result: Mapped[dict[str, object]] = mapped_column(JSON)  # results so far, by name
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
 
 
 class Process(Table):
-    """A process of this installation that lives, or did: an API server or a worker."""
+    """A running or former process of this installation: an API server or a worker."""
 
     __tablename__ = "processes"
 
@@ -63,5 +61,5 @@ class Process(Table):
     started_at: Mapped[datetime] = mapped_column(Timestamp)
     seen_at: Mapped[datetime] = mapped_column(Timestamp, index=True)
     stopped_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    release_id: Mapped[str | None] = mapped_column(String(60))  # what an API server answers from
-    refusal: Mapped[str | None] = mapped_column(Text)  # why it does not answer from the active release
+    release_id: Mapped[str | None] = mapped_column(String(60))  # the release that an API server serves
+    refusal: Mapped[str | None] = mapped_column(Text)  # why it does not serve the active release

@@ -20,8 +20,8 @@ class Release(Table):
     watermark: Mapped[int] = mapped_column(BigInteger)
     num_products: Mapped[int]
     num_images: Mapped[int]
-    operation_id: Mapped[str | None] = mapped_column(String(40))  # what made it, unless a command did
-    retired_at: Mapped[datetime | None] = mapped_column(Timestamp)  # its files are being removed
+    operation_id: Mapped[str | None] = mapped_column(String(40))  # the operation that built it; None: a command
+    retired_at: Mapped[datetime | None] = mapped_column(Timestamp)  # its files are removed
 
 
 class Activation(Table):
@@ -37,12 +37,14 @@ class Activation(Table):
 
 
 class ActivationEvent(Table):
-    """One activation or rollback, kept for ever."""
+    """One activation or rollback, never deleted."""
 
     __tablename__ = "activation_events"
 
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # that of the activation it made
-    # No foreign keys: what happened outlasts a release that was retired.
+    version: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False
+    )  # the version of the activation that it led to
+    # No foreign keys: the history outlasts retired releases.
     release_id: Mapped[str] = mapped_column(String(60))
     previous_release_id: Mapped[str | None] = mapped_column(String(60))
     activated_at: Mapped[datetime] = mapped_column(Timestamp)
@@ -52,7 +54,7 @@ class ActivationEvent(Table):
 
 
 class Evaluation(Table):
-    """One model measured on one evaluation set; each query's outcome lies in a file of the same id."""
+    """One model measured on one evaluation set; a file of the same id has the result of each query."""
 
     __tablename__ = "evaluations"
 

@@ -4,6 +4,8 @@ from sqlalchemy import DateTime
 from sqlalchemy.orm import DeclarativeBase
 
 Timestamp = DateTime(timezone=True)
+# The revision of the migrations that creates the tables as they are declared here.
+TABLES_REVISION = "0003"
 
 
 class Table(DeclarativeBase):

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.audit import DRY_RUN, SUCCEEDED, AuditEntry
 from service.access.errors import ExpiredKey, InsufficientScope, InvalidKey, KeyInAddress, MissingKey, RevokedKey
-from service.access.keys import WITH_A_KEY, without_keys
+from service.access.masking import WITH_A_KEY, without_keys
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.errors import ServiceError
@@ -24,9 +24,10 @@ _BROKEN_OFF = "broken-off"
 
 
 class AuditRecorder:
-    """Records before the answer begins, so that whoever has one finds the row; an answer never fails by it.
+    """Records a request before its response begins, so that a client that has the response finds the row.
 
-    Stands between the log of requests, which makes the request id, and whatever turns errors into answers.
+    A failure to record does not fail the response. Belongs inside the request log, which sets the request id, and
+    outside the handlers that turn errors into responses.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -37,30 +38,30 @@ class AuditRecorder:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_answer = False
+        has_response = False
 
         async def send_recorded(message: Message) -> None:
-            nonlocal has_answer
-            if message["type"] == "http.response.start" and not has_answer:
-                has_answer = True
+            nonlocal has_response
+            if message["type"] == "http.response.start" and not has_response:
+                has_response = True
                 await _record(scope, message["status"], _outcome(scope, message["status"]))
             await send(message)
 
         try:
             await self._app(scope, receive, send_recorded)
         except Exception:
-            if not has_answer:
+            if not has_response:
                 await _record(scope, HTTPStatus.INTERNAL_SERVER_ERROR, ServiceError.code)
             raise
         except asyncio.CancelledError:
-            # The server ends; what the request's thread does goes on, and nobody will be told how it ended.
-            if not has_answer:
+            # The server is stopping; the thread of the request continues, and its outcome will not be known.
+            if not has_response:
                 await _record(scope, None, _BROKEN_OFF)
             raise
 
 
 def note_for_audit(request: Request, *, target: str | None = None, is_dry_run: bool = False) -> None:
-    """Have the row of this request say more: what was made or meant besides the path, or that nothing was written."""
+    """Add to the row of this request: what it created or concerns besides the path, or that it was a dry run."""
     request.state.audit_target = target
     request.state.audit_outcome = DRY_RUN if is_dry_run else SUCCEEDED
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.keys import WITH_A_KEY, without_keys
+from service.access.masking import WITH_A_KEY, without_keys
 from service.access.scopes import Actor
 from service.web.errors import NotReady
 from service.web.metrics import ServerMetrics

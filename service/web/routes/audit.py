@@ -1,4 +1,4 @@
-"""GET /v1/admin/audit: who changed what, or was refused."""
+"""/v1/admin/audit: who changed what, or was refused."""
 
 from typing import Annotated
 
@@ -15,7 +15,6 @@ router = APIRouter(prefix="/v1/admin/audit", tags=["admin"])
 
 @router.get("", responses=KEY_PROBLEMS)
 def audit(app_state: AppStateDep, _: AdminDep, query: Annotated[AuditQuery, Query()]) -> AuditPage:
-    """List what was changed or refused, the newest first."""
-    with app_state.database.reading() as session:
-        rows = list_events(session, query.filter(), limit=query.limit + 1, before=query.before)
+    """List what was changed or refused, newest first."""
+    rows = list_events(app_state.database, query.filter(), limit=query.limit + 1, before=query.before)
     return AuditPage.of(rows, query.limit)

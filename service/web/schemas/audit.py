@@ -1,4 +1,4 @@
-"""The audit log as it goes over HTTP."""
+"""The audit log over HTTP."""
 
 from datetime import datetime
 
@@ -10,47 +10,51 @@ from service.storage.tables.access import AuditEvent
 from service.web.schemas.moments import Moment
 
 MAX_AUDIT_PAGE = 1000
-
-
-_MAX_ID = 2**31 - 1  # as large as the column
+_MAX_ID = 2**31 - 1  # the largest that the column holds
 
 
 class AuditQuery(BaseModel):
-    """Which events are wanted."""
+    """Which events to list."""
 
-    # A misspelt name would list everything.
+    # A misspelt parameter would list everything.
     model_config = ConfigDict(extra="forbid")
 
-    actor: str | None = Field(None, description="Only of this key, by its name, or of a user of the command line.")
-    action: str | None = Field(None, description="Only actions that begin so, such as POST /v1/admin/keys.")
-    outcome: str | None = Field(None, description="Only with this outcome: succeeded, or the code of a problem.")
-    since: Moment | None = Field(None, description="Only from this time on (ISO 8601; UTC where no zone is named).")
-    until: Moment | None = Field(None, description="Only before this time.")
+    actor: str | None = Field(
+        None, description="Only events of this actor: the name of a key, or `command line, USER`."
+    )
+    action: str | None = Field(None, description="Only actions with this prefix, such as POST /v1/admin/keys.")
+    outcome: str | None = Field(
+        None, description="Only events with this outcome: succeeded, dry-run, or the code of a problem."
+    )
+    since: Moment | None = Field(
+        None, description="Only events at or after this time (ISO 8601; UTC if it has no zone)."
+    )
+    until: Moment | None = Field(None, description="Only events before this time.")
     limit: int = Field(100, ge=1, le=MAX_AUDIT_PAGE)
-    before: int | None = Field(None, ge=1, le=_MAX_ID, description="`next` of the page before.")
+    before: int | None = Field(None, ge=1, le=_MAX_ID, description="`next` of the previous page.")
 
     def filter(self) -> AuditFilter:
-        """Return it as the table takes it."""
+        """Return the filter that the query describes."""
         return AuditFilter(self.actor, self.action, self.outcome, self.since, self.until)
 
 
 class AuditEventView(BaseModel):
-    """Something that changed this installation, or was refused."""
+    """An event that changed this installation, or a refused request."""
 
     id: int
     at: datetime
-    actor: str | None = Field(description="A key, by its name, or a user of the command line; None: nobody known.")
+    actor: str | None = Field(description="The name of a key, or a user of the command line; null if unknown.")
     key_id: str | None
     action: str = Field(description="Method and route, or the command.")
-    target: str = Field(description="The path as it was sent, and what was made or meant besides.")
-    address: str = Field(description="Of the client, or the host of the command.")
+    target: str = Field(description="The path as it was sent, and what was created or concerned besides.")
+    address: str = Field(description="Address of the client, or host of the command.")
     request_id: str | None
     status: int | None
     outcome: str = Field(description="succeeded, dry-run, or the code of the problem.")
 
     @classmethod
     def of(cls, row: AuditEvent) -> "AuditEventView":
-        """Describe a row."""
+        """Return the view of a row."""
         return cls(
             id=row.id,
             at=in_utc(row.at),
@@ -66,13 +70,13 @@ class AuditEventView(BaseModel):
 
 
 class AuditPage(BaseModel):
-    """Events, the newest first."""
+    """Events, newest first."""
 
     events: list[AuditEventView]
-    next: int | None = Field(description="The `before` of the next page; None: there is no more.")
+    next: int | None = Field(description="`before` of the next page; null on the last page.")
 
     @classmethod
     def of(cls, rows: list[AuditEvent], limit: int) -> "AuditPage":
-        """Describe up to `limit` rows, and where more begin."""
+        """Return the page of the first `limit` rows; more rows than that mean that there is a next page."""
         page = rows[:limit]
         return cls(events=[AuditEventView.of(row) for row in page], next=page[-1].id if len(rows) > limit else None)

@@ -1,12 +1,13 @@
-"""Keys and the audit log as they go over HTTP."""
+"""Keys over HTTP."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.access.keys import key_state, previous_good_until
-from service.storage.database import in_utc
+from service.access.errors import InvalidKeyRequest
+from service.access.keys import key_state, old_secret_until
+from service.storage.database import in_utc, now
 from service.storage.tables.access import APIKey
 from service.web.schemas.moments import Moment
 
@@ -17,19 +18,29 @@ MAX_EXPIRY_DAYS = 100 * 366
 
 
 class KeyRequest(BaseModel):
-    """A key to be made."""
+    """A key to create."""
 
-    # A misspelt time of expiry would make a key that never ends.
+    # A misspelt time of expiry would create a key that never expires.
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="1 to 64 letters, digits and . _ -, the first a letter or digit.")
-    scopes: list[str] = Field(description="search, catalogue:write, admin; the last has the others in it.")
-    expires_at: Moment | None = Field(None, description="When it ends, ISO 8601; UTC where no zone is named.")
-    expires_in_days: int | None = Field(None, ge=1, le=MAX_EXPIRY_DAYS, description="Or in how many days.")
+    name: str = Field(description="1 to 64 letters, digits and . _ -, beginning with a letter or digit.")
+    scopes: list[str] = Field(description="search, catalogue:write, admin; admin includes the others.")
+    expires_at: Moment | None = Field(None, description="When the key expires (ISO 8601; UTC if it has no zone).")
+    expires_in_days: int | None = Field(
+        None, ge=1, le=MAX_EXPIRY_DAYS, description="Or in how many days the key expires."
+    )
+
+    def expiry(self) -> datetime | None:
+        """Return when the key expires, None for never; raises InvalidKeyRequest if both fields are given."""
+        if self.expires_in_days is None:
+            return self.expires_at
+        if self.expires_at is not None:
+            raise InvalidKeyRequest("expires_at and expires_in_days are both given; give one")
+        return now() + timedelta(days=self.expires_in_days)
 
 
 class RotateRequest(BaseModel):
-    """A key that is to have a new secret."""
+    """How to rotate a key."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,44 +48,44 @@ class RotateRequest(BaseModel):
         DEFAULT_GRACE_SECONDS,
         ge=0,
         le=MAX_GRACE_SECONDS,
-        description="How long the old one is good yet; 0: not at all.",
+        description="How long the old secret stays valid; 0 ends it at once.",
     )
-    expires_at: Moment | None = Field(None, description="When the key ends; by default as it was.")
+    expires_at: Moment | None = Field(None, description="When the key expires; unchanged if not given.")
 
 
 class KeyView(BaseModel):
-    """A key, without itself: only its hash is kept, and that is nobody's business."""
+    """A key without its secret, of which only the hash is stored."""
 
     name: str
     id: str
     scopes: list[str]
     state: Literal["active", "expired", "revoked"]
     created_at: datetime
-    created_by: str | None = Field(description="None: the first start made it.")
+    created_by: str | None = Field(description="null if the first start created the key.")
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="Written once a minute.")
-    old_secret_until: datetime | None = Field(description="Until when what a rotation replaced is good yet.")
+    last_used_at: datetime | None = Field(description="Stored once a minute.")
+    old_secret_until: datetime | None = Field(description="Until when the secret that a rotation replaced stays valid.")
 
     @classmethod
     def of(cls, row: APIKey) -> "KeyView":
-        """Describe a row."""
+        """Return the view of a row."""
         return cls(**_facts(row))
 
 
 class NewKey(KeyView):
-    """A key that was made or rotated, with itself, this once."""
+    """A key that was created or rotated, with its secret, which is shown only once."""
 
-    key: str = Field(description="Shown this once; send it as Authorization: Bearer, or X-API-Key.")
+    key: str = Field(description="Shown only once; send it as Authorization: Bearer KEY, or X-API-Key: KEY.")
 
     @classmethod
     def with_key(cls, row: APIKey, key: str) -> "NewKey":
-        """Describe a row, and show the key."""
+        """Return the view of a row, with the key."""
         return cls(**_facts(row), key=key)
 
 
 class KeyList(BaseModel):
-    """All keys, the oldest first."""
+    """All keys, oldest first."""
 
     keys: list[KeyView]
 
@@ -90,5 +101,5 @@ def _facts(row: APIKey) -> dict[str, Any]:
         "expires_at": in_utc(row.expires_at),
         "revoked_at": in_utc(row.revoked_at),
         "last_used_at": in_utc(row.last_used_at),
-        "old_secret_until": previous_good_until(row),
+        "old_secret_until": old_secret_until(row),
     }

@@ -1,4 +1,4 @@
-"""Times as they go over HTTP."""
+"""Times in requests."""
 
 from datetime import datetime
 from typing import Annotated
@@ -12,8 +12,8 @@ def _utc(moment: datetime) -> datetime:
     try:
         return in_utc(moment)
     except OverflowError:
-        raise ValueError("the time lies beyond the years 1 to 9999") from None
+        raise ValueError("the time is outside the years 1 to 9999") from None
 
 
-# ISO 8601; without a zone it is in UTC, whatever the clock of the server says.
+# ISO 8601; a time without a zone is in UTC, whatever the zone of the server.
 Moment = Annotated[datetime, AfterValidator(_utc)]

@@ -6,7 +6,7 @@ from service.installation.settings import Settings
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
-def test_the_page_has_every_setting_with_its_default_and_meaning():
+def test_the_page_lists_every_setting_with_default_and_description():
     rows = dict(re.findall(r"^\| `AKIN_(\w+)` \| (.+) \|$", PAGE.read_text(), flags=re.M))
 
     expected = {

@@ -30,7 +30,7 @@ def only(database):
 
 
 def age(database, process_id, seconds, *, column="seen_at"):
-    """Make it look as if the process was last heard of (or stopped) so long ago."""
+    """Move the time at which the process was last seen (or stopped) into the past."""
     with database.transaction() as session:
         moment = now() - timedelta(seconds=seconds)
         session.execute(update(Process).where(Process.id == process_id).values({column: moment}))
@@ -41,7 +41,7 @@ def living(database, seconds=60.0, kind="worker"):
         return sorted(process.id for process in living_processes(session, kind, seconds))
 
 
-def test_a_process_is_known_with_its_host_and_pid(database):
+def test_a_process_is_registered_with_its_host_and_pid(database):
     process_id = register_process(database, "api")
 
     process = only(database)
@@ -60,12 +60,12 @@ def test_two_processes_have_two_ids(database):
         assert [process.id for process in list_processes(session, kind="worker")] == [second]
 
 
-def test_an_unknown_kind_is_our_mistake(database):
+def test_an_unknown_kind_is_a_value_error(database):
     with pytest.raises(ValueError, match="'cron'"):
         register_process(database, "cron")
 
 
-def test_a_beat_says_what_is_served_and_what_was_refused(database):
+def test_a_heartbeat_records_the_served_and_the_refused_release(database):
     process_id = register_process(database, "api")
     before = only(database)
 
@@ -79,7 +79,7 @@ def test_a_beat_says_what_is_served_and_what_was_refused(database):
     assert only(database).refusal is None
 
 
-def test_a_beat_after_the_row_was_pruned_makes_it_again(database):
+def test_a_heartbeat_recreates_a_pruned_row(database):
     process_id = register_process(database, "worker")
     age(database, process_id, 90_000)
     with database.transaction() as session:
@@ -91,7 +91,7 @@ def test_a_beat_after_the_row_was_pruned_makes_it_again(database):
     assert (process.id, process.kind, process.release_id) == (process_id, "worker", "r1")
 
 
-def test_a_process_is_gone_once_it_stops_or_is_silent_for_too_long(database):
+def test_a_process_is_gone_once_it_stops_or_its_heartbeat_is_too_old(database):
     stopped, silent, well = (register_process(database, "worker") for _ in range(3))
     stop_process(database, stopped)
     age(database, silent, 61)
@@ -101,7 +101,7 @@ def test_a_process_is_gone_once_it_stops_or_is_silent_for_too_long(database):
     assert living(database, kind="api") == []
 
 
-def test_a_process_that_was_taken_for_gone_lives_again_with_its_next_beat(database):
+def test_a_heartbeat_revives_a_process_considered_gone(database):
     process_id = register_process(database, "worker")
     stop_process(database, process_id)
 
@@ -121,7 +121,7 @@ def test_the_id_of_an_earlier_run_may_be_used_again(database):
     assert (process.stopped_at, process.release_id) == (None, None)
 
 
-def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
+def test_rows_are_pruned_a_day_after_the_process_was_last_seen(database):
     old, silent, stopped, well = (register_process(database, "api") for _ in range(4))
     for process_id in (old, stopped):
         stop_process(database, process_id)
@@ -135,8 +135,8 @@ def test_rows_are_pruned_a_day_after_the_process_was_last_heard_of(database):
         assert {process.id for process in list_processes(session)} == {stopped, well}
 
 
-def test_machines_whose_clocks_differ_agree_on_who_lives(installation, monkeypatch):
-    """On PostgreSQL only its own clock counts; SQLite is one machine's."""
+def test_machines_whose_clocks_differ_agree_on_which_processes_run(installation, monkeypatch):
+    """On PostgreSQL only the clock of the server counts; SQLite has only the clock of the machine."""
     if not installation.settings.database_url:
         pytest.skip("SQLite has no clock of its own")
     database = installation.database

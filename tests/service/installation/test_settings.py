@@ -49,7 +49,7 @@ def test_a_bad_value_is_named_with_its_variable(monkeypatch, name, value):
         load_settings()
 
 
-def test_an_empty_value_is_none_given(monkeypatch):
+def test_an_empty_value_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("AKIN_HOME", "")
     monkeypatch.setenv("AKIN_PORT", "")
 
@@ -68,28 +68,28 @@ SECONDS = [name for name in Settings.model_fields if name.endswith("_seconds")]
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e300", "86401"])
 @pytest.mark.parametrize("name", SECONDS)
-def test_no_time_is_without_an_end(monkeypatch, name, value):
-    """A server that drains for ever never ends."""
+def test_every_duration_is_bounded(monkeypatch, name, value):
+    """A server with an unbounded drain time would never stop."""
     monkeypatch.setenv(f"AKIN_{name.upper()}", value)
 
     with pytest.raises(InvalidSetting, match=f"AKIN_{name.upper()}={value}"):
         load_settings()
 
 
-def test_every_number_with_a_fraction_is_such_a_time():
+def test_every_fractional_setting_is_a_duration():
     fractions = {name for name, value in Settings().model_dump().items() if isinstance(value, float)}
 
     assert fractions == set(SECONDS)
 
 
-def test_names_of_dotenv_are_listed_too(monkeypatch, here):
+def test_unknown_names_in_dotenv_are_listed_too(monkeypatch, here):
     (here / ".env").write_text("AKIN_HOEM=x\nakin_prot=1\nAKIN_PORT=2\nGATEWAY_BIND=127.0.0.1\nAKIN_SECRETS_DIR=\n")
     monkeypatch.setenv("AKIN_DEVICES", "x")
 
     assert unknown_settings() == ["AKIN_DEVICES", "AKIN_HOEM", "AKIN_PROT"]
 
 
-def test_the_example_of_dotenv_has_no_unknown_names(here):
+def test_the_example_dotenv_has_no_unknown_names(here):
     example = (ROOT / ".env.example").read_text()
     lines = re.findall(r"^# ([A-Z_]+=.*)$", example, re.MULTILINE)
     (here / ".env").write_text("\n".join(lines))
@@ -98,7 +98,7 @@ def test_the_example_of_dotenv_has_no_unknown_names(here):
     assert unknown_settings() == []
 
 
-def test_a_dotenv_that_is_not_utf8_is_named(here):
+def test_a_dotenv_that_is_not_utf8_is_reported(here):
     (here / ".env").write_bytes("AKIN_HOME=Äpfel\n".encode("latin-1"))
 
     with pytest.raises(InvalidSetting, match=re.escape(f"{here / '.env'} cannot be read: it is not UTF-8")):
@@ -106,7 +106,7 @@ def test_a_dotenv_that_is_not_utf8_is_named(here):
     assert unknown_settings() == []
 
 
-def test_a_dotenv_that_cannot_be_read_is_named(monkeypatch, here):
+def test_an_unreadable_dotenv_is_reported(monkeypatch, here):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
@@ -169,7 +169,7 @@ BAD_KEYS = [
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working folder, and a folder of secrets that the environment names."""
+    """An empty working folder with a folder of secrets, which AKIN_SECRETS_DIR names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AKIN_ADMIN_KEY", raising=False)
     (tmp_path / "secrets").mkdir()
@@ -181,12 +181,12 @@ def key_of(settings):
     return settings.admin_key.get_secret_value() if settings.admin_key else None
 
 
-@pytest.mark.parametrize("place", ["environment", "small letters", ".env", "secret"])
+@pytest.mark.parametrize("place", ["environment", "lower case", ".env", "secret"])
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_an_empty_or_example_key_is_refused_and_not_repeated(monkeypatch, here, place, key):
     if place == "environment":
         monkeypatch.setenv("AKIN_ADMIN_KEY", key)
-    elif place == "small letters":
+    elif place == "lower case":
         monkeypatch.setenv("akin_admin_key", key)
     elif place == ".env":
         (here / ".env").write_text(f"AKIN_ADMIN_KEY='{key}'\n")
@@ -201,7 +201,7 @@ def test_an_empty_or_example_key_is_refused_and_not_repeated(monkeypatch, here, 
 
 
 @pytest.mark.parametrize("place", ["environment", ".env", "secret"])
-def test_a_key_may_come_from_any_of_three_places(monkeypatch, here, place):
+def test_the_admin_key_may_come_from_the_environment_dotenv_or_a_secret(monkeypatch, here, place):
     if place == "environment":
         monkeypatch.setenv("AKIN_ADMIN_KEY", GOOD_KEY)
     elif place == ".env":
@@ -215,11 +215,11 @@ def test_a_key_may_come_from_any_of_three_places(monkeypatch, here, place):
     assert GOOD_KEY not in repr(settings)
 
 
-def test_without_a_key_there_is_none(here):
+def test_the_admin_key_is_unset_by_default(here):
     assert load_settings().admin_key is None
 
 
-def test_the_environment_goes_before_files(monkeypatch, here):
+def test_the_environment_takes_precedence_over_files(monkeypatch, here):
     for name, value in (("admin_key", GOOD_KEY[::-1]), ("database_url", "sqlite:///from-a-file"), ("port", "1")):
         (here / "secrets" / f"akin_{name}").write_text(value)
     in_files = load_settings()
@@ -236,7 +236,7 @@ def test_the_environment_goes_before_files(monkeypatch, here):
 
 @pytest.mark.parametrize("place", ["environment", ".env"])
 @pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_a_folder_of_secrets_that_is_named_has_to_be_there(monkeypatch, here, name, place):
+def test_a_configured_folder_of_secrets_must_exist(monkeypatch, here, name, place):
     (here / "file").touch()
     if place == "environment":
         monkeypatch.setenv("AKIN_SECRETS_DIR", str(here / name))
@@ -252,7 +252,7 @@ def test_a_folder_of_secrets_that_is_named_has_to_be_there(monkeypatch, here, na
 
 
 @pytest.mark.parametrize("named", [None, ""])
-def test_the_usual_folder_of_secrets_need_not_be_there(monkeypatch, here, named):
+def test_the_default_folder_of_secrets_need_not_exist(monkeypatch, here, named):
     monkeypatch.setattr("service.installation.settings._SECRETS_DIR", str(here / "nowhere"))
     monkeypatch.delenv("AKIN_SECRETS_DIR")
     if named is not None:
@@ -261,7 +261,7 @@ def test_the_usual_folder_of_secrets_need_not_be_there(monkeypatch, here, named)
     assert load_settings().admin_key is None
 
 
-def test_a_secret_that_cannot_be_read_is_said_without_a_traceback(here):
+def test_an_unreadable_secret_is_reported(here):
     (here / "secrets" / "akin_admin_key").write_text(GOOD_KEY)
     (here / "secrets" / "akin_database_url").write_bytes(b"\xff\xfe")
 
@@ -270,7 +270,7 @@ def test_a_secret_that_cannot_be_read_is_said_without_a_traceback(here):
 
 
 @pytest.mark.parametrize("value", ["", "10.0.0.7", "10.0.0.7, 172.16.0.0/12", "::1,fd00::/8"])
-def test_gateways_are_addresses_and_networks(monkeypatch, value):
+def test_trusted_proxies_are_addresses_and_networks(monkeypatch, value):
     monkeypatch.setenv("AKIN_TRUSTED_PROXIES", value)
 
     assert load_settings().trusted_proxies == value
@@ -279,11 +279,11 @@ def test_gateways_are_addresses_and_networks(monkeypatch, value):
 @pytest.mark.parametrize(
     "value", ["*", "gateway", "10.0.0.0/33", "10.0.0.7/8", "10.0.0.7;10.0.0.8", "10.0.0.7 10.0.0.8"]
 )
-def test_gateways_that_are_none_are_refused(monkeypatch, value):
-    """A star would believe everybody; a name may mean another machine tomorrow."""
+def test_invalid_trusted_proxies_are_refused(monkeypatch, value):
+    """`*` would trust everybody, and a host name may resolve to another machine later."""
     monkeypatch.setenv("AKIN_TRUSTED_PROXIES", value)
 
-    with pytest.raises(InvalidSetting, match="is no address and no network"):
+    with pytest.raises(InvalidSetting, match="is neither an address nor a network"):
         load_settings()
 
 
@@ -291,14 +291,14 @@ def test_gateways_that_are_none_are_refused(monkeypatch, value):
     ("value", "prefix"),
     [("", ""), ("/", ""), ("/akin", "/akin"), ("/akin/", "/akin"), ("/a/b-c_d.e~f", "/a/b-c_d.e~f")],
 )
-def test_a_path_prefix_has_no_slash_at_its_end(monkeypatch, value, prefix):
+def test_a_trailing_slash_of_the_path_prefix_is_dropped(monkeypatch, value, prefix):
     monkeypatch.setenv("AKIN_ROOT_PATH", value)
 
     assert load_settings().root_path == prefix
 
 
 @pytest.mark.parametrize("value", ["akin", "https://shop.example/akin", "/a//b", "/a b", "/a?b", '/a"onload="x', "/ä"])
-def test_a_path_prefix_that_is_none_is_refused(monkeypatch, value):
+def test_an_invalid_path_prefix_is_refused(monkeypatch, value):
     monkeypatch.setenv("AKIN_ROOT_PATH", value)
 
     with pytest.raises(InvalidSetting, match="AKIN_ROOT_PATH"):
@@ -306,14 +306,14 @@ def test_a_path_prefix_that_is_none_is_refused(monkeypatch, value):
 
 
 @pytest.mark.parametrize(("value", "meaning"), [("auto", "auto"), ("true", True), ("false", False), ("0", False)])
-def test_searching_is_public_by_a_setting(monkeypatch, value, meaning):
+def test_reads_whether_searching_is_public(monkeypatch, value, meaning):
     monkeypatch.setenv("AKIN_PUBLIC_SEARCH", value)
 
     assert load_settings().public_search == meaning
 
 
 @pytest.mark.parametrize("value", ["maybe", "2"])
-def test_what_is_neither_yes_nor_no_is_told_once(monkeypatch, value):
+def test_an_invalid_value_for_public_search_is_reported_once(monkeypatch, value):
     monkeypatch.setenv("AKIN_PUBLIC_SEARCH", value)
 
     with pytest.raises(InvalidSetting) as refused:

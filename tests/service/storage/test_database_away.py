@@ -1,7 +1,6 @@
-"""A real PostgreSQL that stops, or stands still, while servers and workers run, and comes back."""
+"""A real PostgreSQL that stops, or hangs, and comes back while servers and workers run."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -15,11 +14,13 @@ from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.operations.requests import BUILD
 from service.releases.build import build_release
+from service.storage import database as database_module
+from service.storage import postgresql
 from service.storage.database import next_change_seqs, open_database
 from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
 from service.web.server import listen, running
-from tests.databases import PostgreSQL, new_database
+from tests.databases import new_database, running_postgresql
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for, write_shop
 from tests.service.fixtures.learning import Works, stop_all
@@ -27,23 +28,22 @@ from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 ADMIN_KEY = "test-key-0123456789abcdef"
 IMAGE = encode(product_image("birch"))
-# Seconds: asking a pooled connection, connecting anew, waiting for the row of the audit log; and a slow machine.
-LONGEST_REFUSAL = 2 + 5 + 2 + 5
-# Far from what a database that hangs takes, and time enough for a machine with much else to do.
-AT_ONCE = 4.0
+# Seconds that a condition may take on a machine with much else to do; nothing is measured.
+PATIENCE = 120.0
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server of these tests' own."""
-    started = PostgreSQL(tmp_path_factory.mktemp("server"))
-    yield started
-    started.stop()
+def server():
+    """A server that these tests may stop."""
+    with running_postgresql() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, server):
-    """A shop with two releases, the first one active, and a key that may search."""
+    """A shop with two releases, the first one active, and a key with the scope search."""
     root = tmp_path_factory.mktemp("away")
     settings = Settings(
         home=root / "home",
@@ -62,27 +62,23 @@ def home(tmp_path_factory, server):
 
 
 class Served:
-    """A server under test, and how it is asked."""
+    """A server under test, and its client."""
 
     def __init__(self, address: str, key: str) -> None:
-        self.client = httpx.Client(base_url=address, timeout=60, limits=httpx.Limits(max_connections=None))
+        self.client = httpx.Client(base_url=address, timeout=PATIENCE, limits=httpx.Limits(max_connections=None))
         self.key = key
 
-    def search(self, key: str | None = None) -> tuple[int, float]:
-        """Search and return the status, and how many seconds it took."""
+    def search(self, key: str | None = None) -> int:
+        """Search and return the status."""
         headers = {"Content-Type": "image/png"} | ({"X-API-Key": key} if key else {})
-        start = time.monotonic()
-        response = self.client.post("/search", content=IMAGE, headers=headers)
-        return response.status_code, time.monotonic() - start
+        return self.client.post("/search", content=IMAGE, headers=headers).status_code
 
-    def write(self, name: str = "new") -> tuple[httpx.Response, float]:
-        """Ask for something that is to be written down."""
-        start = time.monotonic()
-        response = self.client.delete(f"/v1/admin/catalogue/no-such-{name}", headers={"X-API-Key": ADMIN_KEY})
-        return response, time.monotonic() - start
+    def write(self, name: str = "new") -> httpx.Response:
+        """Send a request that needs a transaction."""
+        return self.client.delete(f"/v1/admin/catalogue/no-such-{name}", headers={"X-API-Key": ADMIN_KEY})
 
-    def is_written(self) -> bool:
-        return self.write()[0].status_code == 404
+    def is_writable(self) -> bool:
+        return self.write().status_code == 404
 
     def release_id(self) -> str:
         return str(self.client.get("/version").json()["release_id"])
@@ -92,22 +88,22 @@ class Served:
 def served(home, server):
     settings, (first, _), key = home
     with listen("127.0.0.1", 0) as listener, running(create_app(settings), listener) as address:
-        asked = Served(address, key)
-        wait_for(lambda: asked.client.get("/readyz").status_code == 200)
-        activate(asked, first)
-        assert asked.search(key)[0] == 200
-        yield asked
-        asked.client.close()
+        opened = Served(address, key)
+        wait_for(lambda: opened.client.get("/readyz").status_code == 200, PATIENCE)
+        activate(opened, first)
+        assert opened.search(key) == 200
+        yield opened
+        opened.client.close()
 
 
 def activate(served, release_id):
     headers = {"X-API-Key": ADMIN_KEY}
     response = served.client.post(f"/v1/admin/releases/{release_id}:activate", headers=headers, json={})
     assert response.status_code == 200, response.text
-    wait_for(lambda: served.release_id() == release_id)
+    wait_for(lambda: served.release_id() == release_id, PATIENCE)
 
 
-def test_a_server_whose_database_stops_goes_on_searching_and_refuses_to_write(served, server, home):
+def test_while_the_database_is_stopped_searches_succeed_and_writes_answer_503(served, server, home):
     _, (_, second), key = home
 
     server.stop()
@@ -115,30 +111,27 @@ def test_a_server_whose_database_stops_goes_on_searching_and_refuses_to_write(se
         searches = [served.search(key) for _ in range(5)] + [served.search() for _ in range(5)]
         refusals = [served.write() for _ in range(5)]
         listed = served.client.get("/v1/admin/releases", headers={"X-API-Key": ADMIN_KEY})
-        wait_for(lambda: served.client.get("/readyz").json().get("status") == "degraded")
+        wait_for(lambda: served.client.get("/readyz").json().get("status") == "degraded", PATIENCE)
         readiness = served.client.get("/readyz")
     finally:
         server.start()
 
-    assert {status for status, _ in searches} == {200}
-    assert max(seconds for _, seconds in searches) < AT_ONCE
-    for response in (*(response for response, _ in refusals), listed):
+    assert set(searches) == {200}
+    for response in (*refusals, listed):
         assert (response.status_code, response.json()["code"]) == (503, "database-unavailable")
         assert int(response.headers["retry-after"]) >= 1
-        # Where the database is, and who Akin is there, is nothing for clients.
+        # Clients do not learn where the database is, nor which user Akin has there.
         assert not any(secret in response.text for secret in ("127.0.0.1", "postgres", "refused"))
-    assert max(seconds for _, seconds in refusals) < AT_ONCE
     assert readiness.status_code == 200
     assert "127.0.0.1" not in readiness.text
-    wait_for(served.is_written, 10)
+    wait_for(served.is_writable, PATIENCE)
     activate(served, second)
 
 
-def test_a_database_that_hangs_holds_up_writes_for_seconds_and_searches_not_at_all(served, server, home):
-    """Far more requests hang than there are threads; whoever searches does not wait behind them."""
+def test_while_the_database_hangs_searches_are_not_delayed_and_writes_answer_503(served, server, home):
+    """More writes than there are threads hang; searches do not wait behind them."""
     _, (_, second), key = home
-    searches: list[tuple[int, float]] = []
-    start = time.monotonic()
+    searches: list[int] = []
 
     server.freeze()
     try:
@@ -146,27 +139,21 @@ def test_a_database_that_hangs_holds_up_writes_for_seconds_and_searches_not_at_a
             hanging = [pool.submit(served.write, str(number)) for number in range(120)]
             while not all(future.done() for future in hanging):
                 searches += [served.search(key), served.search()]
-                time.sleep(0.1)
         refusals = [future.result() for future in hanging]
         later = [served.write() for _ in range(20)]
         readiness = served.client.get("/readyz")
     finally:
         server.thaw()
 
-    assert {status for status, _ in searches} == {200}
-    assert max(seconds for _, seconds in searches) < AT_ONCE
-    assert {response.status_code for response, _ in (*refusals, *later)} == {503}
-    assert max(seconds for _, seconds in refusals) < LONGEST_REFUSAL
-    # By then it is known to be away, and one request at a time at most finds out whether it still is.
-    assert sorted(seconds for _, seconds in later)[-2] < AT_ONCE
+    assert set(searches) == {200}
+    assert len(searches) > 2, "a search that waits for the writes would be the only one"
+    assert {response.status_code for response in (*refusals, *later)} == {503}
     assert readiness.status_code == 200
-    assert time.monotonic() - start < 60
-    wait_for(served.is_written, 15)
+    wait_for(served.is_writable, PATIENCE)
     activate(served, second)
 
 
-def test_an_answer_that_does_not_come_is_given_up_and_a_long_one_is_waited_for(server, monkeypatch):
-    monkeypatch.setattr("service.storage.postgresql._SILENCE_SECONDS", 1.0)
+def test_a_transaction_on_a_server_that_hangs_is_given_up(server):
     database = open_database(f"{new_database(server.address)}?connect_timeout=2")
 
     def hang():
@@ -175,72 +162,87 @@ def test_an_answer_that_does_not_come_is_given_up_and_a_long_one_is_waited_for(s
             server.freeze()
             next_change_seqs(session, 1)
 
-    start = time.monotonic()
     try:
         with pytest.raises(DatabaseUnavailable) as raised:
             hang()
+        with pytest.raises(DatabaseUnavailable) as refused:
+            database.revision()
     finally:
         server.thaw()
-    seconds = time.monotonic() - start
 
     assert "the server does not answer" in raised.value.reason
-    assert 3 <= seconds < 6
-    assert database.is_away
-    wait_for(lambda: _is_well(database), 10)
+    assert refused.value.reason == raised.value.reason, "remembered, not tried again at once"
+    wait_for(lambda: is_answering(database), PATIENCE)
+    database.close()
+
+
+def test_a_long_statement_on_a_server_that_answers_others_is_waited_for(server, monkeypatch):
+    monkeypatch.setattr(postgresql, "_SILENCE_SECONDS", 0.2)
+    database = open_database(f"{new_database(server.address)}?connect_timeout=60")
+
     with database.transaction() as session:
-        # Longer than a server may be silent, if it answers others.
-        session.connection().exec_driver_sql("SELECT pg_sleep(2.5)")
+        session.connection().exec_driver_sql("SELECT pg_sleep(1)")
         assert list(next_change_seqs(session, 1)) == [1]
     database.close()
 
 
-def _is_well(database):
+def is_answering(database):
     try:
         return database.revision() is not None
     except DatabaseUnavailable:
         return False
 
 
-def test_who_asks_a_database_that_is_away_while_another_does_is_told_at_once(server):
+def test_while_one_caller_tries_a_database_that_is_away_the_others_fail_at_once(server, monkeypatch):
+    monkeypatch.setattr(database_module, "_SECONDS_BETWEEN_ATTEMPTS", 0.0)
     database = open_database(f"{new_database(server.address)}?connect_timeout=2")
     server.freeze()
     try:
-        assert not _is_well(database)
-        time.sleep(1.1)  # until it is to be asked again
-        asking = threading.Thread(target=_is_well, args=(database,))
-        asking.start()
-        time.sleep(0.2)
-        start = time.monotonic()
-        assert not any(_is_well(database) for _ in range(100))
-        assert time.monotonic() - start < 0.5
-        assert asking.is_alive()
+        assert not is_answering(database)
+        before = database._outage._try_at
+        attempt = threading.Thread(target=is_answering, args=(database,))
+        attempt.start()
+        wait_for(lambda: database._outage._try_at > before)
+        # An attempt takes two seconds at least, each of these no time.
+        assert not any(is_answering(database) for _ in range(100))
+        assert attempt.is_alive()
     finally:
         server.thaw()
-    asking.join()
-    wait_for(lambda: _is_well(database), 15)
+    attempt.join()
+    wait_for(lambda: is_answering(database), PATIENCE)
     database.close()
 
 
-def test_a_worker_whose_database_stops_and_later_hangs_goes_on_when_it_is_back(server, tmp_path):
+def test_a_worker_continues_after_its_database_stopped_and_after_it_hung(server, tmp_path):
+    """The worker holds within a step until its heartbeat has noticed that the database is away."""
     works = Works(tmp_path / "home", new_database(server.address))
+
+    def wait_for_log(text):
+        try:
+            wait_for(lambda: text in works.last_log(), PATIENCE)
+        except AssertionError:
+            pytest.fail(f"the worker did not log {text!r}:\n{works.last_log()[-3000:]}")
+
     try:
         checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
         with works.open() as opened:
             import_catalogue(read_import_source(write_shop(tmp_path / "shop")), opened.database, opened.media_store)
             build_release(opened, checkpoint=checkpoint)
         operation_id = works.ask(kind=BUILD)
-        worker = works.start_worker("--pause-at", "within embed-1", "--pause-at", "within build")
+        worker = works.start_worker("--hold-at", "within embed-1", "--hold-at", "within build")
 
-        wait_for(lambda: "point: within embed-1" in works.last_log(), 60)
+        wait_for_log("point: within embed-1")
         server.stop()
-        time.sleep(4)
+        wait_for_log("refused")
+        (tmp_path / "pass within embed-1").touch()
         server.start()
-        wait_for(lambda: "point: within build" in works.last_log(), 60)
+        wait_for_log("point: within build")
         server.freeze()
-        time.sleep(4)
+        wait_for_log("connection timeout expired")
+        (tmp_path / "pass within build").touch()
         server.thaw()
 
-        assert worker.wait(120) == 0, works.last_log()[-3000:]
+        assert worker.wait(2 * PATIENCE) == 0, works.last_log()[-3000:]
         operation = works.operation(operation_id)
         assert (operation.state, operation.attempts) == ("succeeded", 1), operation.error
         names = [step["name"] for step in operation.steps]

@@ -1,6 +1,6 @@
-"""A disk that becomes full under a real server and a real worker: what is there is served, and nothing half-made stays.
+"""A disk that becomes full under a real server and a real worker: reading goes on, and failed writes leave nothing.
 
-The disk is full for these processes only: a preloaded library refuses what they write (disk_faults.c).
+The disk is full for these processes only: a preloaded library fails their writes (disk_faults.c).
 """
 
 import io
@@ -21,6 +21,8 @@ from tests.images import encode, scene
 from tests.service.conftest import product_image, wait_for
 from tests.service.fixtures.server_process import KEY, ROOT, serving
 
+pytestmark = pytest.mark.long
+
 IMAGE = encode(product_image("birch"))
 BEARER = {"authorization": f"Bearer {KEY}"}
 BOUNDARY = "border"
@@ -28,7 +30,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def files_below(folder):
-    """What lies there, without the files of the database."""
+    """Return the sizes of the files in a folder, without those of the database."""
     return {
         path.relative_to(folder): path.stat().st_size
         for path in folder.rglob("*")
@@ -56,7 +58,7 @@ CATALOGUE = zip_of({"dill/front.png": encode(scene(78)), "dill/side.png": encode
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The file that stands for a full disk."""
+    """A file whose existence makes the disk full."""
     return tmp_path_factory.mktemp("disk") / "full"
 
 
@@ -71,7 +73,7 @@ def server(served_home, disk_faults, full, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _room_at_the_end(full):
+def _emptied_afterwards(full):
     yield
     full.unlink(missing_ok=True)
 
@@ -82,13 +84,13 @@ def home(server):
 
 
 def relabelling(server):
-    """Return a change of a label that writes to nothing but the database."""
+    """Return the body of a request that writes only to the database."""
     image_id = server.get("/v1/admin/labels", **BEARER).json["labels"][0]["image_id"]
     return json.dumps({"labels": [{"image_id": image_id, "label": f"label-{os.urandom(4).hex()}"}]}).encode()
 
 
 def writes(server):
-    """What writes, by what it writes to: each has to be refused while the disk is full."""
+    """Return requests that write, by what they write: path, body and content type."""
     return {
         "a zip": ("/v1/admin/catalogue", CATALOGUE, "application/zip"),
         "a form": ("/v1/admin/labels", form_of("image", NEW_IMAGE, "a.png", product_id="birch"), FORM),
@@ -102,7 +104,7 @@ def writes(server):
     }
 
 
-def test_reads_and_searches_go_on_and_writes_say_why_they_do_not(server, home, full):
+def test_on_a_full_disk_reads_and_searches_succeed_and_writes_report_the_disk(server, home, full):
     asked = writes(server)
     before, counts = files_below(home), server.get("/v1/admin/labels/counts", **BEARER).json
     full.touch()
@@ -122,7 +124,7 @@ def test_reads_and_searches_go_on_and_writes_say_why_they_do_not(server, home, f
     assert counts_meanwhile.json == counts
     assert files_below(home) == before
     assert "No space left on device" in json.dumps(server.events("storage_full"))
-    # All of it once more, now that there is room.
+    # The same requests succeed once there is space.
     statuses = {
         name: server.ask(path, body, content_type=content_type, **BEARER).status
         for name, (path, body, content_type) in asked.items()
@@ -130,7 +132,7 @@ def test_reads_and_searches_go_on_and_writes_say_why_they_do_not(server, home, f
     assert statuses == {name: 202 if name.startswith("a job") else 200 for name in asked}
 
 
-def test_an_upload_that_fills_the_disk_leaves_nothing_behind(server, home, full):
+def test_an_upload_that_fills_the_disk_leaves_no_files(server, home, full):
     before = files_below(home)
     content = zip_of({"elder/front.png": encode(scene(80))}) + bytes(3 * 2**20)
 
@@ -150,8 +152,8 @@ def test_an_upload_that_fills_the_disk_leaves_nothing_behind(server, home, full)
     assert str(home) not in answer.body.decode()
 
 
-def test_a_job_that_finds_no_room_fails_with_the_reason(served_home, disk_faults, full, tmp_path):
-    """The releases' disk is full, and that of the database is not: so the reason is written down at once."""
+def test_an_operation_on_a_full_disk_fails_with_the_reason(served_home, disk_faults, full, tmp_path):
+    """Only the disk of the releases is full, so that the reason can be stored in the database."""
     home = tmp_path / "home"
     shutil.copytree(served_home, home)
     before = files_below(home / "releases")

@@ -15,21 +15,21 @@ def store(request, tmp_path):
     return MediaStore(str(tmp_path / "media") if request.param == "folder" else "memory://images")
 
 
-def test_gives_back_what_was_put(store):
+def test_returns_the_stored_bytes(store):
     store.put(NAME, CONTENT)
     store.put(NAME, CONTENT)
 
     assert store.get(NAME) == CONTENT
 
 
-def test_a_missing_image_is_named_with_the_remedy(store):
+def test_a_missing_image_is_reported_with_the_remedy(store):
     missing = MediaName("0" * 64, "png")
 
     with pytest.raises(MediaError, match=f"{missing}.*import it again"):
         store.get(missing)
 
 
-def test_a_changed_image_is_noticed(tmp_path):
+def test_a_changed_image_is_detected(tmp_path):
     store = MediaStore(str(tmp_path))
     store.put(NAME, CONTENT)
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
@@ -47,7 +47,7 @@ def test_a_changed_image_is_noticed(tmp_path):
     ],
     ids=["full", "broken"],
 )
-def test_files_have_no_partial_content_and_no_leftovers(tmp_path, monkeypatch, error, expected, message):
+def test_a_failed_write_leaves_no_files(tmp_path, monkeypatch, error, expected, message):
     store = MediaStore(str(tmp_path))
     monkeypatch.setattr("embedding.whole_files.os.fsync", lambda _: (_ for _ in ()).throw(error))
 
@@ -65,10 +65,10 @@ def test_an_unknown_protocol_is_an_invalid_setting():
 @pytest.mark.parametrize(
     "text", ["", "x.jpg", f"{NAME.sha256}.exe", f"../{NAME}", f"{NAME}\n", NAME.sha256.upper() + ".jpg"]
 )
-def test_only_whole_names_are_read(text):
+def test_other_text_is_not_parsed_as_a_name(text):
     assert MediaName.parse(text) is None
 
 
-def test_names_survive_their_text_form():
+def test_a_name_is_parsed_from_its_text_form():
     assert MediaName.parse(str(NAME)) == NAME
     assert NAME.media_type == "image/jpeg"

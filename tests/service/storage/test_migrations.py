@@ -1,12 +1,14 @@
-"""Versions of the tables: up, down and up again on both databases, by several processes at once, by `akin migrate`."""
+"""Migrations up and down on both databases, by several processes at once, and by `akin migrate`."""
 
 import json
 import os
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select, text
@@ -15,21 +17,23 @@ from service.access.keys import key_digest
 from service.cli.main import main
 from service.installation.installation import open_for_dry_run, open_installation
 from service.installation.settings import Settings
+from service.storage import migration
 from service.storage.database import open_database
 from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 from service.storage.migration import migrate, read_versions
+from service.storage.postgresql import SESSION
 from service.storage.tables.access import APIKey, AuditEvent
 from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage, StoredEmbedding
 from service.storage.tables.operations import Operation, Process
 from service.storage.tables.releases import ActivationEvent, Evaluation, Release
-from service.storage.tables.table import Table
+from service.storage.tables.table import TABLES_REVISION, Table
 from tests.databases import new_database
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SHA256 = "a" * 64
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def address(request, tmp_path):
     """An empty database."""
     if request.param == "postgresql":
@@ -39,7 +43,7 @@ def address(request, tmp_path):
 
 @pytest.fixture
 def engine(address):
-    """Connects to the database without what the service makes of it."""
+    """A plain engine of SQLAlchemy for the database."""
     made = create_engine(address)
     yield made
     made.dispose()
@@ -47,7 +51,7 @@ def engine(address):
 
 @pytest.fixture
 def look(engine):
-    """Read from the database."""
+    """Return the rows of a query."""
 
     def read(query):
         with engine.connect() as connection:
@@ -57,7 +61,7 @@ def look(engine):
 
 
 def fill(address):
-    """Write a row into every table, with a value in every column."""
+    """Write rows into every table, with a value in every column."""
     database = open_database(address)
     with database.transaction() as session:
         session.add_all([
@@ -127,18 +131,36 @@ def fill(address):
     database.close()
 
 
-def test_the_migrated_tables_are_those_that_the_code_expects(address, engine):
+def test_the_migrated_tables_are_those_that_the_code_declares(address, engine):
     migrate(address)
 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 
 
+def test_the_declared_revision_is_the_newest(tmp_path):
+    assert list(read_versions(f"sqlite:///{tmp_path}/none.db").titles)[-1] == TABLES_REVISION
+
+
+@pytest.mark.long
+def test_opening_a_current_database_does_not_import_alembic(tmp_path):
+    """Commands that only read would otherwise start noticeably later."""
+    address = f"sqlite:///{tmp_path}/akin.db"
+    migrate(address)
+    program = (
+        "import sys; from service.storage.database import open_database; open_database(sys.argv[1]).close(); "
+        "print(sorted(name for name in sys.modules if name.partition('.')[0] in ('alembic', 'mako')))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
 def test_down_through_all_revisions_and_up_again_with_rows_in_all_tables(address, engine, look):
-    """What the older tables have a place for is kept; keys that were taken back are not good again."""
+    """What the older tables can hold is kept; revoked keys do not become valid again."""
     fill(address)
-    newest = read_versions(address).newest
-    steps = [revision.id for revision in reversed(read_versions(address).known)][1:]
+    steps = list(read_versions(address).titles)[-2::-1]
 
     for revision in steps:
         migrate(address, revision, may_lose_data=True)
@@ -151,12 +173,12 @@ def test_down_through_all_revisions_and_up_again_with_rows_in_all_tables(address
     assert "operations" not in tables_of_the_first
     assert look("SELECT id, title FROM products") == [("p", "t")]
     assert look("SELECT release_id, previous_release_id, version FROM activation") == [("r1", "r2", 1)]
-    assert read_versions(address).current == newest
+    assert read_versions(address).current == TABLES_REVISION
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 
 
-def test_one_step_down_keeps_all_but_what_the_newest_step_brought(address, look):
+def test_one_step_down_keeps_all_but_what_the_newest_revision_added(address, look):
     fill(address)
 
     migrate(address, "0002", may_lose_data=True)
@@ -177,43 +199,51 @@ def test_down_to_nothing_and_up_again(address, engine, look):
     assert look("SELECT value FROM change_counter") == [(0,)]
 
 
-def test_the_way_down_is_only_gone_when_it_is_said_that_data_may_be_lost(address, look):
+def test_a_downgrade_needs_permission_to_lose_data(address, look):
     fill(address)
 
-    with pytest.raises(DatabaseVersionError, match=r"from 0003 down to 0002 removes .* say --yes"):
+    with pytest.raises(DatabaseVersionError, match=r"downgrade from 0003 to 0002 deletes .* add --yes"):
         migrate(address, "0002")
 
     assert look("SELECT count(*) FROM audit_events") == [(1,)]
 
 
-PROCESS = """
-import sys, time
-from service.database import open_database
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-sys.stdin.readline()
-open_database(sys.argv[1]).close()
-"""
+def test_processes_that_start_at_once_migrate_one_after_the_other(address, monkeypatch):
+    """Otherwise the second process would create tables that the first one has created but not committed."""
+    is_second_reading, first_is_done, may_commit = threading.Event(), threading.Event(), threading.Event()
+    results = []
+
+    def upgrade(*arguments):
+        real_upgrade(*arguments)
+        first_is_done.set()
+        assert may_commit.wait(60)
+
+    def read_revision(connection):
+        if first_is_done.is_set():
+            is_second_reading.set()
+        return real_revision(connection)
+
+    real_upgrade, real_revision = command.upgrade, migration.current_revision
+    monkeypatch.setattr(command, "upgrade", upgrade)
+    monkeypatch.setattr(migration, "current_revision", read_revision)
+    first, second = (threading.Thread(target=lambda: results.append(migrate(address))) for _ in range(2))
+
+    first.start()
+    assert first_is_done.wait(60)
+    second.start()
+    has_read = is_second_reading.wait(0.3)
+    may_commit.set()
+    first.join()
+    second.join()
+
+    assert not has_read
+    assert results == [(None, TABLES_REVISION), (TABLES_REVISION, TABLES_REVISION)]
 
 
-def test_processes_that_start_at_the_same_moment_all_find_the_tables(address):
-    command = [sys.executable, "-c", PROCESS, address]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-
-    outcomes = [process.communicate("go\n", timeout=60)[1] for process in processes]
-
-    assert [process.returncode for process in processes] == [0, 0, 0], outcomes
-    assert read_versions(address).pending == ()
-
-
-def test_a_table_in_use_ends_the_migration_with_nothing_changed(postgresql, monkeypatch):
-    """Whoever waits for a table makes all others wait behind it; so it does not wait for long."""
-    monkeypatch.setattr("service.storage.migration._TABLE_LOCK_SECONDS", "0.2")
+@pytest.mark.long
+def test_a_migration_gives_up_on_a_table_in_use_and_changes_nothing(postgresql, monkeypatch):
+    """A migration that waits for a table makes all later users of the table wait behind it."""
+    monkeypatch.setitem(SESSION, "lock_timeout", "200ms")
     address = new_database(postgresql)
     migrate(address, "0002")
     other = create_engine(address)
@@ -224,11 +254,11 @@ def test_a_table_in_use_ends_the_migration_with_nothing_changed(postgresql, monk
             migrate(address)
     other.dispose()
 
-    assert "the tables were in use" in raised.value.reason
+    assert "the tables were in use for 200ms" in raised.value.reason
     assert read_versions(address).current == "0002"
 
 
-def test_an_older_or_an_empty_database_is_refused_where_it_may_not_be_migrated(address):
+def test_an_older_or_empty_database_is_refused_if_it_may_not_be_migrated(address):
     with pytest.raises(DatabaseVersionError, match=r"has no tables, .* needs 0003, .* run: akin migrate"):
         open_database(address, may_migrate=False)
     migrate(address, "0002")
@@ -241,14 +271,14 @@ def test_an_older_or_an_empty_database_is_refused_where_it_may_not_be_migrated(a
     open_database(address, may_migrate=False).close()
 
 
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(address, engine, look):
+def test_a_database_of_a_newer_version_is_refused_and_not_changed(address, engine, look):
     migrate(address)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
-    for do in (open_database, migrate):
+    for function in (open_database, migrate):
         with pytest.raises(DatabaseVersionError, match=r"'9999'.*newer version: upgrade Akin"):
-            do(address)
+            function(address)
 
     assert look("SELECT version_num FROM alembic_version") == [("9999",)]
     assert read_versions(address).is_newer
@@ -260,14 +290,14 @@ def test_the_setting_decides_whether_an_installation_is_migrated(tmp_path):
     with pytest.raises(DatabaseVersionError, match="run: akin migrate"), open_installation(settings):
         pass
 
-    # A dry run of an installation that is not there compares with an empty one.
+    # A dry run without an installation compares with an empty one.
     with open_for_dry_run(settings.model_copy(update={"home": tmp_path / "none"})):
         pass
 
 
 @pytest.fixture
 def akin(address, tmp_path, monkeypatch, capsys):
-    """Run a command on the database, which may not be migrated but by `akin migrate`."""
+    """Run a command on the database, which only `akin migrate` may migrate."""
     home = tmp_path if address.startswith("sqlite") else tmp_path / "home"
     monkeypatch.setenv("AKIN_HOME", str(home))
     monkeypatch.setenv("AKIN_AUTO_MIGRATE", "false")
@@ -284,7 +314,7 @@ def akin(address, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_akin_migrate_goes_up_says_where_it_is_and_goes_down_only_when_it_may(akin):
+def test_akin_migrate_upgrades_shows_the_revision_and_downgrades_only_with_permission(akin):
     assert "error: the database has no tables" in akin("catalogue", "show", status=1)
     shown = akin("migrate", "--show")
     assert shown.splitlines()[:3] == [
@@ -296,14 +326,14 @@ def test_akin_migrate_goes_up_says_where_it_is_and_goes_down_only_when_it_may(ak
     assert "nothing to do: the tables have revision 0003" in akin("migrate")
     assert "0 products" in akin("catalogue", "show")
 
-    assert "say --yes" in akin("migrate", "--to", "0001", status=1)
-    assert "there is no revision '7'; there are base, 0001" in akin("migrate", "--to", "7", status=1)
+    assert "add --yes" in akin("migrate", "--to", "0001", status=1)
+    assert "there is no revision '7'; revisions are base, 0001" in akin("migrate", "--to", "7", status=1)
     assert "leave out --to" in akin("migrate", "--show", "--to", "0001", status=1)
     assert json.loads(akin("migrate", "--to", "0001", "--yes", "--json")) == {"before": "0003", "after": "0001"}
     assert "run: akin migrate" in akin("catalogue", "show", status=1)
 
 
-def test_akin_migrate_shows_an_installation_that_is_not_there_without_making_it(tmp_path, monkeypatch, capsys):
+def test_akin_migrate_show_does_not_create_an_installation(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AKIN_HOME", str(tmp_path / "home"))
 
     with pytest.raises(SystemExit):
@@ -314,10 +344,10 @@ def test_akin_migrate_shows_an_installation_that_is_not_there_without_making_it(
 
 
 WORKER = """
-from service.errors import DatabaseVersionError
-from service.operations.job_engine import migrate_jobs
-from service.operations.worker import WorkerHooks, run_worker
-from service.settings import load_settings
+from service.installation.settings import load_settings
+from service.storage.errors import DatabaseVersionError
+from service.worker.job_engine import migrate_jobs
+from service.worker.process import WorkerHooks, run_worker
 
 try:
     run_worker(load_settings(), WorkerHooks(until_idle=True))
@@ -330,8 +360,9 @@ run_worker(load_settings(), WorkerHooks(until_idle=True))
 """
 
 
-def test_a_worker_makes_no_tables_where_it_may_not_and_finds_those_of_akin_migrate(postgresql, tmp_path):
-    """The engine's own tables too: a worker's user need not be allowed to make any."""
+@pytest.mark.long
+def test_a_worker_without_permission_to_migrate_uses_the_tables_of_akin_migrate(postgresql, tmp_path):
+    """Also the tables of DBOS: the user of a worker needs no permission to create tables."""
     address = new_database(postgresql)
     migrate(address)
     environment = {

@@ -1,4 +1,4 @@
-"""Who may use which route: the whole table, and each route asked over HTTP with every kind of key."""
+"""Who may use which route: the whole table, and each route over HTTP with every kind of key."""
 
 import re
 
@@ -68,15 +68,15 @@ SCOPES = {
     "GET /v1/operations/{operation_id}/report": "admin",
 }
 GUARDED = sorted(route for route, scope in SCOPES.items() if scope != PUBLIC)
-# Those of the framework have nothing in them, and look at no address.
+# Without the routes of the framework, which contain nothing of an installation and do not check URLs.
 OWN = sorted(set(SCOPES) - {"GET /docs", "GET /docs/oauth2-redirect", "GET /openapi.json", "GET /redoc", "GET /static"})
-# A key that is good for nothing more than the route, and one that is not good for it.
+# For each scope, a key that has just this scope, and one that lacks it.
 GOOD = {"search": "searcher", "catalogue:write": "writer", "admin": "boss"}
 TOO_LITTLE = {"search": "writer", "catalogue:write": "searcher", "admin": "writer"}
 
 
 def table_of(app):
-    """Return the scope of each method and path of an application, as it declares them."""
+    """Return the declared scope of each method and path of an application."""
     table: dict[str, str | None] = {}
     for route, scope in declared_scopes(app.routes):
         assert isinstance(route, Route | Mount)
@@ -87,7 +87,7 @@ def table_of(app):
 
 @pytest.fixture
 def ask(served):
-    """Ask a route of the table; gives status and code."""
+    """Send a request to a route of the table; returns status and code."""
 
     def send(route, headers=(), query="", **body):
         method, _, path = route.partition(" ")
@@ -100,11 +100,11 @@ def ask(served):
 
 
 def refused(route, status, code):
-    """Return what `ask` gives; the answer to HEAD has no body, and so no code."""
+    """Return what `ask` returns for a refusal; the response to HEAD has no body, and so no code."""
     return status, None if route.startswith("HEAD ") else code
 
 
-def test_every_route_declares_the_scope_that_is_written_here(served_settings):
+def test_every_route_declares_the_scope_in_the_table(served_settings):
     table = table_of(create_app(served_settings))
 
     assert table == SCOPES
@@ -116,7 +116,7 @@ def test_a_route_without_a_scope_stops_the_application(served_settings, monkeypa
 
     @router.get("/forgotten")
     def forgotten() -> None:
-        """Say nothing of who may."""
+        """Declare no scope."""
 
     monkeypatch.setattr(search, "router", router)
 
@@ -129,7 +129,7 @@ def test_a_route_with_two_scopes_stops_the_application(served_settings, monkeypa
 
     @router.get("/torn")
     def torn(_: SearchDep, __: AdminDep) -> None:
-        """Ask for both."""
+        """Declare two scopes."""
 
     monkeypatch.setattr(search, "router", router)
 
@@ -138,28 +138,28 @@ def test_a_route_with_two_scopes_stops_the_application(served_settings, monkeypa
 
 
 class Body(BaseModel):
-    """Something that the framework reads."""
+    """A body that the framework parses."""
 
     name: str
 
 
 def test_a_body_that_is_read_before_the_key_stops_the_application(served_settings, monkeypatch):
-    def take(_: AdminDep, body: Body) -> None:
-        """Take a body."""
+    def read_body(_: AdminDep, body: Body) -> None:
+        """Read a body."""
 
-    late, right = APIRouter(), APIRouter(route_class=KeyFirstRoute)
-    for router in (late, right):
-        router.add_api_route("/taken", take, methods=["POST"])
-    monkeypatch.setattr(search, "router", right)
+    body_first, key_first = APIRouter(), APIRouter(route_class=KeyFirstRoute)
+    for router in (body_first, key_first):
+        router.add_api_route("/taken", read_body, methods=["POST"])
+    monkeypatch.setattr(search, "router", key_first)
     create_app(served_settings)
-    monkeypatch.setattr(search, "router", late)
+    monkeypatch.setattr(search, "router", body_first)
 
     with pytest.raises(AssertionError, match="KeyFirstRoute: /taken"):
         create_app(served_settings)
 
 
 @pytest.mark.parametrize("route", GUARDED)
-def test_a_guarded_route_takes_no_stranger(route, ask, served_keys):
+def test_a_guarded_route_refuses_requests_without_a_valid_key(route, ask, served_keys):
     assert ask(route) == refused(route, 401, "missing-key")
     assert ask(route, bearer("akin_" + "x" * 43)) == refused(route, 401, "invalid-key")
     assert ask(route, {"X-API-Key": "x"}) == refused(route, 401, "invalid-key")
@@ -169,7 +169,7 @@ def test_a_guarded_route_takes_no_stranger(route, ask, served_keys):
 
 
 @pytest.mark.parametrize("route", GUARDED)
-def test_a_guarded_route_takes_no_key_without_its_scope(route, ask, served_keys):
+def test_a_guarded_route_refuses_a_key_without_its_scope(route, ask, served_keys):
     key = served_keys[TOO_LITTLE[SCOPES[route]]]
 
     assert ask(route, bearer(key)) == refused(route, 403, "insufficient-scope")
@@ -177,7 +177,7 @@ def test_a_guarded_route_takes_no_key_without_its_scope(route, ask, served_keys)
 
 
 @pytest.mark.parametrize("route", GUARDED)
-def test_a_guarded_route_takes_its_key_in_either_header(route, ask, served_keys):
+def test_a_guarded_route_accepts_its_key_in_either_header(route, ask, served_keys):
     good = served_keys[GOOD[SCOPES[route]]]
 
     for headers in (
@@ -199,7 +199,7 @@ def test_two_different_keys_are_refused(route, ask, served_keys):
 
 
 @pytest.mark.parametrize("route", OWN)
-def test_a_key_in_the_address_is_refused_on_every_route(route, ask, served_keys):
+def test_a_key_in_the_url_is_refused_on_every_route(route, ask, served_keys):
     expected = refused(route, 400, "key-in-address")
 
     assert ask(route, bearer(served_keys["boss"]), query="?api_key=anything") == expected
@@ -207,7 +207,7 @@ def test_a_key_in_the_address_is_refused_on_every_route(route, ask, served_keys)
     assert ask(route, query=f"?{served_keys['boss']}") == expected
 
 
-def test_a_key_in_the_address_is_not_repeated(served, served_keys):
+def test_a_key_in_the_url_is_not_repeated(served, served_keys):
     for path in (
         f"/search?key={served_keys['boss']}",
         f"/search?{served_keys['boss']}=1",
@@ -219,8 +219,8 @@ def test_a_key_in_the_address_is_not_repeated(served, served_keys):
         assert served_keys["boss"] not in response.text
 
 
-def test_the_key_is_looked_at_before_the_body(served, served_keys):
-    """A stranger is told nothing of a body, and none of it is parsed."""
+def test_the_key_is_checked_before_the_body(served, served_keys):
+    """Without a key, the body is not parsed and its errors are not reported."""
     for path in ("/v1/admin/keys", "/v1/admin/keys/x:rotate", "/v1/admin/releases/x:activate"):
         headers = {"Content-Type": "application/json"}
 
@@ -229,7 +229,7 @@ def test_the_key_is_looked_at_before_the_body(served, served_keys):
         assert served.post(path, content=b"{", headers=headers | bearer(served_keys["boss"])).status_code == 422
 
 
-def test_two_keys_in_one_kind_of_header_are_refused(served, served_keys):
+def test_two_keys_in_the_same_header_are_refused(served, served_keys):
     for name, values in (
         ("Authorization", (f"Bearer {served_keys['boss']}", "Bearer x")),
         ("X-API-Key", (served_keys["boss"], "x")),
@@ -266,11 +266,11 @@ def test_searching_needs_a_key_unless_it_is_public(served_settings, served_keys,
         }
         admin = client.get("/v1/admin/keys")
 
-    # Nothing is served here: who gets as far as that was let in.
-    let_in = codes["good"]
-    assert let_in not in ("missing-key", "invalid-key")
-    assert codes["none"] == (let_in if is_public else "missing-key")
-    # Whoever sends a key means it, and learns that it is not good.
+    # No release is active: an accepted request fails with that error.
+    accepted = codes["good"]
+    assert accepted not in ("missing-key", "invalid-key")
+    assert codes["none"] == (accepted if is_public else "missing-key")
+    # A key that is sent is checked even where none is needed.
     assert codes["wrong"] == "invalid-key"
     assert codes["expired"] == "expired-key"
     assert codes["under-scoped"] == "insufficient-scope"

@@ -1,5 +1,6 @@
 """What Prometheus is told: parsed by the client's own parser, and compared with what was done."""
 
+import contextlib
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ from service.operations.metrics import InstallationMetrics
 from service.operations.records import create_operation
 from service.serving.engine import LiveEngine
 from service.storage.database import Database
+from service.storage.disk import DiskWatch
 from service.storage.errors import DatabaseUnavailable
 from service.web.admission import Admission
 from service.web.app import create_app
@@ -150,10 +152,16 @@ def test_the_release_that_answers_is_named(scraped):
     assert found["akin_searches_limit", ()] == 32
 
 
-def test_a_release_that_is_refused_and_a_process_that_drains_are_told(installation):
+@pytest.fixture
+def disk(installation):
+    with contextlib.closing(DiskWatch(installation.settings.home, min_free_bytes=0)) as opened:
+        yield opened
+
+
+def test_a_release_that_is_refused_and_a_process_that_drains_are_told(installation, disk):
     metrics, live, state = ServerMetrics(), LiveEngine(), ProcessState()
 
-    with metrics.telling_of(installation, live, Admission(3), state):
+    with metrics.telling_of(installation, disk, live, Admission(3), state):
         before = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]
         live.refusal, state.is_draining = "rows.arrow is damaged", True
         after = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]
@@ -191,9 +199,9 @@ def test_two_applications_in_one_process_do_not_mix(settings):
     assert routes == [{"/livez"}, {"/version"}]
 
 
-def told_of(installation):
+def told_of(installation, disk):
     registry = new_registry()
-    registry.register(InstallationMetrics(installation))
+    registry.register(InstallationMetrics(installation, disk))
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in registry.collect()
@@ -201,11 +209,11 @@ def told_of(installation):
     }
 
 
-def test_jobs_are_counted_by_kind_and_state_and_processes_by_kind(installation):
+def test_jobs_are_counted_by_kind_and_state_and_processes_by_kind(installation, disk):
     create_operation(installation.database, "retrain", {}, actor="test")
     register_process(installation.database, "worker")
 
-    found = told_of(installation)
+    found = told_of(installation, disk)
 
     jobs = {labels: number for (name, labels), number in found.items() if name == "akin_operations" and number}
     assert jobs == {(("kind", "retrain"), ("state", "queued")): 1}
@@ -217,8 +225,8 @@ def test_jobs_are_counted_by_kind_and_state_and_processes_by_kind(installation):
     assert found["akin_disk_free_bytes", ()] > 0
 
 
-def test_the_tables_are_read_once_in_a_few_seconds(installation):
-    metrics = InstallationMetrics(installation)
+def test_the_tables_are_read_once_in_a_few_seconds(installation, disk):
+    metrics = InstallationMetrics(installation, disk)
     list(metrics.collect())
     create_operation(installation.database, "retrain", {}, actor="test")
 
@@ -227,10 +235,10 @@ def test_the_tables_are_read_once_in_a_few_seconds(installation):
     assert sum(sample.value for sample in operations.samples) == 0
 
 
-def test_a_database_that_hangs_holds_up_no_scrape(installation, monkeypatch):
+def test_a_database_that_hangs_holds_up_no_scrape(installation, disk, monkeypatch):
     monkeypatch.setattr("service.installation.metrics._PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr("service.installation.metrics._FRESH_SECONDS", 0.0)
-    metrics, is_over = InstallationMetrics(installation), threading.Event()
+    metrics, is_over = InstallationMetrics(installation, disk), threading.Event()
     before = {family.name: family.samples for family in metrics.collect()}
 
     def hang(_):
