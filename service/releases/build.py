@@ -18,7 +18,7 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue.errors import EmptyCatalogue
-from service.catalogue.records import CatalogueSnapshot, take_snapshot
+from service.catalogue.records import CatalogueContents, read_catalogue
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.embeddings.stored import embed_missing, read_embeddings
 from service.errors import InvalidSetting
@@ -81,7 +81,7 @@ def build_release(
     with only_builder(installation.settings):
         remove_abandoned_drafts(settings.releases_dir)
         with database.reading() as session:
-            snapshot = take_snapshot(session)
+            catalogue = read_catalogue(session)
             before = active_release(session)
             recorded = {release.id for release in list_releases(session)}
         remove_abandoned_drafts(settings.checkpoints_dir)
@@ -89,16 +89,16 @@ def build_release(
         if (settings.releases_dir / origin.release_id).is_dir():
             facts = read_release_facts(settings.releases_dir, origin.release_id)
             return _built(facts, is_active=before.release_id == origin.release_id)
-        if not snapshot.images:
+        if not catalogue.images:
             raise EmptyCatalogue(
                 "the catalogue has no image of role 'catalogue' to index; import some: akin catalogue import PATH"
             )
         checkpoint = checkpoint or default_checkpoint(installation, before)
         options = replace(options or IndexOptions(), device=settings.index_device)
-        _check_options(options, checkpoint, snapshot)
-        embeddings_ND, num_embedded = _embed(installation, checkpoint, snapshot, on_progress)
+        _check_options(options, checkpoint, catalogue)
+        embeddings_ND, num_embedded = _embed(installation, checkpoint, catalogue, on_progress)
         embedded = time.perf_counter()
-        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options, origin)
+        facts = _publish(installation, checkpoint, catalogue, embeddings_ND, options, origin)
         if activate:
             with database.transaction() as session:
                 activate_release(session, facts["release_id"], expected=before)
@@ -162,22 +162,22 @@ def default_checkpoint(installation: Installation, active: ActiveRelease) -> Pat
     return directory
 
 
-def _check_options(options: IndexOptions, checkpoint: Path, snapshot: CatalogueSnapshot) -> None:
+def _check_options(options: IndexOptions, checkpoint: Path, catalogue: CatalogueContents) -> None:
     """Refuse options that cannot fit before anything is embedded."""
     facts = read_checkpoint_facts(checkpoint)
     try:
-        choose_structure(len(snapshot.images), facts.architecture.embedding_dim, options)
+        choose_structure(len(catalogue.images), facts.architecture.embedding_dim, options)
     except ValueError as error:
         raise InvalidSetting(str(error)) from error
 
 
 def _embed(
-    installation: Installation, checkpoint: Path, snapshot: CatalogueSnapshot, on_progress: OnProgress | None
+    installation: Installation, checkpoint: Path, catalogue: CatalogueContents, on_progress: OnProgress | None
 ) -> tuple[NDArray[np.float32], int]:
-    """Return the embeddings [N, D] of the snapshot's images, and how many had to be computed now."""
+    """Return the embeddings [N, D] of the catalogue's images, and how many had to be computed now."""
     settings, database = installation.settings, installation.database
     embedder = load_embedder(checkpoint, device=settings.device, precision=settings.precision)
-    names = [image.media_name for image in snapshot.images]
+    names = [image.media_name for image in catalogue.images]
     num_embedded = embed_missing(
         database, installation.media_store, embedder, names, limits=installation.limits, on_progress=on_progress
     )
@@ -189,7 +189,7 @@ def _embed(
 def _publish(
     installation: Installation,
     checkpoint: Path,
-    snapshot: CatalogueSnapshot,
+    catalogue: CatalogueContents,
     embeddings_ND: NDArray[np.float32],
     options: IndexOptions,
     origin: ReleaseOrigin,
@@ -199,7 +199,7 @@ def _publish(
         installation.settings.releases_dir,
         origin.release_id,
         checkpoint,
-        snapshot,
+        catalogue,
         embeddings_ND,
         options,
         created_at=now().isoformat(),

@@ -28,7 +28,7 @@ from index.errors import VectorIndexError
 from index.indexer import IndexEntry, build_index
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
-from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.releases.errors import InvalidRelease, ReleaseError, ReleaseNotFound
 
 KIND = "akin-release/1"
@@ -91,7 +91,7 @@ def write_release(
     releases_dir: Path,
     release_id: str,
     checkpoint: Path,
-    snapshot: CatalogueSnapshot,
+    catalogue: CatalogueContents,
     embeddings_ND: NDArray[np.float32],
     options: IndexOptions,
     *,
@@ -100,10 +100,10 @@ def write_release(
 ) -> Mapping[str, Any]:
     """Build the index and write the release, whole or not at all; return the facts of its manifest.
 
-    `embeddings_ND` belong to `snapshot.images`, row by row. Raises LowRecall when the index misses its threshold.
+    `embeddings_ND` belong to `catalogue.images`, row by row. Raises LowRecall when the index misses its threshold.
     """
     checkpoint_facts = read_checkpoint_facts(checkpoint)
-    images = snapshot.images
+    images = catalogue.images
     facts: dict[str, object] = {
         "release_id": release_id,
         "created_at": created_at,
@@ -111,7 +111,7 @@ def write_release(
         "space_id": checkpoint_facts.space_id,
         "architecture": checkpoint_facts.architecture.to_json(),
         "preprocessing_sha256": hashlib.sha256(canonical_json(checkpoint_facts.preprocessing.to_json())).hexdigest(),
-        "watermark": snapshot.watermark,
+        "watermark": catalogue.watermark,
         "num_products": len({image.product_id for image in images}),
         "num_images": len(images),
         "evaluation": evaluation,

@@ -9,7 +9,7 @@ from index.errors import LowRecall
 from index.indexer import embed_images
 from index.structures import IndexOptions
 from service.catalogue.errors import EmptyCatalogue
-from service.catalogue.records import remove_products, take_snapshot
+from service.catalogue.records import read_catalogue, remove_products
 from service.errors import InvalidSetting, ServiceError
 from service.installation.installation import open_installation
 from service.releases.build import build_release, only_builder
@@ -151,7 +151,7 @@ def test_an_empty_catalogue_is_told_what_to_do(installation):
 
 def test_a_image_missing_from_the_store_stops_the_build_and_leaves_nothing(shop, build):
     with shop.database.reading() as session:
-        name = take_snapshot(session).images[2].media_name
+        name = read_catalogue(session).images[2].media_name
     (shop.settings.home / "media" / name.sha256[:2] / str(name)).unlink()
 
     with pytest.raises(MediaError, match=r"1 of 6 images.*import it again"):

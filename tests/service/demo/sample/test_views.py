@@ -16,8 +16,8 @@ PRODUCTS = sample_products(8, 0)
 # Prints the digest of some images, for comparison between processes.
 DIGEST_SCRIPT = """
 import hashlib
-from service.sample.products import sample_products
-from service.sample.views import photo_view, studio_view
+from service.demo.sample.products import sample_products
+from service.demo.sample.views import photo_view, studio_view
 digest = hashlib.sha256()
 for product in sample_products(5, 0):
     digest.update(studio_view(product).tobytes() + photo_view(product, 1).tobytes())
