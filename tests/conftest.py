@@ -33,6 +33,7 @@ pytest_plugins = [
     "tests.service.fixtures.access",
     "tests.service.fixtures.labels",
     "tests.service.fixtures.learning",
+    "tests.service.fixtures.shops",
 ]
 
 _LEFT_OUT = pytest.StashKey[int]()
