@@ -134,13 +134,13 @@ def test_a_database_that_hangs_is_told_and_holds_up_no_answer(client, monkeypatc
 def test_a_long_question_that_is_answered_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(readiness, "_SILENT_SECONDS", 0.01)
     state = DatabaseState()
-    state.asking()
+    state.query_started()
     time.sleep(0.02)
 
     assert "has not answered" in str(state.problem())
-    state.answered()
+    state.query_succeeded()
     assert state.problem() is None
-    state.failed("it is away")
+    state.query_failed("it is away")
     assert state.problem() == "it is away"
 
 
