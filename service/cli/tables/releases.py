@@ -1,14 +1,17 @@
 """Tables of releases and evaluations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from service.cli.tables.facts import facts_table
-from service.evaluations.comparison import Comparison
-from service.releases.build import BuiltRelease
+
+if TYPE_CHECKING:
+    # Both load the network, which listing releases does not need.
+    from service.evaluations.comparison import Comparison
+    from service.releases.build import BuiltRelease
 
 _PARTS = ("mean_of_parts", "seen", "unseen")
 
@@ -51,7 +54,7 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
+def comparison_tables(comparison: "Comparison") -> list[Table]:
     """Show a comparison as three tables: metrics, classes, queries."""
     metrics = Table(title=f"{comparison.a.id} → {comparison.b.id}", title_justify="left")
     for name in ("part", "metric", "before", "after", "difference", "95 % interval", "queries"):
@@ -87,7 +90,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return [metrics, classes, queries]
 
 
-def built_table(built: BuiltRelease) -> Table:
+def built_table(built: "BuiltRelease") -> Table:
     """Show a release that was built."""
     table = facts_table(f"release {built.release_id}{' (active)' if built.is_active else ' (not active)'}")
     recall = built.index["ann_recall"]
