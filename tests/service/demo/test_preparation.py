@@ -32,8 +32,15 @@ def sample(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(sample):
     """Address of a server of the prepared demo."""
-    settings, _, _ = sample
+    settings, demo, _ = sample
+    # One thread per pool, started by a first search: no test starts a thread that outlives it.
+    settings = settings.model_copy(update={"decode_workers": 1, "search_workers": 1})
     with listen("127.0.0.1", 0) as listener, running(create_app(settings), listener) as address:
+        check_demo(
+            replace(demo, queries=demo.queries[:1], images=replace(demo.images, min_recall=0.0)),
+            address,
+            announce=lambda _: None,
+        )
         yield address
 
 
