@@ -29,7 +29,7 @@ from PIL import Image
 from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from index.structures import IndexOptions
-from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.demo.sample.products import sample_products
 from service.demo.sample.views import photo_view
 from service.embeddings.pretrained import zero_shot_checkpoint
@@ -78,7 +78,7 @@ def publish_release(installation: Installation, num_products: int) -> LoadedRele
     ]
     created_at = now().isoformat()
     facts = write_release(
-        settings.releases_dir, "bench", checkpoint, CatalogueSnapshot(0, images), embeddings_ND, IndexOptions(),
+        settings.releases_dir, "bench", checkpoint, CatalogueContents(0, images), embeddings_ND, IndexOptions(),
         created_at=created_at,
     )  # fmt: skip
     with installation.database.transaction() as session:

@@ -33,7 +33,7 @@ from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.model import Architecture, create_model
 from index.structures import IndexOptions
-from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import API, list_processes
 from service.installation.settings import Settings
@@ -166,7 +166,7 @@ def publish_releases(installation: Installation, checkpoints: Sequence[Path], qu
             for n in range(len(queries))
         ]
         facts = write_release(
-            settings.releases_dir, release_id, checkpoint, CatalogueSnapshot(0, images), embeddings_ND,
+            settings.releases_dir, release_id, checkpoint, CatalogueContents(0, images), embeddings_ND,
             IndexOptions(), created_at=now().isoformat(),
         )  # fmt: skip
         with installation.database.transaction() as session:

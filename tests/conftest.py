@@ -35,6 +35,7 @@ if all(importlib.util.find_spec(name) for name in ("sqlalchemy", "fastapi", "pyd
         "tests.service.fixtures.access",
         "tests.service.fixtures.labels",
         "tests.service.fixtures.learning",
+        "tests.service.fixtures.shops",
     ]
 
 _LEFT_OUT = pytest.StashKey[int]()

@@ -53,7 +53,7 @@ class LabelledImage:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueSnapshot:
+class CatalogueContents:
     """All images of role `catalogue` as of the change number `watermark`, ordered by image id."""
 
     watermark: int
@@ -95,7 +95,7 @@ def count_catalogue(session: Session) -> CatalogueCounts:
     return CatalogueCounts(num_products, {role: counts.get(role, 0) for role in ROLES}, current_watermark(session))
 
 
-def take_snapshot(session: Session) -> CatalogueSnapshot:
+def read_catalogue(session: Session) -> CatalogueContents:
     """Return the images to index."""
     rows = session.execute(
         select(
@@ -110,7 +110,7 @@ def take_snapshot(session: Session) -> CatalogueSnapshot:
         CatalogueImage(image_id, product_id, title, attributes, MediaName(sha256, extension))
         for image_id, product_id, title, attributes, sha256, extension in rows
     ]
-    return CatalogueSnapshot(current_watermark(session), images)
+    return CatalogueContents(current_watermark(session), images)
 
 
 def labelled_images(session: Session) -> list[LabelledImage]:

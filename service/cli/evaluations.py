@@ -1,4 +1,4 @@
-"""akin evaluations: how models did, and where two of them differ."""
+"""akin evaluations: list, show and compare evaluations."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from service.cli.console import output, print_json
 
-app = typer.Typer(help="Look at evaluations and compare them.", no_args_is_help=True)
+app = typer.Typer(help="List, show and compare evaluations.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -15,14 +15,15 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List evaluations, the newest first."""
+    """List evaluations, newest first."""
     from service.cli.tables.releases import evaluations_table
-    from service.evaluations.records import evaluation_json, list_evaluations
+    from service.evaluations.queries import evaluation_json, list_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
-        rows = [evaluation_json(row) for row in list_evaluations(session, release_id=release, limit=limit)]
+    with open_installation(load_settings()) as installation:
+        evaluations = list_evaluations(installation.database, release_id=release, limit=limit)
+    rows = [evaluation_json(evaluation) for evaluation in evaluations]
     if json:
         print_json(rows)
     else:
@@ -31,25 +32,25 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Id of an evaluation, or of a release: its newest evaluation.")],
+    name: Annotated[str, typer.Argument(help="Id of an evaluation, or of a release for its newest evaluation.")],
 ) -> None:
-    """Print all figures of an evaluation."""
-    from service.evaluations.records import evaluation_json, find_evaluation
+    """Print all metrics of an evaluation."""
+    from service.evaluations.queries import evaluation_json, find_evaluation
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
-        print_json(evaluation_json(find_evaluation(session, name)))
+    with open_installation(load_settings()) as installation:
+        print_json(evaluation_json(find_evaluation(installation.database, name)))
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="Id of an evaluation or a release: what was before.")],
-    b: Annotated[str, typer.Argument(help="Id of an evaluation or a release: what came after.")],
-    limit: Annotated[int, typer.Option(min=0, help="How many classes and queries to show each way.")] = 10,
+    a: Annotated[str, typer.Argument(help="Id of the earlier evaluation or release.")],
+    b: Annotated[str, typer.Argument(help="Id of the later evaluation or release.")],
+    limit: Annotated[int, typer.Option(min=0, help="Maximum length of each list of classes or queries.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what changed from one evaluation to another of the same queries, and how sure that is."""
+    """Show what changed between two evaluations of the same queries, with confidence intervals."""
     from service.cli.tables.releases import comparison_tables
     from service.evaluations.comparison import compare_evaluations
     from service.installation.installation import open_installation

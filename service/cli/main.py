@@ -14,6 +14,7 @@ from service.cli.console import notes, output, print_json, progress_bar
 from service.cli.keys import show_new_key
 from service.cli.operations import worker_beside
 from service.errors import ServiceError, reason_of
+from service.serving.limits import DEFAULT_K, MAX_K
 from training.cli import add_commands as add_training_commands
 from training.errors import TrainingError
 
@@ -118,22 +119,22 @@ def search_warning(settings: "Settings", is_loopback: bool) -> str | None:
 @app.command()
 def search(
     file: Annotated[Path, typer.Argument(help="The image to search with.")],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many products.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=MAX_K, help="How many products.")] = DEFAULT_K,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the products that look like an image, with the active release; no server is needed."""
-    from service.cli.tables.search import hits_table
+    from service.cli.tables.search import hits_table, result_json
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.serving.local import search_locally
 
     with open_installation(load_settings()) as installation:
-        release_id, hits = search_locally(installation, file, k, min_score)
+        result = search_locally(installation, file, k, min_score)
     if json:
-        print_json({"release_id": release_id, "hits": hits})
+        print_json(result_json(result))
     else:
-        output.print(hits_table(release_id, hits))
+        output.print(hits_table(result))
 
 
 @app.command()
@@ -161,7 +162,7 @@ def demo(
     """Fill a small catalogue, build a release and serve it: Akin in one command.
 
     Images: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
-    that Akin draws itself.
+    that Akin draws.
     """
     from service.demo.preparation import check_demo, prepare_demo
     from service.installation.installation import open_installation

@@ -1,4 +1,4 @@
-"""akin index and akin release: build what is served, and choose it."""
+"""akin index and akin release: build releases and choose the active one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from service.cli.console import output, print_json, progress_bar
 from service.cli.recording import recorded
 
 index_app = typer.Typer(help="Build the index over the catalogue.", no_args_is_help=True)
-release_app = typer.Typer(help="List releases and choose the one that is served.", no_args_is_help=True)
+release_app = typer.Typer(help="List releases and choose the active one.", no_args_is_help=True)
 
 
 @index_app.callback()
@@ -20,19 +20,20 @@ def _index() -> None:
 @index_app.command()
 def build(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model to embed with (default: the active release's, else zero-shot).")
+        Path | None,
+        typer.Option(help="Model to embed with (default: the active release's, or the untrained one)."),
     ] = None,
-    activate: Annotated[bool, typer.Option(help="Serve the release at once.")] = True,
+    activate: Annotated[bool, typer.Option(help="Activate the release.")] = True,
     structure: Annotated[str, typer.Option(help="auto, exact or ivf.")] = "auto",
-    storage: Annotated[str, typer.Option(help="Of ivf: auto, float16 or sq8.")] = "auto",
-    nlist: Annotated[int | None, typer.Option(min=1, help="Of ivf: number of lists.")] = None,
-    nprobe: Annotated[int | None, typer.Option(min=1, help="Of ivf: lists searched a query.")] = None,
-    rescore: Annotated[int, typer.Option(min=1, help="Of ivf: candidates scored again exactly, per hit.")] = 4,
-    exact_below: Annotated[int, typer.Option(min=0, help="Of auto: exact below so many images.")] = 50_000,
-    min_ann_recall: Annotated[float, typer.Option(min=0, max=1, help="A build below this fails.")] = 0.95,
+    storage: Annotated[str, typer.Option(help="For ivf: auto, float16 or sq8.")] = "auto",
+    nlist: Annotated[int | None, typer.Option(min=1, help="For ivf: number of lists.")] = None,
+    nprobe: Annotated[int | None, typer.Option(min=1, help="For ivf: lists searched per query.")] = None,
+    rescore: Annotated[int, typer.Option(min=1, help="For ivf: candidates rescored exactly, per hit.")] = 4,
+    exact_below: Annotated[int, typer.Option(min=0, help="For auto: use exact below this number of images.")] = 50_000,
+    min_ann_recall: Annotated[float, typer.Option(min=0, max=1, help="The build fails below this recall.")] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Embed what is new, build and check the index, and publish both as a release."""
+    """Embed new images, build and check the index, and publish a release."""
     from dataclasses import asdict
 
     from index.structures import IndexOptions
@@ -57,9 +58,11 @@ def build(
     with (
         open_installation(load_settings()) as installation,
         recorded(installation, "akin index build") as event,
-        progress_bar("Embedding") as move,
+        progress_bar("Embedding") as on_progress,
     ):
-        built = build_release(installation, checkpoint=checkpoint, options=options, activate=activate, on_progress=move)
+        built = build_release(
+            installation, checkpoint=checkpoint, options=options, activate=activate, on_progress=on_progress
+        )
         event.target = built.release_id
     if json:
         print_json(asdict(built))
@@ -69,28 +72,28 @@ def build(
 
 @release_app.command("list")
 def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List all releases, the newest first."""
+    """List all releases, newest first."""
     from service.cli.tables.releases import releases_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.releases.records import active_release, list_releases
+    from service.releases.queries import list_releases
     from service.storage.database import in_utc
 
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
-        active_id = active_release(session).release_id
-        rows = [
-            {
-                "release_id": release.id,
-                "is_active": release.id == active_id,
-                "created_at": in_utc(release.created_at).isoformat(timespec="seconds"),
-                "num_products": release.num_products,
-                "num_images": release.num_images,
-                "space_id": release.space_id,
-                "index_id": release.index_id,
-                "watermark": release.watermark,
-            }
-            for release in list_releases(session, with_retired=False)
-        ]
+    with open_installation(load_settings()) as installation:
+        listing = list_releases(installation.database)
+    rows = [
+        {
+            "release_id": listed.release.id,
+            "is_active": listed.is_active,
+            "created_at": in_utc(listed.release.created_at).isoformat(timespec="seconds"),
+            "num_products": listed.release.num_products,
+            "num_images": listed.release.num_images,
+            "space_id": listed.release.space_id,
+            "index_id": listed.release.index_id,
+            "watermark": listed.release.watermark,
+        }
+        for listed in listing.releases
+    ]
     if json:
         print_json(rows)
     else:
@@ -98,26 +101,22 @@ def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
 
 @release_app.command()
-def show(release_id: Annotated[str, typer.Argument(help="Id of a release; default: the active one.")] = "") -> None:
+def show(release_id: Annotated[str, typer.Argument(help="Id of a release (default: the active one).")] = "") -> None:
     """Verify every byte of a release and print its manifest."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.releases.files import read_release_facts
-    from service.releases.records import require_active_release
+    from service.releases.inspection import read_verified_manifest
 
-    settings = load_settings()
-    if not release_id:
-        with open_installation(settings) as installation, installation.database.reading() as session:
-            release_id = require_active_release(session)
-    print_json(read_release_facts(settings.releases_dir, release_id))
+    with open_installation(load_settings()) as installation:
+        print_json(read_verified_manifest(installation, release_id or None))
 
 
 @release_app.command()
 def activate(
     release_id: Annotated[str, typer.Argument(help="Id of a release.")],
-    reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, recorded with the activation.")] = "",
 ) -> None:
-    """Serve a release, an older one too; running servers take it up by themselves."""
+    """Activate a release, new or old; running servers load it on their own."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.releases.activation import activate_verified
@@ -132,10 +131,10 @@ def activate(
 
 @release_app.command()
 def rollback(
-    to: Annotated[str | None, typer.Option(help="Id of a release (default: the one that was active before).")] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept with the activation.")] = "",
+    to: Annotated[str | None, typer.Option(help="Id of a release (default: the previously active one).")] = None,
+    reason: Annotated[str, typer.Option(help="Reason, recorded with the activation.")] = "",
 ) -> None:
-    """Serve the release that was active before the present one; once more, and it ends where it began."""
+    """Activate the previously active release; a second rollback undoes the first."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.releases.activation import roll_back_verified
@@ -154,26 +153,27 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List activations and rollbacks, the newest first: what, when, who and why."""
+    """List activations and rollbacks, newest first: what, when, by whom and why."""
     from service.cli.tables.releases import activations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.releases.records import list_activations
+    from service.releases.queries import list_activations
     from service.storage.database import in_utc
 
-    with open_installation(load_settings()) as installation, installation.database.reading() as session:
-        rows = [
-            {
-                "version": event.version,
-                "release_id": event.release_id,
-                "previous_release_id": event.previous_release_id,
-                "activated_at": in_utc(event.activated_at).isoformat(timespec="seconds"),
-                "activated_by": event.activated_by,
-                "reason": event.reason,
-                "operation_id": event.operation_id,
-            }
-            for event in list_activations(session, limit=limit)
-        ]
+    with open_installation(load_settings()) as installation:
+        events = list_activations(installation.database, limit=limit)
+    rows = [
+        {
+            "version": event.version,
+            "release_id": event.release_id,
+            "previous_release_id": event.previous_release_id,
+            "activated_at": in_utc(event.activated_at).isoformat(timespec="seconds"),
+            "activated_by": event.activated_by,
+            "reason": event.reason,
+            "operation_id": event.operation_id,
+        }
+        for event in events
+    ]
     if json:
         print_json(rows)
     else:
@@ -185,10 +185,10 @@ def prune(
     keep: Annotated[
         int | None, typer.Option(min=0, help="How many of the newest to keep. [AKIN_RELEASE_RETENTION]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Remove old releases, and embeddings that none needs; never what is served, was served before, or is in use."""
+    """Remove old releases and unneeded embeddings; the active and previous release and those in use are kept."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.releases.retention import retire_old_releases

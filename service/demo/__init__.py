@@ -1,1 +1,1 @@
-"""Try Akin without data."""
+"""Try Akin without data of your own."""

@@ -1,20 +1,20 @@
-"""What can go wrong with the demo.
+"""Errors of the demo.
 
 ServiceError
-├── DemoError                the demo cannot run, or found too little
-└── SampleDirectoryNotEmpty
+├── DemoError                the demo cannot run, or its recall is too low
+└── SampleDirectoryNotEmpty  the directory for the sample catalogue is in use
 """
 
 from service.errors import ServiceError
 
 
 class DemoError(ServiceError):
-    """The demo cannot run, or its search found too little."""
+    """The demo cannot run, or its recall is too low."""
 
     code = "demo-error"
 
 
 class SampleDirectoryNotEmpty(ServiceError):
-    """The sample catalogue would be written over something else."""
+    """The directory for the sample catalogue exists and is not empty."""
 
     code = "sample-directory-not-empty"

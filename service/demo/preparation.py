@@ -1,4 +1,4 @@
-"""The demo: images, catalogue, release, search; each step said aloud with the time that it took."""
+"""Prepare the demo and check it with searches over HTTP; each step is announced with its duration."""
 
 import csv
 import json
@@ -17,13 +17,12 @@ from service.demo.errors import DemoError
 from service.demo.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
 from service.installation.installation import Installation
 from service.installation.settings import Settings
-from service.releases.build import build_release
-from service.releases.files import read_release_facts
+from service.releases.build import OnProgress, build_release
+from service.releases.files import verify_release
 from service.releases.records import active_release
 from service.storage.tables.catalogue import CATALOGUE
 
 Announce = Callable[[str], None]
-OnProgress = Callable[[int, int], None]
 
 _STATE_NAME = "demo.json"
 _SAMPLE_NAME = "sample"
@@ -34,35 +33,35 @@ _READY_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class DemoImages:
-    """Where the demo's images come from; a home folder keeps to one such choice."""
+    """Where the demo's images come from; the choice is fixed for a home folder."""
 
     kind: str  # "sample", "grocery" or "folder"
     path: str
-    # Zero-shot recall@1 below this means that something is broken: see docs/demo.md for what was measured.
-    floor: float
+    # A lower recall@1 of the untrained model means that something is broken; docs/demo.md has the measured values.
+    min_recall: float
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A demo that is ready to be served, with the images that were kept out of it."""
+    """A demo that is ready to be served, with the images held out of its catalogue."""
 
     images: DemoImages
     release_id: str
-    queries: list[tuple[str, Path]]  # product id, image
-    rows: list[SourceRow]  # what was imported
+    queries: list[tuple[str, Path]]  # (product id, image file)
+    rows: list[SourceRow]  # imported
 
 
 def prepare_demo(installation: Installation, *, announce: Announce, on_progress: OnProgress) -> Demo:
-    """Fill the catalogue and build a release, unless that was done before.
+    """Fill the catalogue and build a release, unless both exist.
 
-    Raises DemoError when the home folder holds another catalogue: the demo never mixes with a shop's own products.
+    Raises DemoError if the home folder holds another catalogue, which the demo must not change.
     """
     images = _choose_images(installation.settings)
     _check_home(installation, images)
     with step(announce, f"images: {_describe(images)}"):
         source, queries = _read_images(images, on_progress)
     with step(announce, f"catalogue: {len(source.rows)} images"):
-        # Repeating an import is cheap and goes on where one was cut off.
+        # An import is idempotent and resumes an interrupted one.
         report = import_catalogue(
             source,
             installation.database,
@@ -74,7 +73,7 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
         announce(f"  not imported: {error.location}: {error.message}")
     release_id = _release_of_catalogue(installation)
     if release_id is not None:
-        announce(f"release {release_id} holds this catalogue already")
+        announce(f"release {release_id} already holds this catalogue")
         return Demo(images, release_id, queries, source.rows)
     with step(announce, "release: embedded, indexed, published"):
         built = build_release(installation, on_progress=on_progress)
@@ -83,10 +82,10 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
 
 
 def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
-    """Search the held-out images over HTTP and return recall@1; raises DemoError below the floor."""
+    """Search the held-out images over HTTP and return recall@1; raises DemoError below the minimum."""
     if not demo.queries:
-        raise DemoError(f"{demo.images.path} leaves no image to search with; give products two images or more")
-    # Evenly spread, so that few queries still cover all products.
+        raise DemoError(f"{demo.images.path} has no image to search with; give products at least two images")
+    # Evenly spaced, so that a subset covers all products.
     stride = max(1, -(-len(demo.queries) // _MAX_QUERIES))
     queries = demo.queries[::stride]
     num_first = num_in_ten = 0
@@ -100,32 +99,32 @@ def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
     recall = num_first / len(queries)
     announce(f"recall@1 {recall:.2f} ({len(queries)} queries)")
     announce(f"recall@10 {num_in_ten / len(queries):.2f} ({len(queries)} queries)")
-    if recall < demo.images.floor:
-        raise DemoError(f"recall@1 {recall:.2f} is below the floor of {demo.images.floor:.2f}")
-    announce(f"ok: recall@1 is not below the floor of {demo.images.floor:.2f}")
+    if recall < demo.images.min_recall:
+        raise DemoError(f"recall@1 {recall:.2f} is below the minimum of {demo.images.min_recall:.2f}")
+    announce(f"ok: recall@1 is at least the minimum of {demo.images.min_recall:.2f}")
     return recall
 
 
 def _choose_images(settings: Settings) -> DemoImages:
     if settings.demo_data is None:
-        return DemoImages("sample", str((settings.home / _SAMPLE_NAME).absolute()), floor=0.30)
+        return DemoImages("sample", str((settings.home / _SAMPLE_NAME).absolute()), min_recall=0.30)
     path = settings.demo_data.absolute()
     if not path.is_dir():
         raise DemoError(
             f"AKIN_DEMO_DATA={settings.demo_data} is not a folder; unpack an archive first, or unset it for a "
-            "catalogue that Akin draws itself"
+            "catalogue that Akin draws"
         )
     if read_import_source(path).layout == "GroceryStoreDataset":
-        return DemoImages("grocery", str(path), floor=0.20)
-    # Nothing is known of a folder of one's own but that a search must beat a draw by lot.
-    return DemoImages("folder", str(path), floor=0.05)
+        return DemoImages("grocery", str(path), min_recall=0.20)
+    # For an unknown folder, the search only has to beat chance.
+    return DemoImages("folder", str(path), min_recall=0.05)
 
 
 def _describe(images: DemoImages) -> str:
     return {
-        "sample": "a catalogue of packaged products that Akin draws itself (AKIN_DEMO_DATA is not set)",
+        "sample": "a catalogue of packaged products that Akin draws (AKIN_DEMO_DATA is not set)",
         "grocery": f"the GroceryStoreDataset in {images.path} (AKIN_DEMO_DATA)",
-        "folder": f"your own in {images.path} (AKIN_DEMO_DATA)",
+        "folder": f"those in {images.path} (AKIN_DEMO_DATA)",
     }[images.kind]
 
 
@@ -147,11 +146,13 @@ def _sample_queries(path: Path) -> list[tuple[str, Path]]:
 
 
 def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
-    """Return the photos of test.txt, which are never imported, with the product of their class."""
+    """Return the photos that test.txt lists, which are not imported, with the products of their classes."""
     product_of = {str(class_id): row.product_id for class_id, row in enumerate(_catalogue_rows(source))}
     root = next((path for path in source.rows[0].image.parents if (path / "test.txt").is_file()), None)
     if root is None:
-        raise DemoError("the GroceryStoreDataset lacks its test.txt, whose photos are searched with; unpack it whole")
+        raise DemoError(
+            "the GroceryStoreDataset lacks test.txt, which lists the photos to search with; unpack all of it"
+        )
     try:
         lines = (root / "test.txt").read_text(encoding="utf-8").splitlines()
         fields = [line.split(",") for line in lines if line.strip()]
@@ -161,13 +162,13 @@ def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
 
 
 def _hold_out(source: ImportSource) -> tuple[ImportSource, list[tuple[str, Path]]]:
-    """Keep the last catalogue image of each product that has several out of the catalogue, to search with."""
+    """Hold out the last catalogue image of each product that has several, to search with."""
     rows_of: dict[str, list[SourceRow]] = {}
     for row in _catalogue_rows(source):
         rows_of.setdefault(row.product_id, []).append(row)
     held_out = [rows[-1] for rows in rows_of.values() if len(rows) > 1]
-    held_out_places = {row.location for row in held_out}
-    kept = [row for row in source.rows if row.location not in held_out_places]
+    held_out_locations = {row.location for row in held_out}
+    kept = [row for row in source.rows if row.location not in held_out_locations]
     queries = [(row.product_id, row.image) for row in held_out]
     return ImportSource(source.layout, kept, source.errors, source.num_ignored), queries
 
@@ -177,34 +178,34 @@ def _catalogue_rows(source: ImportSource) -> list[SourceRow]:
 
 
 def _check_home(installation: Installation, images: DemoImages) -> None:
-    """Refuse a home folder whose catalogue is not this demo's; note the choice in a new one."""
+    """Raise DemoError if the home folder holds another catalogue; record the choice of images in a new one."""
     remedy = "set AKIN_HOME to another folder for this demo, for example AKIN_HOME=akin-demo"
     home = installation.settings.home
-    state = _state(installation.settings)
+    state = _read_state(installation.settings)
     with installation.database.reading() as session:
         num_products = count_catalogue(session).num_products
     if state is None and num_products > 0:
         raise DemoError(f"{home} holds a catalogue of {num_products} products that is not the demo's; {remedy}")
-    # A sample lies in the home itself and moves with it.
-    is_same = state is not None and state["kind"] == images.kind and images.kind == "sample"
-    if state is not None and not is_same and (state["kind"], state["path"]) != (images.kind, images.path):
+    # The sample is inside the home folder, so its path changes when the folder is moved.
+    is_own_sample = state is not None and state["kind"] == images.kind and images.kind == "sample"
+    if state is not None and not is_own_sample and (state["kind"], state["path"]) != (images.kind, images.path):
         raise DemoError(f"{home} holds a demo of other images ({state['kind']}: {state['path']}); {remedy}")
     if state is None:
         _state_path(installation.settings).write_text(json.dumps(asdict(images), indent=2) + "\n", encoding="utf-8")
 
 
 def _release_of_catalogue(installation: Installation) -> str | None:
-    """Return the active release when it was built from the catalogue as it is now."""
+    """Return the id of the active release if it was built from the present catalogue."""
     with installation.database.reading() as session:
         watermark, release_id = count_catalogue(session).watermark, active_release(session).release_id
     if release_id is None:
         return None
-    facts = read_release_facts(installation.settings.releases_dir, release_id)
+    facts = verify_release(installation.settings.releases_dir, release_id)
     return release_id if facts["watermark"] == watermark else None
 
 
 def is_demo_home(settings: Settings) -> bool:
-    """Say whether the catalogue in the home folder is the demo's."""
+    """Return whether the catalogue in the home folder is the demo's."""
     return _state_path(settings).exists()
 
 
@@ -212,7 +213,7 @@ def _state_path(settings: Settings) -> Path:
     return settings.home / _STATE_NAME
 
 
-def _state(settings: Settings) -> dict[str, str] | None:
+def _read_state(settings: Settings) -> dict[str, str] | None:
     path = _state_path(settings)
     if not path.exists():
         return None
@@ -241,7 +242,7 @@ def _search(client: httpx.Client, path: Path) -> list[str]:
 
 @contextmanager
 def step(announce: Announce, title: str) -> Iterator[None]:
-    """Say what was done and how long it took."""
+    """Announce the step and its duration when it has succeeded."""
     start = time.perf_counter()
     yield
     announce(f"[{time.perf_counter() - start:5.1f} s] {title}")

@@ -1,14 +1,14 @@
-"""The demo learns: a head is trained on the demo's labelled images, and a release is built with it."""
+"""Train the demo: fit a head to its labelled images and build a release with it."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from service.demo.errors import DemoError
-from service.demo.preparation import Announce, Demo, OnProgress, step
+from service.demo.preparation import Announce, Demo, step
 from service.installation.installation import Installation
-from service.releases.build import build_release
-from service.releases.files import read_release_facts
+from service.releases.build import OnProgress, build_release
+from service.releases.files import verify_release
 from training.config import load_preset
 from training.errors import TrainingError
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table
@@ -19,27 +19,27 @@ _OVERRIDES: tuple[str, ...] = ()
 
 
 def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnProgress) -> Demo:
-    """Train on the images that the demo has imported, and serve the result; what was done before is not repeated.
+    """Train on the demo's imported images and activate a release with the result; finished work is not repeated.
 
-    The images that `--check` searches with were never imported, and so are never trained on. Raises DemoError when
-    there are too few labelled images to learn from.
+    Images that `--check` searches with are not imported, so they are not trained on. Raises DemoError if there are too
+    few labelled images.
     """
     run_dir = installation.settings.home / "runs" / "demo"
     checkpoint = run_dir / CHECKPOINT
-    # The report is a run's last file: without it the run was cut off, and goes on.
+    # A run writes its report last; without one it was interrupted and is resumed.
     if (run_dir / REPORT).exists():
-        announce(f"training: {run_dir} holds a trained checkpoint already")
+        announce(f"training: {run_dir} already holds a trained checkpoint")
     else:
         with step(announce, "training: a head on the features of the labelled images"):
             _train(installation, demo, run_dir, on_progress)
-    for line in _figures(run_dir):
+    for line in _recall_lines(run_dir):
         announce(f"  {line}")
     announce(f"  report: {run_dir / REPORT}")
-    facts = read_release_facts(installation.settings.releases_dir, demo.release_id)
+    facts = verify_release(installation.settings.releases_dir, demo.release_id)
     if facts["space_id"] == read_run_table(run_dir, RUN_CARD).get("space_id"):
-        announce(f"release {demo.release_id} is built with it already")
+        announce(f"release {demo.release_id} was already built with it")
         return demo
-    with step(announce, "release: embedded anew, indexed, published"):
+    with step(announce, "release: embedded, indexed, published"):
         built = build_release(installation, checkpoint=checkpoint, on_progress=on_progress)
     announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} images")
     return replace(demo, release_id=built.release_id)
@@ -59,11 +59,11 @@ def _train(installation: Installation, demo: Demo, run_dir: Path, on_progress: O
     try:
         train(options, RunHooks(on_progress=lambda _stage, done, total: on_progress(done, total)))
     except TrainingError as error:
-        raise DemoError(f"the demo's images cannot be learnt from: {error}") from error
+        raise DemoError(f"the demo's images cannot be trained on: {error}") from error
 
 
 def _write_manifest(installation: Installation, demo: Demo) -> Path:
-    """Name the imported images in a file; a folder itself may hold images that are kept for `--check`."""
+    """Write the manifest of the imported images; their folder may also hold images held out for `--check`."""
     path = installation.settings.home / "demo-training.ndjson"
     rows = [
         {"product_id": row.product_id, "label": row.label, "image": str(row.image.absolute()), "role": row.role}
@@ -74,7 +74,7 @@ def _write_manifest(installation: Installation, demo: Demo) -> Path:
     return path
 
 
-def _figures(run_dir: Path) -> list[str]:
+def _recall_lines(run_dir: Path) -> list[str]:
     evaluation = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
     titles = {"seen": "new photos of products trained on", "unseen": "products never trained on"}
     return [

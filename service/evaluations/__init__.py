@@ -1,1 +1,1 @@
-"""Keep and compare measurements."""
+"""Keep the evaluations of models and compare them."""

@@ -1,7 +1,4 @@
-"""Compare two evaluations on the same queries: what has changed, how sure that is, and which images show it.
-
-Shape legend: Q queries, N nearest kept.
-"""
+"""Compare two evaluations of the same queries: differences with confidence intervals, and examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +10,8 @@ from numpy.typing import NDArray
 
 from service.catalogue.records import media_names_of
 from service.evaluations.errors import EvaluationNotFound, NotComparable
-from service.evaluations.records import evaluation_json, find_evaluation, measurement_path, set_path
+from service.evaluations.queries import evaluation_json, find_evaluation
+from service.evaluations.records import measurement_path, set_path
 from service.installation.installation import Installation
 from service.storage.media import MediaName
 from service.storage.tables.releases import Evaluation
@@ -26,13 +24,13 @@ T = TypeVar("T", EvaluationSet, SetMeasurement)
 
 DEFAULT_LIMIT = 20
 METRICS = ("recall_at_1", "recall_at_10", "map_at_r")
-_NUM_ANSWERS = 3  # shown of each query
-_NUM_SAMPLES = 1000
+_NUM_ANSWERS = 3  # of each listed query
+_NUM_BOOTSTRAP_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A metric of one part in both evaluations; the difference lies between low and high at 95 % confidence."""
+    """A metric of one part in both evaluations; `low` and `high` bound the difference with 95 % confidence."""
 
     part: str
     metric: str
@@ -56,7 +54,7 @@ class ClassChange:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An image that was found; its name is None where the image is not kept any more."""
+    """An image that a query found; `media_name` is None if the image is no longer stored."""
 
     label: str
     is_right: bool
@@ -66,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class QueryChange:
-    """A query whose first answer became right or wrong; ranks are those of the first right answer, from 1 on."""
+    """A query whose first answer became right or wrong; ranks are those of its first right answer, counted from 1."""
 
     label: str
     is_unseen: bool
@@ -79,8 +77,11 @@ class QueryChange:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Evaluation `b` against evaluation `a`. A query is won when its first answer was wrong and is right, and lost
-    the other way about; lists show those that changed most."""
+    """Evaluation `b` compared with evaluation `a`.
+
+    A query is won if its first answer is wrong in `a` and right in `b`, and lost in the opposite case. The lists are
+    truncated and start with the largest changes.
+    """
 
     a: Evaluation
     b: Evaluation
@@ -95,54 +96,53 @@ class Comparison:
     queries_lost: tuple[QueryChange, ...]
 
     def to_json(self) -> dict[str, object]:
-        """Return the comparison as JSON has it."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("a", "b")}
+        """Return the comparison as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("a", "b")}
         lists = {name: [asdict(item) for item in value] for name, value in values.items() if isinstance(value, tuple)}
         return {"a": evaluation_json(self.a), "b": evaluation_json(self.b), **values, **lists}
 
 
 def compare_evaluations(installation: Installation, a: str, b: str, *, limit: int = DEFAULT_LIMIT) -> Comparison:
-    """Compare two evaluations, each named by its id or by its release; lists have at most `limit` entries.
+    """Compare two evaluations, each given by its id or its release's; lists have at most `limit` entries.
 
-    Raises EvaluationNotFound, or NotComparable when they are of different sets.
+    Raises EvaluationNotFound, and NotComparable if they are of different sets.
     """
-    with installation.database.reading() as session:
-        row_a, row_b = find_evaluation(session, a), find_evaluation(session, b)
-    evaluation_set = _read_set(installation, row_a, row_b)
-    before, after = _read_measurement(installation, row_a), _read_measurement(installation, row_b)
+    evaluation_a, evaluation_b = find_evaluation(installation.database, a), find_evaluation(installation.database, b)
+    evaluation_set = _read_common_set(installation, evaluation_a, evaluation_b)
+    before, after = _read_measurement(installation, evaluation_a), _read_measurement(installation, evaluation_b)
     was_right, is_right = before.first_hit_rank == 1, after.first_hit_rank == 1
     won, lost = ~was_right & is_right, was_right & ~is_right
-    # Those that changed most come first; equal ones in the order of the set.
-    change = before.first_hit_rank - after.first_hit_rank
-    shown_won = [int(row) for row in np.argsort(-change, kind="stable") if won[row]][:limit]
-    shown_lost = [int(row) for row in np.argsort(change, kind="stable") if lost[row]][:limit]
-    names = _media_names(installation, evaluation_set, [*shown_won, *shown_lost], (before, after))
-    classes_won, classes_lost = _classes(evaluation_set, was_right, is_right, limit)
+    # The largest changes come first; the stable sort keeps equal ones in the order of the set.
+    rank_gain = before.first_hit_rank - after.first_hit_rank
+    rows_won = [int(row) for row in np.argsort(-rank_gain, kind="stable") if won[row]][:limit]
+    rows_lost = [int(row) for row in np.argsort(rank_gain, kind="stable") if lost[row]][:limit]
+    names = _media_names(installation, evaluation_set, [*rows_won, *rows_lost], (before, after))
+    classes_won, classes_lost = _class_changes(evaluation_set, was_right, is_right, limit)
 
-    def shown(rows: Sequence[int]) -> tuple[QueryChange, ...]:
+    def query_changes(rows: Sequence[int]) -> tuple[QueryChange, ...]:
         return tuple(_query_change(row, evaluation_set, before, after, names) for row in rows)
 
     return Comparison(
-        a=row_a,
-        b=row_b,
-        changes=_changes(before, after, evaluation_set.is_unseen),
-        num_queries=len(change),
+        a=evaluation_a,
+        b=evaluation_b,
+        changes=_metric_changes(before, after, evaluation_set.is_unseen),
+        num_queries=len(rank_gain),
         num_won=int(won.sum()),
         num_lost=int(lost.sum()),
         num_unchanged=int((was_right == is_right).sum()),
         classes_won=classes_won,
         classes_lost=classes_lost,
-        queries_won=shown(shown_won),
-        queries_lost=shown(shown_lost),
+        queries_won=query_changes(rows_won),
+        queries_lost=query_changes(rows_lost),
     )
 
 
-def _read_set(installation: Installation, a: Evaluation, b: Evaluation) -> EvaluationSet:
+def _read_common_set(installation: Installation, a: Evaluation, b: Evaluation) -> EvaluationSet:
     if a.evaluation_set_id != b.evaluation_set_id:
         raise NotComparable(
             f"evaluation {a.id} is on set {a.evaluation_set_id[:12]} ({a.num_queries} queries), evaluation {b.id} on "
-            f"set {b.evaluation_set_id[:12]} ({b.num_queries} queries): their figures say nothing of each other. Each "
-            "retrain measures its candidate and the active release on one set; compare two of the same set"
+            f"set {b.evaluation_set_id[:12]} ({b.num_queries} queries): they cannot be compared. Each retrain "
+            "evaluates its candidate and the active release on one set; choose two evaluations of the same set"
         )
     return _read(EvaluationSet, set_path(installation.settings, a.evaluation_set_id), a)
 
@@ -159,42 +159,46 @@ def _read(kind: type[T], path: Path, evaluation: Evaluation) -> T:
     try:
         return kind.read(path)
     except InvalidEvaluation as error:
-        # Clients see this too: which file it is, but not where this machine keeps it.
+        # Clients see the message: it names the file but does not disclose its location.
         raise _unreadable(evaluation, str(error).replace(str(path), path.name)) from error
 
 
 def _unreadable(evaluation: Evaluation, reason: str) -> EvaluationNotFound:
-    return EvaluationNotFound(f"what the queries of evaluation {evaluation.id} found cannot be read: {reason}")
+    return EvaluationNotFound(f"the results of evaluation {evaluation.id} cannot be read: {reason}")
 
 
-def _changes(before: SetMeasurement, after: SetMeasurement, is_unseen: NDArray[np.bool_]) -> tuple[MetricChange, ...]:
+def _metric_changes(
+    before: SetMeasurement, after: SetMeasurement, is_unseen: NDArray[np.bool_]
+) -> tuple[MetricChange, ...]:
     parts = {"all": np.ones(len(is_unseen), np.bool_), "seen": ~is_unseen, "unseen": is_unseen}
-    found = []
+    changes = []
     for metric in METRICS:
-        old, new = _values_of(before, metric), _values_of(after, metric)
-        interval = stratified_paired_bootstrap(old, new, is_unseen, num_samples=_NUM_SAMPLES)
+        old, new = _query_values(before, metric), _query_values(after, metric)
+        interval = stratified_paired_bootstrap(old, new, is_unseen, num_samples=_NUM_BOOTSTRAP_SAMPLES)
         means = (before.metrics[MEAN_OF_PARTS][metric], after.metrics[MEAN_OF_PARTS][metric])
-        found.append(_change(MEAN_OF_PARTS, metric, means, interval, len(is_unseen)))
+        changes.append(_metric_change(MEAN_OF_PARTS, metric, means, interval, len(is_unseen)))
         for part, mask in parts.items():
             if mask.any():
-                interval = paired_bootstrap(old[mask], new[mask], num_samples=_NUM_SAMPLES)
+                interval = paired_bootstrap(old[mask], new[mask], num_samples=_NUM_BOOTSTRAP_SAMPLES)
                 means = (float(old[mask].mean()), float(new[mask].mean()))
-                found.append(_change(part, metric, means, interval, int(mask.sum())))
-    return tuple(found)
+                changes.append(_metric_change(part, metric, means, interval, int(mask.sum())))
+    return tuple(changes)
 
 
-def _change(part: str, metric: str, means: tuple[float, float], interval: Interval, num_queries: int) -> MetricChange:
+def _metric_change(
+    part: str, metric: str, means: tuple[float, float], interval: Interval, num_queries: int
+) -> MetricChange:
     return MetricChange(part, metric, *means, interval.mean_difference, interval.low, interval.high, num_queries)
 
 
-def _values_of(measurement: SetMeasurement, metric: str) -> NDArray[np.float64]:
+def _query_values(measurement: SetMeasurement, metric: str) -> NDArray[np.float64]:
     return metric_of_queries(metric, measurement.first_hit_rank, measurement.r_precision, measurement.map_at_r)
 
 
-def _classes(
+def _class_changes(
     evaluation_set: EvaluationSet, was_right: NDArray[np.bool_], is_right: NDArray[np.bool_], limit: int
 ) -> tuple[tuple[ClassChange, ...], tuple[ClassChange, ...]]:
-    """Return the classes that gained most queries, and those that lost most."""
+    """Return the classes that won the most queries and those that lost the most."""
     labels = np.array([query.label for query in evaluation_set.queries])
     names, class_of = np.unique(labels, return_inverse=True)
     counts, old, new = (
@@ -203,10 +207,10 @@ def _classes(
     )
     gained = new - old
 
-    def listed(order: NDArray[np.intp], counts_here: NDArray[np.bool_]) -> tuple[ClassChange, ...]:
+    def listed(order: NDArray[np.intp], is_changed: NDArray[np.bool_]) -> tuple[ClassChange, ...]:
         return tuple(
             ClassChange(str(names[n]), int(counts[n]), float(old[n] / counts[n]), float(new[n] / counts[n]))
-            for n in [n for n in order if counts_here[n]][:limit]
+            for n in [n for n in order if is_changed[n]][:limit]
         )
 
     return (

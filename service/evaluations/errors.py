@@ -1,20 +1,20 @@
-"""What can go wrong with evaluations.
+"""Errors of evaluations.
 
 ServiceError
-├── EvaluationNotFound
-└── NotComparable       two evaluations on different sets of queries
+├── EvaluationNotFound  there is no such evaluation, or its files cannot be read
+└── NotComparable       the evaluations are of different sets of queries
 """
 
 from service.errors import ServiceError
 
 
 class EvaluationNotFound(ServiceError):
-    """No evaluation has this id."""
+    """There is no such evaluation, or its files cannot be read."""
 
     code = "evaluation-not-found"
 
 
 class NotComparable(ServiceError):
-    """Two evaluations are of different sets of queries."""
+    """The evaluations are of different sets of queries."""
 
     code = "not-comparable"

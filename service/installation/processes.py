@@ -66,6 +66,13 @@ def list_processes(session: Session, *, kind: str | None = None) -> list[Process
     return list(session.scalars(query.where(Process.kind == kind) if kind else query))
 
 
+def read_processes(database: Database, *, kind: str | None = None) -> list[tuple[Process, bool]]:
+    """Return what `list_processes` does, each with whether it is alive; for HTTP and the command line."""
+    with database.reading() as session:
+        living = {process.id for process in living_processes(session, kind)}
+        return [(process, process.id in living) for process in list_processes(session, kind=kind)]
+
+
 def living_processes(session: Session, kind: str | None, within_seconds: float = GONE_SECONDS) -> list[Process]:
     """Return the processes that have not stopped and were seen within `within_seconds`; `kind` None for all kinds."""
     earliest = database_time(session) - timedelta(seconds=within_seconds)

@@ -1,1 +1,1 @@
-"""Build, choose and retire releases."""
+"""Build, activate and retire releases."""

@@ -1,17 +1,17 @@
-"""Choose the release that is served, for commands and routes alike: every byte is verified before anything changes."""
+"""Activate a release or roll back to one, after every byte of it has been verified."""
 
 from dataclasses import dataclass
 
 from service.access.scopes import COMMAND_LINE
 from service.installation.installation import Installation
 from service.releases.errors import ActivationConflict
-from service.releases.files import read_release_facts
+from service.releases.files import verify_release
 from service.releases.records import ActiveRelease, activate_release, active_release, require_release, rollback_target
 
 
 @dataclass(frozen=True, slots=True)
-class Activated:
-    """What is active now; `has_changed` is False when it was so before."""
+class ActivationOutcome:
+    """The present activation; `has_changed` is False if the release was active before."""
 
     release_id: str
     previous_release_id: str | None
@@ -26,13 +26,15 @@ def activate_verified(
     actor: str = COMMAND_LINE,
     reason: str = "",
     expected_version: int | None = None,
-) -> Activated:
-    """Serve a release. `expected_version` is that of the activation which the caller has seen and decided upon.
+) -> ActivationOutcome:
+    """Activate a release.
 
-    Raises ReleaseNotFound, InvalidRelease naming the damaged file, or ActivationConflict.
+    If `expected_version` is given, the present activation must have that version; otherwise concurrent activations
+    overwrite each other. Raises ReleaseNotFound, InvalidRelease naming the damaged file, and ActivationConflict.
     """
-    seen = _seen(installation, expected_version)
-    return _activate(installation, release_id, seen, expected_version, actor, reason)
+    present = _present_activation(installation, expected_version)
+    expected = present if expected_version is not None else None
+    return _verify_and_activate(installation, release_id, expected, actor, reason)
 
 
 def roll_back_verified(
@@ -42,41 +44,38 @@ def roll_back_verified(
     actor: str = COMMAND_LINE,
     reason: str = "",
     expected_version: int | None = None,
-) -> Activated:
-    """Serve the release that was active before the present one, or `to`; raises NoPreviousRelease and as above."""
-    seen = _seen(installation, expected_version)
-    # The state is that of the choice: activated meanwhile, another release has another one before it.
-    return _activate(installation, rollback_target(seen, to), seen, seen.version, actor, reason or "rollback")
+) -> ActivationOutcome:
+    """Activate the release `to`, by default the previously active one.
+
+    The release that was active becomes the previous one, so a second rollback undoes the first. Raises
+    NoPreviousRelease, and what `activate_verified` raises.
+    """
+    present = _present_activation(installation, expected_version)
+    # The target depends on the present activation, so the activation must not change while the target is verified.
+    return _verify_and_activate(installation, rollback_target(present, to), present, actor, reason or "rollback")
 
 
-def _seen(installation: Installation, expected_version: int | None) -> ActiveRelease:
+def _present_activation(installation: Installation, expected_version: int | None) -> ActiveRelease:
     with installation.database.reading() as session:
-        seen = active_release(session)
-    if expected_version is not None and seen.version != expected_version:
+        present = active_release(session)
+    if expected_version is not None and present.version != expected_version:
         raise ActivationConflict(
-            f"the activation has version {seen.version}, not {expected_version}: release {seen.release_id} is active; "
-            "look and try again"
+            f"the activation has version {present.version}, not {expected_version}: release {present.release_id} is "
+            "active; check it and try again"
         )
-    return seen
+    return present
 
 
-def _activate(
-    installation: Installation,
-    release_id: str,
-    seen: ActiveRelease,
-    expected_version: int | None,
-    actor: str,
-    reason: str,
-) -> Activated:
+def _verify_and_activate(
+    installation: Installation, release_id: str, expected: ActiveRelease | None, actor: str, reason: str
+) -> ActivationOutcome:
     with installation.database.reading() as session:
         require_release(session, release_id)
-    # Servers would refuse a damaged release; so does this, before anything changes.
-    read_release_facts(installation.settings.releases_dir, release_id)
+    # Servers refuse a damaged release. Verifying it here leaves the activation unchanged instead.
+    verify_release(installation.settings.releases_dir, release_id)
     with installation.database.transaction() as session:
-        # Without an expectation the last one to ask wins, as a command line does.
-        expected = seen if expected_version is not None else None
         has_changed = activate_release(session, release_id, expected=expected, actor=actor, reason=reason)
         session.flush()
         session.expire_all()
-        now_active = active_release(session)
-    return Activated(release_id, now_active.previous_release_id, now_active.version, has_changed)
+        present = active_release(session)
+    return ActivationOutcome(release_id, present.previous_release_id, present.version, has_changed)

@@ -1,4 +1,4 @@
-"""Build a release from the catalogue: embed what is new, build the index, publish, activate."""
+"""Build a release from the catalogue: embed new images, build the index, publish, activate."""
 
 import fcntl
 import logging
@@ -18,15 +18,15 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue.errors import EmptyCatalogue
-from service.catalogue.records import CatalogueSnapshot, take_snapshot
+from service.catalogue.records import CatalogueContents, read_catalogue
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.embeddings.stored import embed_missing, read_embeddings
 from service.errors import InvalidSetting
 from service.installation.installation import Installation
 from service.installation.settings import Settings
 from service.releases.errors import BuilderBusy, InvalidRelease
-from service.releases.files import CHECKPOINT_NAME, read_release_facts, write_release
-from service.releases.records import ActiveRelease, activate_release, active_release, list_releases, record_release
+from service.releases.files import CHECKPOINT_NAME, verify_release, write_release
+from service.releases.records import ActiveRelease, activate_release, active_release, record_release, select_releases
 from service.storage.database import now
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ OnProgress = Callable[[int, int], None]  # images embedded, images to embed
 
 @dataclass(frozen=True, slots=True)
 class BuiltRelease:
-    """A release that was published, with what it took."""
+    """A published release and what building it took."""
 
     release_id: str
     is_active: bool
@@ -52,7 +52,7 @@ class BuiltRelease:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOrigin:
-    """What a release is to be called, and what made it; an operation that is repeated gives the same again."""
+    """The id of a release and the operation that makes it; a resumed operation passes the same origin again."""
 
     release_id: str
     operation_id: str | None = None
@@ -68,12 +68,12 @@ def build_release(
     on_progress: OnProgress | None = None,
     origin: ReleaseOrigin | None = None,
 ) -> BuiltRelease:
-    """Publish a release of the whole catalogue as it is now.
+    """Publish a release of the whole catalogue in its present state.
 
-    `checkpoint` defaults to that of the active release, or to the one that needs no training. What was embedded
-    before in its space is not embedded again; a run that was cut off goes on, and one whose `origin` names a release
-    that is there already builds nothing. Raises EmptyCatalogue, MediaError, LowRecall, InvalidArtifact, BuilderBusy;
-    then nothing of the new release remains and the old one stays active.
+    `checkpoint` defaults to that of the active release, or to the untrained one. Only images without a stored
+    embedding in its space are embedded, so an interrupted build resumes. If the release named by `origin` exists,
+    nothing is built. Raises EmptyCatalogue, MediaError, LowRecall, InvalidArtifact and BuilderBusy; in each case
+    nothing of the new release remains and the active one does not change.
     """
     settings, database = installation.settings, installation.database
     origin = origin or ReleaseOrigin(f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
@@ -81,47 +81,65 @@ def build_release(
     with only_builder(installation.settings):
         remove_abandoned_drafts(settings.releases_dir)
         with database.reading() as session:
-            snapshot = take_snapshot(session)
-            before = active_release(session)
-            recorded = {release.id for release in list_releases(session)}
+            catalogue = read_catalogue(session)
+            active = active_release(session)
+            recorded = {release.id for release in select_releases(session)}
         remove_abandoned_drafts(settings.checkpoints_dir)
-        _record_found(installation, recorded, origin)
+        _record_unrecorded(installation, recorded, origin)
         if (settings.releases_dir / origin.release_id).is_dir():
-            facts = read_release_facts(settings.releases_dir, origin.release_id)
-            return _built(facts, is_active=before.release_id == origin.release_id)
-        if not snapshot.images:
+            facts = verify_release(settings.releases_dir, origin.release_id)
+            return _built(facts, is_active=active.release_id == origin.release_id)
+        if not catalogue.images:
             raise EmptyCatalogue(
                 "the catalogue has no image of role 'catalogue' to index; import some: akin catalogue import PATH"
             )
-        checkpoint = checkpoint or default_checkpoint(installation, before)
+        checkpoint = checkpoint or default_checkpoint(installation, active)
         options = replace(options or IndexOptions(), device=settings.index_device)
-        _check_options(options, checkpoint, snapshot)
-        embeddings_ND, num_embedded = _embed(installation, checkpoint, snapshot, on_progress)
-        embedded = time.perf_counter()
-        facts = _publish(installation, checkpoint, snapshot, embeddings_ND, options, origin)
+        _check_options(options, checkpoint, catalogue)
+        embeddings_ND, num_embedded = _embed(installation, checkpoint, catalogue, on_progress)
+        embedded_at = time.perf_counter()
+        facts = _publish(installation, checkpoint, catalogue, embeddings_ND, options, origin)
         if activate:
             with database.transaction() as session:
-                activate_release(session, facts["release_id"], expected=before)
+                activate_release(session, facts["release_id"], expected=active)
     return _built(
         facts,
         is_active=activate,
         num_embedded=num_embedded,
-        embed_seconds=embedded - start,
-        build_seconds=time.perf_counter() - embedded,
+        embed_seconds=embedded_at - start,
+        build_seconds=time.perf_counter() - embedded_at,
     )
 
 
 @contextmanager
 def only_builder(settings: Settings) -> Iterator[None]:
-    """Hold the lock that lets one process at a time write releases; raises BuilderBusy while another holds it."""
+    """Hold the lock for writing releases; raises BuilderBusy while another process holds it."""
     settings.releases_dir.mkdir(parents=True, exist_ok=True)
     path = settings.releases_dir / ".lock"
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuilderBusy(f"another process builds a release in {settings.releases_dir}; wait for it") from None
+            raise BuilderBusy(
+                f"another process is writing releases in {settings.releases_dir}; try again when it has finished"
+            ) from None
         yield
+
+
+def default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
+    """Return the checkpoint of the active release, or the untrained one if none is active; raises InvalidRelease."""
+    if active.release_id is None:
+        return zero_shot_checkpoint(installation.settings)
+    directory = installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
+    try:
+        read_checkpoint_facts(directory)
+    except InvalidArtifact as error:
+        raise InvalidRelease(
+            f"the model of the active release {active.release_id} cannot be used: {error}. Activate another release "
+            f"(akin release list), or build with another model, for example the untrained one: "
+            f"akin index build --checkpoint {zero_shot_checkpoint(installation.settings)}"
+        ) from error
+    return directory
 
 
 def _built(
@@ -146,38 +164,22 @@ def _built(
     )
 
 
-def default_checkpoint(installation: Installation, active: ActiveRelease) -> Path:
-    """Return the model of the active release, or the one that needs no training; raises InvalidRelease."""
-    if active.release_id is None:
-        return zero_shot_checkpoint(installation.settings)
-    directory = installation.settings.releases_dir / active.release_id / CHECKPOINT_NAME
-    try:
-        read_checkpoint_facts(directory)
-    except InvalidArtifact as error:
-        raise InvalidRelease(
-            f"the model of the active release {active.release_id} cannot be used: {error}. Activate another release "
-            f"(akin release list), or build with another model, the untrained one for instance: "
-            f"akin index build --checkpoint {zero_shot_checkpoint(installation.settings)}"
-        ) from error
-    return directory
-
-
-def _check_options(options: IndexOptions, checkpoint: Path, snapshot: CatalogueSnapshot) -> None:
-    """Refuse options that cannot fit before anything is embedded."""
+def _check_options(options: IndexOptions, checkpoint: Path, catalogue: CatalogueContents) -> None:
+    """Raise InvalidSetting for options that do not suit the catalogue, before anything is embedded."""
     facts = read_checkpoint_facts(checkpoint)
     try:
-        choose_structure(len(snapshot.images), facts.architecture.embedding_dim, options)
+        choose_structure(len(catalogue.images), facts.architecture.embedding_dim, options)
     except ValueError as error:
         raise InvalidSetting(str(error)) from error
 
 
 def _embed(
-    installation: Installation, checkpoint: Path, snapshot: CatalogueSnapshot, on_progress: OnProgress | None
+    installation: Installation, checkpoint: Path, catalogue: CatalogueContents, on_progress: OnProgress | None
 ) -> tuple[NDArray[np.float32], int]:
-    """Return the embeddings [N, D] of the snapshot's images, and how many had to be computed now."""
+    """Return the embeddings [N, D] of the catalogue's images, and how many of them were missing."""
     settings, database = installation.settings, installation.database
     embedder = load_embedder(checkpoint, device=settings.device, precision=settings.precision)
-    names = [image.media_name for image in snapshot.images]
+    names = [image.media_name for image in catalogue.images]
     num_embedded = embed_missing(
         database, installation.media_store, embedder, names, limits=installation.limits, on_progress=on_progress
     )
@@ -189,17 +191,17 @@ def _embed(
 def _publish(
     installation: Installation,
     checkpoint: Path,
-    snapshot: CatalogueSnapshot,
+    catalogue: CatalogueContents,
     embeddings_ND: NDArray[np.float32],
     options: IndexOptions,
     origin: ReleaseOrigin,
 ) -> Mapping[str, Any]:
-    """Write the release and make it known; return the facts of its manifest."""
+    """Write the release and record it; return the facts of its manifest."""
     facts = write_release(
         installation.settings.releases_dir,
         origin.release_id,
         checkpoint,
-        snapshot,
+        catalogue,
         embeddings_ND,
         options,
         created_at=now().isoformat(),
@@ -210,22 +212,23 @@ def _publish(
     return facts
 
 
-def _record_found(installation: Installation, recorded: set[str], origin: ReleaseOrigin) -> None:
-    """Record whole releases that this database does not know; nothing is ever deleted on that ground.
+def _record_unrecorded(installation: Installation, recorded: set[str], origin: ReleaseOrigin) -> None:
+    """Record intact releases on disk that the database lacks; damaged ones are left alone.
 
-    A process killed between writing and recording leaves one, and so does a database that was restored or replaced.
+    A process that was killed between writing and recording leaves such a release, and so does a database that was
+    restored from a backup or replaced.
     """
     releases_dir = installation.settings.releases_dir
     for directory in sorted(releases_dir.iterdir()):
-        # Hidden ones are on their way in or out.
+        # Hidden directories are drafts, or releases that are being removed.
         if not directory.is_dir() or directory.name.startswith(".") or directory.name in recorded:
             continue
         try:
-            facts = read_release_facts(releases_dir, directory.name)
+            facts = verify_release(releases_dir, directory.name)
         except InvalidRelease as error:
             log.warning("%s is left alone: %s", directory, error)
             continue
-        is_ours = directory.name == origin.release_id
+        is_from_origin = directory.name == origin.release_id
         with installation.database.transaction() as session:
-            record_release(session, facts, operation_id=origin.operation_id if is_ours else None)
-        log.warning("release %s was on disk but not in the database; it is recorded now", directory.name)
+            record_release(session, facts, operation_id=origin.operation_id if is_from_origin else None)
+        log.warning("release %s was on disk but not in the database; recorded it", directory.name)

@@ -1,27 +1,26 @@
-"""What can go wrong with a release.
+"""Errors of releases.
 
 ServiceError
 └── ReleaseError
     ├── NoActiveRelease
     ├── ReleaseNotFound
-    ├── InvalidRelease      a release whose files are damaged or do not fit together
+    ├── InvalidRelease      files are damaged or do not match each other
     ├── NoPreviousRelease   there is nothing to roll back to
-    ├── ReleaseInUse        a release that is served, or is needed by an operation
-    ├── BuilderBusy         another process writes a release
-    └── ActivationConflict  somebody else activated a release in between
+    ├── BuilderBusy         another process is writing a release
+    └── ActivationConflict  another release was activated in the meantime
 """
 
 from service.errors import ServiceError
 
 
 class ReleaseError(ServiceError):
-    """Something is wrong with a release."""
+    """Base class of the errors of releases."""
 
     code = "release-error"
 
 
 class NoActiveRelease(ReleaseError):
-    """Nothing is served yet."""
+    """No release is active."""
 
     code = "no-active-release"
 
@@ -33,7 +32,7 @@ class ReleaseNotFound(ReleaseError):
 
 
 class InvalidRelease(ReleaseError):
-    """A release's files are damaged or do not fit together."""
+    """The files of a release are damaged or do not match each other."""
 
     code = "invalid-release"
 
@@ -44,19 +43,13 @@ class NoPreviousRelease(ReleaseError):
     code = "no-previous-release"
 
 
-class ReleaseInUse(ReleaseError):
-    """A release is served, or an operation needs it."""
-
-    code = "release-in-use"
-
-
 class BuilderBusy(ReleaseError):
-    """Another process writes a release at this moment."""
+    """Another process is writing a release."""
 
     code = "builder-busy"
 
 
 class ActivationConflict(ReleaseError):
-    """Another release was activated in between."""
+    """Another release was activated in the meantime."""
 
     code = "activation-conflict"

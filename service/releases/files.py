@@ -1,9 +1,9 @@
-"""A release on disk: everything that is served, in one immutable directory.
+"""A release on disk: everything that a search needs, in one immutable directory.
 
 checkpoint/     the model
 index/          the index over the catalogue's images
-rows.arrow      for each row of the index what a result shows: no SQL on the way of a search
-manifest.json   ids, watermark, evaluation; checksums of every file above
+rows.arrow      what a hit shows, for each row of the index, so that a search needs no SQL
+manifest.json   ids, watermark, evaluation; checksums of all files above
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from index.errors import VectorIndexError
 from index.indexer import IndexEntry, build_index
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
-from service.catalogue.records import CatalogueImage, CatalogueSnapshot
+from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.releases.errors import InvalidRelease, ReleaseError, ReleaseNotFound
 
 KIND = "akin-release/1"
 CHECKPOINT_NAME = "checkpoint"
-_INDEX = "index"
-_ROWS = "rows.arrow"
+INDEX_NAME = "index"
+ROWS_NAME = "rows.arrow"
 _ROWS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "product_id", "title", "attributes", "media_name")]
 )
@@ -42,7 +42,7 @@ _ROWS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRow:
-    """What a result shows of one row of the index."""
+    """What a hit shows of one row of the index."""
 
     image_id: str
     product_id: str
@@ -52,10 +52,10 @@ class ReleaseRow:
 
 
 class ReleaseRows:
-    """The rows of a release, memory-mapped; row numbers are those of its index."""
+    """The rows of a release, memory-mapped and numbered as in its index."""
 
     def __init__(self, path: Path) -> None:
-        # Read through the mapping: columns stay on disk until they are looked at.
+        # Memory-mapped columns are read from disk on first access.
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self._columns = {name: table.column(name) for name in _ROWS_SCHEMA.names}
         self._num_rows: int = table.num_rows
@@ -72,16 +72,16 @@ class ReleaseRows:
         return cast(list[str], self._columns["image_id"].to_pylist())
 
     def media_names(self) -> frozenset[str]:
-        """Return the names of all images that a result may show."""
+        """Return the names of all images that a hit may show."""
         return frozenset(self._columns["media_name"].unique().to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRelease:
-    """A release that has been verified and is ready to answer."""
+    """A release that has been verified and loaded."""
 
     release_id: str
-    facts: Mapping[str, Any]  # what the manifest says
+    facts: Mapping[str, Any]  # of the manifest
     embedder: ImageEmbedder
     index: VectorIndex
     rows: ReleaseRows
@@ -91,19 +91,19 @@ def write_release(
     releases_dir: Path,
     release_id: str,
     checkpoint: Path,
-    snapshot: CatalogueSnapshot,
+    catalogue: CatalogueContents,
     embeddings_ND: NDArray[np.float32],
     options: IndexOptions,
     *,
     created_at: str,
     evaluation: Mapping[str, object] | None = None,
 ) -> Mapping[str, Any]:
-    """Build the index and write the release, whole or not at all; return the facts of its manifest.
+    """Build the index and write the release atomically; return the facts of its manifest.
 
-    `embeddings_ND` belong to `snapshot.images`, row by row. Raises LowRecall when the index misses its threshold.
+    Row i of `embeddings_ND` belongs to `catalogue.images[i]`. Raises LowRecall if the index misses its threshold.
     """
     checkpoint_facts = read_checkpoint_facts(checkpoint)
-    images = snapshot.images
+    images = catalogue.images
     facts: dict[str, object] = {
         "release_id": release_id,
         "created_at": created_at,
@@ -111,56 +111,56 @@ def write_release(
         "space_id": checkpoint_facts.space_id,
         "architecture": checkpoint_facts.architecture.to_json(),
         "preprocessing_sha256": hashlib.sha256(canonical_json(checkpoint_facts.preprocessing.to_json())).hexdigest(),
-        "watermark": snapshot.watermark,
+        "watermark": catalogue.watermark,
         "num_products": len({image.product_id for image in images}),
         "num_images": len(images),
         "evaluation": evaluation,
     }
-    with _told_apart(releases_dir), new_artifact(releases_dir / release_id, KIND, facts) as draft:
+    with _write_errors(releases_dir), new_artifact(releases_dir / release_id, KIND, facts) as draft:
         shutil.copytree(checkpoint, draft.path / CHECKPOINT_NAME)
         entries = [IndexEntry(image.image_id, image.product_id, image.attributes) for image in images]
         index_facts = build_index(
-            draft.path / _INDEX, entries, embeddings_ND, space_id=checkpoint_facts.space_id, options=options
+            draft.path / INDEX_NAME, entries, embeddings_ND, space_id=checkpoint_facts.space_id, options=options
         )
-        _write_rows(draft.path / _ROWS, images)
+        _write_rows(draft.path / ROWS_NAME, images)
         draft.facts["index"] = index_facts.to_json()
     return draft.facts
 
 
-def read_release_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
-    """Verify every byte of a release and return what its manifest says.
+def verify_release(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
+    """Verify every byte of a release and return the facts of its manifest.
 
-    Raises ReleaseNotFound, or InvalidRelease naming the file that is damaged.
+    Raises ReleaseNotFound, or InvalidRelease naming the damaged file.
     """
     directory = _directory_of(releases_dir, release_id)
-    with _named_as_clients_know_it(directory, release_id):
+    with _as_invalid_release(directory, release_id):
         facts = verify_artifact(directory, KIND)
     if facts.get("release_id") != release_id:
         raise InvalidRelease(
-            f"release {release_id} is refused: its manifest is that of release {facts.get('release_id')}; "
-            "give the folder its name back"
+            f"release {release_id} is refused: its manifest is that of release {facts.get('release_id')}; rename the "
+            "directory to that id"
         )
     return facts
 
 
 def read_manifest_facts(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
-    """Return what the manifest says, without a look at the other files; raises as above."""
+    """Return the facts of the manifest without verifying the other files; raises ReleaseNotFound and InvalidRelease."""
     directory = _directory_of(releases_dir, release_id)
-    with _named_as_clients_know_it(directory, release_id):
+    with _as_invalid_release(directory, release_id):
         return cast(Mapping[str, Any], read_manifest(directory, KIND)["facts"])
 
 
 def _directory_of(releases_dir: Path, release_id: str) -> Path:
     directory = releases_dir / release_id
-    # Also asked with what a client sent: nothing but a folder right here is one.
+    # The id may come from a client, so only a direct subdirectory is accepted.
     if directory.parent != releases_dir or release_id.startswith(".") or not directory.is_dir():
         raise ReleaseNotFound(f"there is no release {release_id!r} in {releases_dir.name}; see: akin release list")
     return directory
 
 
 @contextmanager
-def _named_as_clients_know_it(directory: Path, release_id: str) -> Iterator[None]:
-    """Refuse a damaged release: clients are told which file it is, but not where this machine keeps it."""
+def _as_invalid_release(directory: Path, release_id: str) -> Iterator[None]:
+    """Turn errors of the files into InvalidRelease, which names the file but does not disclose its location."""
     try:
         yield
     except (InvalidArtifact, OSError) as error:
@@ -172,36 +172,39 @@ def load_release(
     releases_dir: Path, release_id: str, *, device: str, precision: Precision, index_device: str
 ) -> LoadedRelease:
     """Verify and load a release; raises ReleaseNotFound or InvalidRelease."""
-    facts = read_release_facts(releases_dir, release_id)
+    facts = verify_release(releases_dir, release_id)
     directory = releases_dir / release_id
     try:
         embedder = load_embedder(directory / CHECKPOINT_NAME, device=device, precision=precision)
-        # Its checksums are part of the release's, which have just been verified.
-        index = VectorIndex.load(directory / _INDEX, device=index_device, verify=False)
-        rows = ReleaseRows(directory / _ROWS)
+        # verify_release has just checked these files.
+        index = VectorIndex.load(directory / INDEX_NAME, device=index_device, verify=False)
+        rows = ReleaseRows(directory / ROWS_NAME)
     except (InvalidArtifact, VectorIndexError, pa.ArrowException, KeyError) as error:
         raise InvalidRelease(f"release {release_id} is refused: {error}") from error
     if not embedder.space_id == index.space_id == facts["space_id"]:
-        raise InvalidRelease(f"release {release_id} mixes embedding spaces {embedder.space_id} and {index.space_id}")
+        raise InvalidRelease(
+            f"release {release_id} is refused: the model's embedding space is {embedder.space_id}, the index's "
+            f"{index.space_id} and the manifest's {facts['space_id']}"
+        )
     if len(rows) != index.num_rows or rows.image_ids() != index.image_ids():
-        raise InvalidRelease(f"release {release_id}: the rows do not belong to its index")
+        raise InvalidRelease(f"release {release_id} is refused: {ROWS_NAME} does not match the index")
     return LoadedRelease(release_id, facts, embedder, index, rows)
 
 
 @contextmanager
-def _told_apart(releases_dir: Path) -> Iterator[None]:
-    """Turn what a full disk or a wrong permission raises (faiss: RuntimeError) into one error with its remedy."""
+def _write_errors(releases_dir: Path) -> Iterator[None]:
+    """Turn the errors of a full disk or missing permissions into ReleaseError; faiss raises RuntimeError for them."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         raise ReleaseError(
-            f"the release cannot be written below {releases_dir} and nothing of it remains: {error}; "
-            "free space or mend permissions, then build again: what was embedded is kept"
+            f"the release cannot be written below {releases_dir} and nothing of it remains: {error}; free disk "
+            "space or repair the permissions, then build again: the stored embeddings are reused"
         ) from error
 
 
 def _write_rows(path: Path, images: list[CatalogueImage]) -> None:
-    # The order of the index: by image id.
+    # The index orders its entries by image id.
     ordered = sorted(images, key=lambda image: image.image_id)
     table = pa.Table.from_pylist([_row(image) for image in ordered], schema=_ROWS_SCHEMA)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _ROWS_SCHEMA) as writer:

@@ -1,4 +1,4 @@
-"""Releases as the database knows them: which there are, which one is served, and how that came about."""
+"""The tables of releases and activations: functions for domain rooms, which pass their session in."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from service.storage.database import in_utc, now
 from service.storage.tables.operations import QUEUED, RUNNING, Operation
 from service.storage.tables.releases import Activation, ActivationEvent, Release
 
-_REASON_LENGTH = 1000
+_MAX_REASON_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveRelease:
-    """Which release is served, and the version of that decision."""
+    """The present activation; `version` counts activations and rollbacks."""
 
     release_id: str | None
     previous_release_id: str | None
@@ -29,7 +29,10 @@ class ActiveRelease:
 
 @dataclass(frozen=True, slots=True)
 class NeededByOperations:
-    """What operations under way rely on; `knows_spaces`: each that runs has named the space it embeds in."""
+    """Releases and embedding spaces that queued and running operations need.
+
+    `knows_spaces` is False while a running operation has not recorded the space that it embeds in.
+    """
 
     release_ids: frozenset[str]
     space_ids: frozenset[str]
@@ -37,9 +40,9 @@ class NeededByOperations:
 
 
 def record_release(session: Session, facts: Mapping[str, Any], operation_id: str | None = None) -> None:
-    """Make a release that has been written known to all processes; it is not active by that.
+    """Record a release that has been written, without activating it.
 
-    One that is known already stays as it is: an operation that was cut off publishes again what it published.
+    Idempotent: an operation that resumes may record its release again.
     """
     known = session.get(Release, facts["release_id"])
     if known is not None:
@@ -59,15 +62,15 @@ def record_release(session: Session, facts: Mapping[str, Any], operation_id: str
     )
 
 
-def list_releases(session: Session, *, with_retired: bool = True) -> list[Release]:
-    """Return all releases, the newest first; a retired one is on its way out, its files are being removed."""
-    query = select(Release).order_by(Release.created_at.desc(), Release.id.desc())
+def select_releases(session: Session, *, with_retired: bool = True, limit: int | None = None) -> list[Release]:
+    """Return releases, newest first; the files of a retired one are being removed."""
+    query = select(Release).order_by(Release.created_at.desc(), Release.id.desc()).limit(limit)
     return list(session.scalars(query if with_retired else query.where(Release.retired_at.is_(None))))
 
 
 def require_release(session: Session, release_id: str) -> Release:
-    """Return a release that can be served; raises ReleaseNotFound, saying so where it was retired."""
-    # Read anew: whoever holds the lock of the activation must see what was committed before.
+    """Return a release that can be activated; raises ReleaseNotFound if there is none or it was retired."""
+    # populate_existing: under the lock of the activation, a retirement committed before must be seen.
     release = session.get(Release, release_id, populate_existing=True)
     if release is None:
         raise ReleaseNotFound(f"there is no release {release_id!r}; see: akin release list")
@@ -80,14 +83,14 @@ def require_release(session: Session, release_id: str) -> Release:
 
 
 def active_release(session: Session) -> ActiveRelease:
-    """Return which release is active, if any."""
+    """Return the present activation; its `release_id` is None before the first one."""
     row = session.get(Activation, 1)
     assert row is not None
-    return _state_of(row)
+    return _activation_of(row)
 
 
 def require_active_release(session: Session) -> str:
-    """Return the id of the active release; raises NoActiveRelease with what to do."""
+    """Return the id of the active release; raises NoActiveRelease."""
     release_id = active_release(session).release_id
     if release_id is None:
         raise NoActiveRelease("no release is active; run: akin index build")
@@ -103,38 +106,41 @@ def activate_release(
     reason: str = "",
     operation_id: str | None = None,
 ) -> bool:
-    """Make a release the one that is served, by compare-and-set; return False when it was so already.
+    """Activate a release by compare-and-set and record an ActivationEvent; return False if it was active before.
 
-    `expected` is the state that the caller decided upon (default: the present one). Each change leaves an
-    ActivationEvent. Raises ReleaseNotFound, or ActivationConflict when the state has changed since.
+    `expected` is the activation that the caller's decision is based on, by default the present one. Raises
+    ReleaseNotFound, and ActivationConflict if the activation has changed since.
     """
-    # The lock first, and only then a look at the release: it cannot be retired from here on.
+    # Lock before checking the release: once the lock is held, the release cannot be retired.
     present = _lock_activation(session)
     require_release(session, release_id)
     current = expected or present
     if current.release_id == release_id:
         return False
-    moment = now()
-    done = session.execute(
+    activated_at = now()
+    updated = session.execute(
         update(Activation)
         .where(Activation.slot == 1, Activation.version == current.version)
         .values(
             version=current.version + 1,
             release_id=release_id,
             previous_release_id=current.release_id,
-            activated_at=moment,
+            activated_at=activated_at,
         )
     )
-    if cast(CursorResult[Any], done).rowcount != 1:
-        raise ActivationConflict(f"another release was activated meanwhile; {release_id} was not; look and try again")
+    if cast(CursorResult[Any], updated).rowcount != 1:
+        raise ActivationConflict(
+            f"another release was activated in the meantime, so {release_id} was not; check the active release and try "
+            "again"
+        )
     session.add(
         ActivationEvent(
             version=current.version + 1,
             release_id=release_id,
             previous_release_id=current.release_id,
-            activated_at=moment,
+            activated_at=activated_at,
             activated_by=actor,
-            reason=reason[:_REASON_LENGTH],
+            reason=reason[:_MAX_REASON_CHARACTERS],
             operation_id=operation_id,
         )
     )
@@ -142,7 +148,7 @@ def activate_release(
 
 
 def rollback_target(active: ActiveRelease, to: str | None = None) -> str:
-    """Return the release that a rollback leads to: `to`, or the one that was active before; NoPreviousRelease."""
+    """Return the release that a rollback activates: `to`, or the previous one; raises NoPreviousRelease."""
     target = to or active.previous_release_id
     if target is None:
         raise NoPreviousRelease(
@@ -153,26 +159,8 @@ def rollback_target(active: ActiveRelease, to: str | None = None) -> str:
     return target
 
 
-def roll_back(
-    session: Session,
-    *,
-    actor: str = COMMAND_LINE,
-    reason: str = "",
-    to: str | None = None,
-    expected: ActiveRelease | None = None,
-) -> str:
-    """Activate the release that was active before the present one, or `to`; return its id.
-
-    What is left becomes the previous one: rolling back twice ends where it began. Raises NoPreviousRelease,
-    ReleaseNotFound, ActivationConflict.
-    """
-    target = rollback_target(expected or active_release(session), to)
-    activate_release(session, target, expected=expected, actor=actor, reason=reason)
-    return target
-
-
-def list_activations(session: Session, *, release_id: str | None = None, limit: int = 100) -> list[ActivationEvent]:
-    """Return activations and rollbacks, the newest first; of one release only where its id is given."""
+def select_activations(session: Session, *, release_id: str | None = None, limit: int = 100) -> list[ActivationEvent]:
+    """Return activations and rollbacks, newest first; `release_id` restricts them to one release."""
     query = select(ActivationEvent).order_by(ActivationEvent.version.desc()).limit(limit)
     if release_id is not None:
         query = query.where(ActivationEvent.release_id == release_id)
@@ -180,13 +168,13 @@ def list_activations(session: Session, *, release_id: str | None = None, limit: 
 
 
 def activation_of_operation(session: Session, operation_id: str) -> ActivationEvent | None:
-    """Return the activation that an operation made, if it has: so that it makes none twice."""
+    """Return the activation that an operation has made, so that it does not make a second one."""
     query = select(ActivationEvent).where(ActivationEvent.operation_id == operation_id)
     return session.scalars(query.order_by(ActivationEvent.version.desc()).limit(1)).first()
 
 
 def needed_by_operations(session: Session) -> NeededByOperations:
-    """Return what operations that are queued or under way name in their requests and results."""
+    """Return what queued and running operations name in their requests and results."""
     operations = session.execute(
         select(Operation.state, Operation.request, Operation.result).where(Operation.state.in_((QUEUED, RUNNING)))
     )
@@ -198,14 +186,14 @@ def needed_by_operations(session: Session) -> NeededByOperations:
             release_ids |= _values_of(named, "release_id")
         spaces = _values_of(result, "space_id")
         space_ids |= spaces
-        # It may be embedding at this moment, in a space that nobody has named yet.
+        # A running operation may already embed in a space that its result does not name yet.
         knows_spaces &= state == QUEUED or bool(spaces)
     return NeededByOperations(frozenset(release_ids), frozenset(space_ids), knows_spaces)
 
 
 def mark_retired(session: Session, release_id: str, protected: Collection[str]) -> bool:
-    """Mark a release as retired, so that nobody activates it any more; False when it is served or needed after all."""
-    # Under the lock that an activation takes as well: one of the two sees the other.
+    """Mark a release as retired, so that it cannot be activated; False if it is active, previous or protected."""
+    # An activation takes the same lock, so it sees this mark or this sees the activation.
     active = _lock_activation(session)
     if release_id in {active.release_id, active.previous_release_id, *protected}:
         return False
@@ -217,23 +205,23 @@ def mark_retired(session: Session, release_id: str, protected: Collection[str]) 
 
 
 def forget_release(session: Session, release_id: str) -> None:
-    """Delete the row of a retired release, as the last step of its removal; its activations stay on record."""
+    """Delete the row of a retired release, as the last step of its removal; its activations are kept."""
     session.execute(delete(Release).where(Release.id == release_id, Release.retired_at.is_not(None)))
 
 
 def _lock_activation(session: Session) -> ActiveRelease:
-    """Return the present state, and hold its row until the transaction ends (SQLite: the whole database is held)."""
+    """Return the present activation, locked until the transaction ends (SQLite locks the whole database)."""
     row = session.get(Activation, 1, with_for_update=True, populate_existing=True)
     assert row is not None
-    return _state_of(row)
+    return _activation_of(row)
 
 
-def _state_of(row: Activation) -> ActiveRelease:
+def _activation_of(row: Activation) -> ActiveRelease:
     return ActiveRelease(row.release_id, row.previous_release_id, row.version, row.activated_at)
 
 
 def _values_of(named: Mapping[str, object], ending: str) -> set[str]:
-    """Return the values of all names, nested ones too, that end so: release_id, base_release_id, ..."""
+    """Return the string values of all keys, nested ones included, that end in `ending`."""
     found: set[str] = set()
     for name, value in named.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Retire old releases: the newest are kept, and whatever is served or needed; the others' files and rows are removed.
+"""Retire old releases: keep the newest and those in use, remove the files and rows of all others.
 
-A release goes in four steps, each of which may be repeated: its row is marked (from then on nobody can activate it),
-its directory gets a hidden name, the directory is deleted, the row is deleted. A process that is killed in between
-leaves one of these states behind, and the next run goes on from there.
+A release is removed in four steps, each of which can be repeated: its row is marked, after which it cannot be
+activated; its directory is renamed to a hidden name; the directory is deleted; the row is deleted. If the process is
+killed in between, the next run continues from there.
 """
 
 import logging
@@ -16,7 +16,7 @@ from service.installation.installation import Installation
 from service.installation.processes import served_releases
 from service.releases.build import only_builder
 from service.releases.errors import ReleaseError
-from service.releases.records import active_release, forget_release, list_releases, mark_retired, needed_by_operations
+from service.releases.records import active_release, forget_release, mark_retired, needed_by_operations, select_releases
 from service.storage.database import Database
 from service.storage.tables.releases import Release
 
@@ -33,12 +33,13 @@ def retire_old_releases(
     needed_spaces: Collection[str] = (),
     dry_run: bool = False,
 ) -> list[str]:
-    """Retire all but the newest `keep` releases (default: the setting), and return their ids, the oldest first.
+    """Retire all but the newest `keep` releases (default: the setting) and return their ids, oldest first.
 
-    Never the active one and the one before it, which do not count among the newest; nor one that a living server
-    answers from, that an operation under way names, or that is in `needed`. Embeddings of spaces that no release has
-    any more go as well, unless an operation or `needed_spaces` names them. A release whose directory is not there is
-    left alone: its disk may come back. Raises BuilderBusy, or ReleaseError when files cannot be removed.
+    The active and the previous release are always kept and do not count towards `keep`. Kept as well are releases
+    that a living server answers from, that a queued or running operation names, or that are in `needed`. Stored
+    embeddings of spaces that no release has any more are removed, unless an operation or `needed_spaces` names them.
+    A release whose directory is missing is left alone: its volume may be unmounted. Raises BuilderBusy, and
+    ReleaseError if files cannot be removed.
     """
     settings, database = installation.settings, installation.database
     keep = settings.release_retention if keep is None else keep
@@ -51,7 +52,7 @@ def retire_old_releases(
         retired = []
         for release_id in old:
             with database.transaction() as session:
-                # Looked at again: since the list was made, one of them may have been activated.
+                # Checked again: a release may have come into use since the list was made.
                 protected = {*needed, *served_releases(session), *needed_by_operations(session).release_ids}
                 if mark_retired(session, release_id, protected):
                     retired.append(release_id)
@@ -66,7 +67,7 @@ def _old_releases(database: Database, releases_dir: Path, keep: int, needed: Col
     with database.reading() as session:
         protected = {*needed, *served_releases(session), *needed_by_operations(session).release_ids}
         active = active_release(session)
-        releases = list_releases(session, with_retired=False)
+        releases = select_releases(session, with_retired=False)
     served = {active.release_id, active.previous_release_id}
     old = [release.id for release in releases if release.id not in served][keep:]
     found = []
@@ -74,16 +75,16 @@ def _old_releases(database: Database, releases_dir: Path, keep: int, needed: Col
         if release_id in protected:
             continue
         if not (releases_dir / release_id).is_dir():
-            log.warning("release %s is not in %s; it is left alone, its disk may come back", release_id, releases_dir)
+            log.warning("release %s is not in %s; left alone: its volume may be unmounted", release_id, releases_dir)
             continue
         found.append(release_id)
     return found
 
 
 def _remove_retired(database: Database, releases_dir: Path) -> None:
-    """Remove files and rows of all releases that are marked, those that an earlier run did not get to included."""
+    """Remove files and rows of all marked releases, including those left by an interrupted run."""
     with database.reading() as session:
-        marked = [release.id for release in list_releases(session) if release.retired_at is not None]
+        marked = [release.id for release in select_releases(session) if release.retired_at is not None]
     try:
         for release_id in marked:
             _hide(releases_dir, release_id)
@@ -91,21 +92,22 @@ def _remove_retired(database: Database, releases_dir: Path) -> None:
             shutil.rmtree(hidden)
     except OSError as error:
         raise ReleaseError(
-            f"files of a retired release cannot be removed: {error}; mend permissions and try again: akin release prune"
+            f"files of a retired release cannot be removed: {error}; repair the permissions and try again: "
+            "akin release prune"
         ) from error
-    # Rows last: as long as files are there, something says whose they are.
+    # Rows last: while files remain, a row says which release they belong to.
     with database.transaction() as session:
         for release_id in marked:
             forget_release(session, release_id)
 
 
 def _hide(releases_dir: Path, release_id: str) -> None:
-    """Take the directory of a release away from its name, in one step: it is whole, or it is not there."""
+    """Rename the directory of a release to its hidden name, so that it is never half deleted under its own name."""
     directory, hidden = releases_dir / release_id, releases_dir / f"{_HIDDEN_PREFIX}{release_id}"
     if not directory.is_dir():
         return
     if hidden.exists():
-        # Left by a run whose database was restored since.
+        # Left by an earlier run, after which the database was restored from a backup.
         shutil.rmtree(hidden)
     directory.rename(hidden)
     descriptor = os.open(releases_dir, os.O_RDONLY)
@@ -118,10 +120,10 @@ def _hide(releases_dir: Path, release_id: str) -> None:
 def _remove_embeddings(database: Database, needed_spaces: Collection[str]) -> None:
     with database.reading() as session:
         operations = needed_by_operations(session)
-        releases: list[Release] = list_releases(session)
+        releases: list[Release] = select_releases(session)
         spaces = stored_spaces(session)
     if not operations.knows_spaces:
-        log.info("an operation may be embedding at this moment; stored embeddings are left for another time")
+        log.info("a running operation may be embedding; stored embeddings are not removed this time")
         return
     kept = {*needed_spaces, *operations.space_ids, *(release.space_id for release in releases)}
     for space_id in spaces:

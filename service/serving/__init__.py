@@ -1,1 +1,1 @@
-"""Answer from the live release."""
+"""Answer searches from the active release."""

@@ -1,33 +1,35 @@
-"""What the last poll for the active release found out about the database."""
+"""Whether the database answers, as seen by the last poll for the active release."""
 
 import time
 
-# A question that was asked so long ago and has no answer yet will get none.
+# A query without an answer for this long is reported as a problem.
 _SILENT_SECONDS = 5.0
 
 
 class DatabaseState:
-    """What the last poll for the active release found out about the database."""
+    """Whether the database answers, as seen by the last poll for the active release."""
 
     def __init__(self) -> None:
-        self._asked_at: float | None = None  # of a question without an answer
+        self._pending_since: float | None = None  # when the query without an answer was sent
         self._reason: str | None = None
 
-    def asking(self) -> None:
-        """Note that the database is asked now."""
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
+    def query_started(self) -> None:
+        """Note that a query was sent."""
+        if self._pending_since is None:
+            self._pending_since = time.monotonic()
 
-    def answered(self) -> None:
-        """Note that it has answered."""
-        self._asked_at, self._reason = None, None
+    def query_succeeded(self) -> None:
+        """Note that the database has answered."""
+        self._pending_since, self._reason = None, None
 
-    def failed(self, reason: str) -> None:
-        """Note that it has not; `reason` is shown to anybody, so it names no host and no user."""
-        self._asked_at, self._reason = None, reason
+    def query_failed(self, reason: str) -> None:
+        """Note that the query failed; `reason` is public, so it must not name a host or a user."""
+        self._pending_since, self._reason = None, reason
 
     def problem(self) -> str | None:
-        """Say what is wrong with the database; None where nothing is."""
-        if self._asked_at is not None and time.monotonic() - self._asked_at > _SILENT_SECONDS:
-            return f"the database has not answered for {time.monotonic() - self._asked_at:.0f} s"
+        """Return what is wrong with the database, or None."""
+        if self._pending_since is not None:
+            seconds = time.monotonic() - self._pending_since
+            if seconds > _SILENT_SECONDS:
+                return f"the database has not answered for {seconds:.0f} s"
         return self._reason

@@ -1,11 +1,11 @@
 """The one thread of a process that runs networks.
 
-Requests queue their prepared images here; the thread takes what has queued up as one batch. One thread, since a
-network uses all cores by itself and two at once would only slow each other down.
+Requests queue their images here, and the thread embeds the images that wait as one batch. There is one thread, since a
+network uses all cores and two at once would slow each other down.
 
-And no other thread that is still there may ever have run one: OpenMP keeps worker threads for each thread that has,
-and once these are more than the cores, its runtime lets them sleep between two steps of a network, which makes a
-forward pass up to twice as slow (benchmarks/network_threads.py). `run_in_own_thread` is for such work on the side.
+No other living thread may have run a network. OpenMP keeps worker threads for each thread that has, and when they
+outnumber the cores, they sleep between the layers of a network, which makes a forward pass up to twice as slow
+(benchmarks/network_threads.py). Other work with networks belongs in `run_in_own_thread`.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from embedding.embedder import ImageEmbedder
 
 T = TypeVar("T")
 
-# Larger batches take longer an image on a CPU (benchmarks/batch_size.py) and make the first wait for the last.
+# On a CPU, larger batches take longer per image (benchmarks/batch_size.py) and delay the first image of the batch.
 _MAX_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One embedding [D], and how long its image waited and ran."""
+    """An embedding [D], with the seconds that its image waited and that its batch took."""
 
     embedding: NDArray[np.float32]
     wait_seconds: float
@@ -38,7 +38,7 @@ class Embedded:
 
 
 @dataclass(slots=True)
-class _Job:
+class _QueuedImage:
     embedder: ImageEmbedder
     pixels: NDArray[np.uint8]
     future: Future[Embedded] = field(default_factory=Future)
@@ -46,9 +46,9 @@ class _Job:
 
 
 def run_in_own_thread(function: Callable[[], T]) -> T:
-    """Run `function` in a thread that ends with it, and return or raise what it does.
+    """Run `function` in a thread that ends with it, and return its result or raise its exception.
 
-    Not an executor: its thread would stay, and an interrupt would wait for it.
+    An executor would keep its thread, and an interrupt would wait for it.
     """
     future: Future[T] = Future()
 
@@ -60,7 +60,7 @@ def run_in_own_thread(function: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, name="own", daemon=True)
     thread.start()
-    # First the outcome, which an interrupt may break off; then the end of the thread itself.
+    # Wait for the outcome first: an interrupt ends this wait, but would not end join().
     outcome = future.exception()
     thread.join()
     if outcome is not None:
@@ -69,49 +69,51 @@ def run_in_own_thread(function: Callable[[], T]) -> T:
 
 
 class InferenceThread:
-    """Embeds images in the order in which they come, in batches when several wait."""
+    """Embeds images in the order of arrival, in batches if several wait."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_QueuedImage | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
     async def embed(self, embedder: ImageEmbedder, pixels: NDArray[np.uint8]) -> Embedded:
-        """Embed one prepared image [H, W, 3]; a caller that is cancelled while it waits frees its place."""
-        job = _Job(embedder, pixels)
-        self._jobs.put(job)
-        return await asyncio.wrap_future(job.future)
+        """Embed one image [H, W, 3]; cancelling the caller removes the image from the queue."""
+        image = _QueuedImage(embedder, pixels)
+        self._queue.put(image)
+        return await asyncio.wrap_future(image.future)
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
-        self._jobs.put(None)
+        """Embed the images that wait, and end the thread."""
+        self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        held: list[_Job | None] = []  # taken from the queue, but not for this batch
-        while (first := held.pop() if held else self._jobs.get()) is not None:
+        next_batch: list[_QueuedImage | None] = []  # taken from the queue, but not for this batch
+        while (first := next_batch.pop() if next_batch else self._queue.get()) is not None:
             batch = [first]
-            while len(batch) < _MAX_BATCH and not held:
+            while len(batch) < _MAX_BATCH and not next_batch:
                 try:
-                    job = self._jobs.get_nowait()
+                    image = self._queue.get_nowait()
                 except queue.Empty:
                     break
-                # After a swap some requests still hold the previous release: spaces never mix.
-                same_space = job is not None and job.embedder is first.embedder
-                (batch if same_space else held).append(job)  # type: ignore[arg-type]  # None is never of the same space
-            running = [job for job in batch if job.future.set_running_or_notify_cancel()]
+                # After a swap, requests that hold the previous release may wait beside those that hold the new one.
+                if image is not None and image.embedder is first.embedder:
+                    batch.append(image)
+                else:
+                    next_batch.append(image)
+            running = [image for image in batch if image.future.set_running_or_notify_cancel()]
             if running:
                 _embed_batch(running)
 
 
-def _embed_batch(batch: list[_Job]) -> None:
+def _embed_batch(batch: list[_QueuedImage]) -> None:
     start = time.perf_counter()
     try:
-        embeddings = batch[0].embedder.embed_pixels(np.stack([job.pixels for job in batch]))
-    except Exception as error:  # noqa: BLE001  # handed to every waiting request, which logs it
-        for job in batch:
-            job.future.set_exception(error)
+        embeddings = batch[0].embedder.embed_pixels(np.stack([image.pixels for image in batch]))
+    except Exception as error:  # noqa: BLE001  # passed to each waiting request, which logs it
+        for image in batch:
+            image.future.set_exception(error)
         return
     seconds = time.perf_counter() - start
-    for job, embedding in zip(batch, embeddings, strict=True):
-        job.future.set_result(Embedded(embedding, start - job.queued_at, seconds))
+    for image, embedding in zip(batch, embeddings, strict=True):
+        image.future.set_result(Embedded(embedding, start - image.queued_at, seconds))

@@ -1,5 +1,8 @@
-"""Search with the active release in this process, without a server: what `akin search` does."""
+"""Search with the active release in this process, without a server."""
 
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embedding.decoding import decode_image
@@ -7,17 +10,21 @@ from service.errors import InvalidParameter
 from service.installation.installation import Installation
 from service.releases.files import load_release
 from service.releases.records import require_active_release
+from service.serving.engine import SearchEngine, SearchResult
+from service.serving.inference import InferenceThread
 
 
-def search_locally(
-    installation: Installation, file: Path, k: int, min_score: float | None
-) -> tuple[str, list[dict[str, object]]]:
-    """Return the id of the active release and its hits for the image in `file`, best first."""
+def search_locally(installation: Installation, file: Path, k: int, min_score: float | None) -> SearchResult:
+    """Load the active release and search it for the image in `file`, as a server does.
+
+    Raises InvalidParameter for a file that cannot be read, InvalidImage, NoActiveRelease and InvalidRelease.
+    """
     try:
         image_bytes = file.read_bytes()
     except OSError as error:
         raise InvalidParameter(f"{file} cannot be read: {error.strerror}") from error
-    image = decode_image(image_bytes, installation.limits)
+    # Refuse an invalid image before loading the release, which may take minutes.
+    decode_image(image_bytes, installation.limits)
     with installation.database.reading() as session:
         release_id = require_active_release(session)
     settings = installation.settings
@@ -28,18 +35,6 @@ def search_locally(
         precision=settings.precision,
         index_device=settings.index_device,
     )
-    embedder = release.embedder
-    embedding_D = embedder.embed_pixels(embedder.to_pixels(image)[None])[0]
-    hits = []
-    for hit in release.index.search_products(embedding_D, k, min_score=min_score):
-        row = release.rows[hit.row]
-        hits.append(
-            {
-                "product_id": row.product_id,
-                "title": row.title,
-                "score": hit.score,
-                "image_id": row.image_id,
-                "attributes": row.attributes,
-            }
-        )
-    return release_id, hits
+    with contextlib.closing(InferenceThread()) as inference, ThreadPoolExecutor(1) as pool:
+        engine = SearchEngine(release, inference, decoders=pool, searchers=pool, limits=installation.limits)
+        return asyncio.run(engine.search(image_bytes, k, min_score))

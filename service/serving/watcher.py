@@ -1,4 +1,4 @@
-"""Follow the active release: poll for it, load it aside, and swap it in; and let the others know what is served."""
+"""Follow the active release: poll for it, load it, swap it in, and report in the table of processes what is served."""
 
 import asyncio
 import contextlib
@@ -20,18 +20,18 @@ from service.storage.database import Database
 
 _FIRST_RETRY_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 60.0
-_BEAT_SECONDS = 5.0
-# How long the end of a process waits for its last words to the database.
-_LAST_WORDS_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 5.0
+# How long shutdown waits for the last report to the database.
+_LAST_REPORT_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
 
 class ReleaseWatcher:
-    """Keeps the live engine at the active release; a release that fails to load leaves the previous one serving.
+    """Keeps the live engine at the active release; if a release fails to load, the previous one is served on.
 
-    While it runs, the table of processes has a row of this process: what it answers from, and what it refuses. That
-    row is for others; a database that is away stops neither searches nor the watcher.
+    While the watcher runs, the table of processes has a row with the release that this process serves and the reason
+    for a refusal. If the database is unavailable, searches and the watcher continue.
     """
 
     def __init__(
@@ -54,39 +54,39 @@ class ReleaseWatcher:
         self._retry_at = 0.0
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._process_id: str | None = None
-        self._has_news = asyncio.Event()
-        self._is_ending = False
+        self._state_changed = asyncio.Event()
+        self._is_stopping = False
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        # Apart from the polling: a process that reads a large release for minutes lives all the same.
-        beating = asyncio.create_task(self._keep_beating())
+        # A separate task, so that heartbeats continue while a large release loads for minutes.
+        reporting = asyncio.create_task(self._keep_reporting())
         try:
             while True:
                 await self.check()
                 await asyncio.sleep(self._poll_seconds)
         finally:
-            self._is_ending = True
-            self._has_news.set()
+            self._is_stopping = True
+            self._state_changed.set()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(beating, _LAST_WORDS_SECONDS)
+                await asyncio.wait_for(reporting, _LAST_REPORT_SECONDS)
 
     async def check(self) -> None:
-        """Look once, and load what has become active."""
+        """Poll once, and load and serve a release that has become active."""
         try:
-            release_id, version = await self._ask()
+            release_id, version = await self._poll_active_release()
             if release_id == self._live.release_id:
                 if self._live.refusal is not None:
                     self._live.refusal = None
-                    self._has_news.set()
+                    self._state_changed.set()
                 return
-            if release_id is None or self._is_to_wait(release_id, version):
+            if release_id is None or self._is_backing_off(release_id, version):
                 return
             start = time.perf_counter()
             try:
-                engine = self._make_engine(await asyncio.to_thread(self._load_aside, release_id))
+                engine = self._make_engine(await asyncio.to_thread(self._load_in_own_thread, release_id))
                 await engine.warm_up()
-            except Exception as error:  # noqa: BLE001  # logged, and the previous release goes on serving
+            except Exception as error:  # noqa: BLE001  # logged; the previous release is served on
                 self._refuse(release_id, version, error)
                 return
         except ServiceError as error:
@@ -97,67 +97,67 @@ class ReleaseWatcher:
             return
         self._refused, self._retry_seconds = None, _FIRST_RETRY_SECONDS
         self._live.replace(engine)
-        self._has_news.set()
+        self._state_changed.set()
         log.info("release_loaded", release_id=release_id, seconds=round(time.perf_counter() - start, 3))
 
-    async def _ask(self) -> tuple[str | None, int]:
-        """Ask what is active, and note for /readyz how the database is."""
-        self._database_state.asking()
+    async def _poll_active_release(self) -> tuple[str | None, int]:
+        """Return the id of the active release and the version of the activation; note the outcome for /readyz."""
+        self._database_state.query_started()
         try:
-            active = await asyncio.to_thread(self._active)
+            active = await asyncio.to_thread(self._read_active_release)
         except Exception:
-            self._database_state.failed("the database cannot be read at present; the log has the reason")
+            self._database_state.query_failed("the database cannot be read; see the log for the reason")
             raise
-        self._database_state.answered()
+        self._database_state.query_succeeded()
         return active
 
-    async def _keep_beating(self) -> None:
-        """Beat every few seconds, and at once when there is news; at the end say that the process has stopped."""
-        while not self._is_ending:
-            await self._tell(self._beat)
+    async def _keep_reporting(self) -> None:
+        """Report every few seconds and on every change; at the end report that the process has stopped."""
+        while not self._is_stopping:
+            await self._report(self._report_served_release)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_news.wait(), _BEAT_SECONDS)
-            self._has_news.clear()
-        await self._tell(self._stop)
+                await asyncio.wait_for(self._state_changed.wait(), _HEARTBEAT_SECONDS)
+            self._state_changed.clear()
+        await self._report(self._report_stop)
 
-    async def _tell(self, say: Callable[[], None]) -> None:
+    async def _report(self, write: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(say)
+            await asyncio.to_thread(write)
         except ServiceError as error:
             log.warning("heartbeat_failed", reason=str(error))
         except Exception:
             log.exception("heartbeat_failed")
 
-    def _beat(self) -> None:
+    def _report_served_release(self) -> None:
         if self._process_id is None:
             self._process_id = register_process(self._database, API)
             with self._database.transaction() as session:
                 prune_processes(session)
         beat(self._database, self._process_id, release_id=self._live.release_id, refusal=self._live.refusal)
 
-    def _stop(self) -> None:
+    def _report_stop(self) -> None:
         if self._process_id is not None:
             stop_process(self._database, self._process_id)
 
-    def _load_aside(self, release_id: str) -> LoadedRelease:
-        # Its golden samples run the network.
+    def _load_in_own_thread(self, release_id: str) -> LoadedRelease:
+        # Loading verifies golden samples, which runs the network.
         return run_in_own_thread(lambda: self._load(release_id))
 
-    def _active(self) -> tuple[str | None, int]:
+    def _read_active_release(self) -> tuple[str | None, int]:
         with self._database.reading() as session:
             active = active_release(session)
         return active.release_id, active.version
 
-    def _is_to_wait(self, release_id: str, version: int) -> bool:
-        """Say whether this activation was refused a moment ago: reading gigabytes each poll would help nobody."""
+    def _is_backing_off(self, release_id: str, version: int) -> bool:
+        """Return whether this activation was refused so recently that loading gigabytes again is not worthwhile."""
         return (release_id, version) == self._refused and time.monotonic() < self._retry_at
 
     def _refuse(self, release_id: str, version: int, error: Exception) -> None:
         self._refused = (release_id, version)
         self._retry_at = time.monotonic() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
-        known = isinstance(error, ServiceError | EmbeddingError | VectorIndexError)
-        reason = str(error) if known else f"release {release_id} could not be loaded; the log has the reason"
+        is_known = isinstance(error, ServiceError | EmbeddingError | VectorIndexError)
+        reason = str(error) if is_known else f"release {release_id} could not be loaded; see the log for the reason"
         self._live.refusal = reason
-        self._has_news.set()
-        log.error("release_refused", release_id=release_id, reason=reason, exc_info=None if known else error)
+        self._state_changed.set()
+        log.error("release_refused", release_id=release_id, reason=reason, exc_info=None if is_known else error)

@@ -43,7 +43,6 @@ from service.releases.errors import (
     InvalidRelease,
     NoActiveRelease,
     NoPreviousRelease,
-    ReleaseInUse,
     ReleaseNotFound,
 )
 from service.storage.errors import DatabaseUnavailable
@@ -103,7 +102,6 @@ STATUSES: dict[type[Exception], int] = {
     ReleaseNotFound: 404,
     InvalidRelease: 409,
     NoPreviousRelease: 409,
-    ReleaseInUse: 409,
     BuilderBusy: 409,
     ActivationConflict: 409,
     OperationNotFound: 404,

@@ -99,9 +99,13 @@ def served_home(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path
 @pytest.fixture(scope="session")
 def client(served_home: Path) -> Iterator[TestClient]:
     """A client of the served shop."""
-    settings = Settings(home=served_home, release_poll_seconds=0.05, max_image_bytes=300_000)
+    settings = Settings(
+        home=served_home, release_poll_seconds=0.05, max_image_bytes=300_000, decode_workers=1, search_workers=1
+    )
     with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
         wait_for(lambda: opened.get("/readyz").status_code == 200)
+        # Starts the threads of the pools: no test starts one that outlives it.
+        opened.post("/search", files={"image": encode(product_image(PRODUCTS[0]))}).raise_for_status()
         yield opened
 
 

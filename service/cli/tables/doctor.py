@@ -1,4 +1,4 @@
-"""What the doctor found, as a table."""
+"""The findings of akin doctor as a table."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _STATUS_STYLE = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bol
 
 
 def doctor_table(findings: Sequence[Finding]) -> Table:
-    """Show what the doctor found."""
+    """Show findings with their remedies."""
     table = Table()
     table.add_column("what")
     table.add_column("status")

@@ -4,7 +4,7 @@ from rich.table import Table
 
 
 def facts_table(title: str) -> Table:
-    """Return an empty table of two columns: names and values."""
+    """Return an empty table with two columns, names and values."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

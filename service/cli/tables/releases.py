@@ -1,20 +1,23 @@
-"""Tables of releases and evaluations that commands print."""
+"""Tables of releases and evaluations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from service.cli.tables.facts import facts_table
-from service.evaluations.comparison import Comparison
-from service.releases.build import BuiltRelease
+
+if TYPE_CHECKING:
+    # Both load the network, which listing releases does not need.
+    from service.evaluations.comparison import Comparison
+    from service.releases.build import BuiltRelease
 
 _PARTS = ("mean_of_parts", "seen", "unseen")
 
 
 def activations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show activations, the newest first."""
+    """Show activations, newest first."""
     table = Table()
     table.add_column("when")
     table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"]) for row in rows), default=0))
@@ -28,36 +31,36 @@ def activations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show evaluations, the newest first."""
+    """Show evaluations, newest first."""
     table = Table()
     table.add_column("evaluation", no_wrap=True, min_width=max((len(row["evaluation_id"]) for row in rows), default=0))
     table.add_column("created", overflow="fold")
-    # Ids are copied from here: never shortened, however narrow the terminal.
+    # Users copy ids from here, so they are never truncated.
     table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"] or "") for row in rows), default=0))
     for name in ("set", "queries"):
         table.add_column(name, overflow="fold")
     for part in _PARTS:
         table.add_column(f"recall@1 {part.replace('_', ' ')}", justify="right")
     for row in rows:
-        figures = [row["metrics"].get(part, {}).get("recall_at_1") for part in _PARTS]
+        recalls = [row["metrics"].get(part, {}).get("recall_at_1") for part in _PARTS]
         table.add_row(
             row["evaluation_id"],
             row["created_at"][:16].replace("T", " "),
             row["release_id"] or "none",
             row["evaluation_set_id"][:12],
             str(row["num_queries"]),
-            *("" if figure is None else f"{figure:.4f}" for figure in figures),
+            *("" if recall is None else f"{recall:.4f}" for recall in recalls),
         )
     return table
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Show what has changed: figures, then classes, then queries."""
-    figures = Table(title=f"{comparison.a.id} → {comparison.b.id}", title_justify="left")
+def comparison_tables(comparison: "Comparison") -> list[Table]:
+    """Show a comparison as three tables: metrics, classes, queries."""
+    metrics = Table(title=f"{comparison.a.id} → {comparison.b.id}", title_justify="left")
     for name in ("part", "metric", "before", "after", "difference", "95 % interval", "queries"):
-        figures.add_column(name)
+        metrics.add_column(name)
     for change in comparison.changes:
-        figures.add_row(
+        metrics.add_row(
             change.part.replace("_", " "),
             change.metric,
             f"{change.before:.4f}",
@@ -71,18 +74,23 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for name in ("class", "queries", "right before", "right after"):
         classes.add_column(name, overflow="fold")
     for one in (*comparison.classes_won, *comparison.classes_lost):
-        classes.add_row(escape(one.label), str(one.num_queries), f"{one.before:.2f}", f"{one.after:.2f}")
+        classes.add_row(
+            escape(one.label),
+            str(one.num_queries),
+            f"{one.before:.2f}",
+            f"{one.after:.2f}",
+        )
     queries = Table(title="queries", title_justify="left")
     for name in ("", "class", "rank before", "rank after", "image"):
         queries.add_column(name, overflow="fold")
-    for what, listed in (("won", comparison.queries_won), ("lost", comparison.queries_lost)):
-        for query in listed:
+    for outcome, queries_changed in (("won", comparison.queries_won), ("lost", comparison.queries_lost)):
+        for query in queries_changed:
             ranks = (str(query.rank_before), str(query.rank_after))
-            queries.add_row(what, escape(query.label), *ranks, query.media_name or "not kept")
-    return [figures, classes, queries]
+            queries.add_row(outcome, escape(query.label), *ranks, query.media_name or "not kept")
+    return [metrics, classes, queries]
 
 
-def built_table(built: BuiltRelease) -> Table:
+def built_table(built: "BuiltRelease") -> Table:
     """Show a release that was built."""
     table = facts_table(f"release {built.release_id}{' (active)' if built.is_active else ' (not active)'}")
     recall = built.index["ann_recall"]
@@ -102,9 +110,9 @@ def built_table(built: BuiltRelease) -> Table:
 
 
 def releases_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Show all releases."""
+    """Show releases, newest first."""
     table = Table()
-    # Ids are copied from here: never shortened, however narrow the terminal.
+    # Users copy ids from here, so they are never truncated.
     table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"]) for row in rows), default=0))
     for name in ("active", "created", "products", "images"):
         table.add_column(name)

@@ -1,1 +1,1 @@
-"""A made-up shop of drawn products, so that retrieval can be tried without any images."""
+"""A fictitious shop of drawn products, so that Akin can be tried without images."""

@@ -1,4 +1,4 @@
-"""What is printed on a package: ground pattern, brand, emblem and text on a flat panel."""
+"""The print of packages: ground pattern, brand, emblem and text on flat panels."""
 
 import math
 from collections.abc import Callable
@@ -98,12 +98,12 @@ def _pixels(panel: Image.Image, box: Box) -> tuple[int, int, int, int]:
 
 
 def _ink_on(colour: Colour) -> Colour:
-    """Choose a colour that can be read on `colour`."""
+    """Return black or white, whichever can be read on `colour`."""
     return COLOURS["white"] if luminance(colour) < 0.55 else COLOURS["black"]
 
 
 def _readable(colour: Colour, ground: Colour) -> Colour:
-    """Keep `colour` where it can be read on `ground`; else black or white."""
+    """Return `colour` if it can be read on `ground`, else black or white."""
     return colour if abs(luminance(colour) - luminance(ground)) > 0.3 else _ink_on(ground)
 
 

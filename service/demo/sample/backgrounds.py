@@ -1,4 +1,4 @@
-"""Places where customers put a product to photograph it."""
+"""Backgrounds of customer photos."""
 
 from collections.abc import Callable
 
@@ -109,7 +109,7 @@ def _stone(generator: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _shelf(generator: np.random.Generator, size: Size) -> Image.Image:
-    """A shop's shelf: boards, and other goods standing on them out of focus."""
+    """A shelf in a shop with other products on it, out of focus."""
     width, height = size
     image = Image.new("RGB", size, mix(_any_of(generator, _WALLS), COLOURS["black"], 0.35))
     draw = ImageDraw.Draw(image)
@@ -132,7 +132,7 @@ def _draw_neighbour(
     floor: int,
     height: int,
 ) -> int:
-    """Draw one package that stands on `floor` at `x`; return how much room it takes."""
+    """Draw one package that stands on `floor` at `x`; return the width that it takes up."""
     width, tall = int(generator.integers(40, 90)), int(height * generator.uniform(0.3, 0.6))
     colour, band, emblem_colour = (_any_colour(generator) for _ in range(3))
     radius = int(generator.integers(0, 14))
@@ -147,7 +147,7 @@ def _draw_neighbour(
 
 
 def _clutter(generator: np.random.Generator, size: Size) -> Image.Image:
-    """Things lying about, out of focus."""
+    """Out-of-focus objects."""
     width, height = size
     image = _wood(generator, size) if generator.random() < 0.5 else _paper(generator, size)
     draw = ImageDraw.Draw(image)

@@ -21,18 +21,18 @@ IMAGES_NAME = "images"
 MAX_VIEWS = 1000
 JPEG_QUALITY = 85
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # images drawn, images in all
 
 
 @dataclass(frozen=True, slots=True)
 class SampleCatalogue:
-    """What was written, and where."""
+    """What was written; counts are totals."""
 
     directory: Path
     catalogue_csv: Path
     queries_csv: Path
     num_products: int
-    num_examples: int  # in all, as the other counts
+    num_examples: int
     num_queries: int
 
 
@@ -43,22 +43,22 @@ def write_sample_catalogue(
     num_examples: int = 3,
     num_queries: int = 2,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SampleCatalogue:
-    """Draw the sample shop into `directory`, whole or not at all.
+    """Draw the sample shop into `directory`, atomically.
 
     `catalogue.csv` (product_id, title, image, role, attributes as JSON) lists one studio view and `num_examples`
-    photos of each product; `queries.csv` (product_id, image) lists `num_queries` photos of each that the catalogue
-    does not know. Images are paths relative to their CSV. The same arguments give the same bytes on one machine
-    with the same versions of Pillow and numpy; a larger count only adds images.
+    photos of each product; `queries.csv` (product_id, image) lists `num_queries` held-out photos of each.
+    Image paths are relative to the CSV files. The same arguments give the same bytes on one machine with the same
+    versions of Pillow and numpy; a larger count only adds images.
 
     Args:
         num_examples: labelled photos of each product, 0..1000.
         num_queries: held-out photos of each product, 0..1000.
-        on_progress: called with the number of images done and of all, after each product.
+        on_progress: called after each product.
 
     Raises:
-        SampleDirectoryNotEmpty: `directory` is there and is not an empty directory; nothing was written.
+        SampleDirectoryNotEmpty: `directory` exists and is not an empty directory.
     """
     for name, value in (("num_examples", num_examples), ("num_queries", num_queries)):
         if not 0 <= value <= MAX_VIEWS:
@@ -83,11 +83,11 @@ def write_sample_catalogue(
 
 @contextmanager
 def _written_aside(directory: Path) -> Iterator[Path]:
-    """Give a directory to fill that takes the place of `directory` in the end, and vanishes on any error."""
+    """Yield a directory to fill, which is renamed to `directory` at the end and removed on any error."""
     _check_is_free(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as outer:
-        # A directory within the temporary one: mkdtemp's own is readable by its owner alone.
+        # Only the owner can read a directory of mkdtemp, so the staging directory is inside it.
         staging = Path(outer) / directory.name
         staging.mkdir()
         yield staging
@@ -129,7 +129,7 @@ def _write_images(directory: Path, product: SampleProduct, num_examples: int, nu
     for view in range(num_examples):
         _save(photo_view(product, view), directory / _example_path(product, view))
     for view in range(num_queries):
-        # Numbered behind all possible examples, so that more examples never show what is held out.
+        # Numbered after all possible examples, so that no example is ever equal to a query.
         _save(photo_view(product, MAX_VIEWS + view), directory / _query_path(product, view))
 
 

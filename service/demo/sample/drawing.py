@@ -1,4 +1,4 @@
-"""Packages: printed panels on a body with volume and light, as RGBA images on transparent ground.
+"""Draw packages: printed panels on a lit body, as RGBA images with a transparent background.
 
 Bottles, cans, tins, jars, cups and tubes are solids of revolution drawn pixel by pixel; boxes and cartons are
 panels projected in perspective; pouches are one panel with a soft outline and folds.
@@ -25,9 +25,9 @@ METAL: Colour = (190, 192, 196)
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How a package stands before the camera: turn about its height and tilt towards the viewer, both in degrees.
+    """The pose of a package: turn about its vertical axis and tilt towards the viewer, both in degrees.
 
-    `light` -1..1 is where the light comes from, left to right.
+    `light` is the direction of the light, from -1 (left) to 1 (right).
     """
 
     turn: float = 0.0
@@ -106,11 +106,11 @@ def _draw_solid(design: PackageDesign, pose: Pose) -> Image.Image:
     level = (nearest_row / height).astype(np.float32)
     colour = _solid_colours(design, solid, level, theta + math.radians(pose.turn), (width, height))
     colour = colour * _round_shade(theta, pose.light)[..., None] + _gloss(theta, pose.light)[..., None]
-    # Above the front's upper edge one looks onto the lid.
+    # Pixels above the upper edge of the front show the lid.
     from_centre = np.hypot(x, y * width / 2 / max(sag, 1e-3)) / radius[0]
     is_lid = row < 0
     colour[is_lid] = _lid_colours(design, solid, from_centre[is_lid])
-    # Only the lid's far half borders on the background; smoothing its near edge would open a slit.
+    # Only the far half of the lid borders the background; smoothing its near edge would open a gap.
     lid_cover = np.where(y < 0, np.clip((1 - from_centre) * sag + 0.5, 0, 1), np.abs(x) <= radius[0])
     alpha = np.where(is_lid, lid_cover, cover)
     rgba = np.concatenate([np.clip(colour, 0, 255), alpha[..., None] * 255], axis=2)
@@ -171,7 +171,7 @@ def _solid_colours(
 
 
 def _body_colour(design: PackageDesign, solid: _Solid) -> Colour:
-    """Return the colour of the body where nothing is printed: metal, plastic, or what shows through glass."""
+    """Return the colour of the unprinted body: metal, plastic, or the content seen through glass."""
     if solid.is_metal:
         return METAL
     if design.shape in ("bottle", "jar"):

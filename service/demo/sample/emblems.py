@@ -1,6 +1,6 @@
-"""The little images that stand for a flavour, drawn from circles and polygons.
+"""Emblems of flavours, drawn from circles and polygons.
 
-Each drawing works on a square of side 1, with y growing downwards.
+Each drawing uses the unit square, with y growing downwards.
 """
 
 import math
@@ -13,7 +13,7 @@ from service.demo.sample.products import COLOURS, Colour, luminance, mix
 
 Point = tuple[float, float]
 
-# Drawn larger and reduced, since ImageDraw does not smooth its edges.
+# Emblems are drawn larger and reduced, since ImageDraw does not antialias.
 _OVERSAMPLING = 3
 
 

@@ -1,8 +1,8 @@
 """The products of the sample shop: brands, their ranges, and varieties that differ only in flavour.
 
 A brand owns a few ranges (one package shape, one kind of goods, one design) and each range comes in a few
-flavours. Siblings of a range share everything but the flavour's name, colour and emblem, which is what makes
-telling them apart hard.
+flavours. Varieties of a range share everything but the flavour's name, colour and emblem, which
+makes them hard to distinguish.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Colour = tuple[int, int, int]
 
 MAX_PRODUCTS = 10_000
 
-# Keep the random numbers of brands and of shapes apart (1 is the photos').
+# Separate streams of random numbers for brands and shapes; photos use stream 1.
 _BRAND_STREAM, _SHAPE_STREAM = 2, 3
 
 LAYOUTS = ("stacked", "badge", "diagonal", "spine", "hero")
@@ -31,7 +31,7 @@ COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """A variety: what its label says, in which colour, beside which emblem."""
+    """A variety: name, colour and emblem."""
 
     name: str
     colour: Colour
@@ -40,7 +40,7 @@ class Flavour:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of goods, the packages that it is sold in and the flavours that it comes in."""
+    """A kind of product with its package shapes, flavours and sizes."""
 
     name: str
     shapes: tuple[str, ...]
@@ -50,7 +50,7 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class Lettering:
-    """How a brand sets its name: capitals or not, slant (horizontal shift per height), stroke in 1/100 of the size."""
+    """How a brand's name is set: capitals, slant (horizontal shift per height), stroke in 1/100 of the size."""
 
     is_upper: bool
     slant: float
@@ -59,7 +59,7 @@ class Lettering:
 
 @dataclass(frozen=True, slots=True)
 class PackageDesign:
-    """Everything that is printed on a package, and its form; equal designs look equal."""
+    """The print and the form of a package."""
 
     shape: str
     form: float  # 0..1, where the shape lies between squat and slender
@@ -81,7 +81,7 @@ class PackageDesign:
 
 @dataclass(frozen=True, slots=True)
 class SampleProduct:
-    """A product of the sample shop; `seed` and `number` decide how it is photographed."""
+    """A product of the sample shop; `seed` and `number` determine its photos."""
 
     id: str
     title: str
@@ -186,9 +186,9 @@ _SUFFIXES = ("", "Farm", "Bros", "House", "Mill", "Valley", "Garden", "Kitchen",
 
 
 def sample_products(num_products: int, seed: int) -> list[SampleProduct]:
-    """Return the first `num_products` products of the shop that `seed` stands for.
+    """Return the first `num_products` products of the shop of this seed.
 
-    The list is the same in every process, and a longer one starts with the shorter one.
+    The list is the same in every process, and a longer list starts with the shorter one.
     """
     if not 1 <= num_products <= MAX_PRODUCTS:
         raise ValueError(f"num_products must be within 1..{MAX_PRODUCTS}, got {num_products}")
@@ -224,7 +224,7 @@ def _product(design: PackageDesign, number: int, seed: int) -> SampleProduct:
 
 
 def _designs(seed: int) -> Iterator[PackageDesign]:
-    """Yield designs without end, brand by brand; no two have brand, kind and flavour in common."""
+    """Yield designs endlessly, brand by brand; no two have the same brand, kind and flavour."""
     names: set[str] = set()
     shapes = _shapes(seed)
     brand_number = 0
@@ -241,7 +241,7 @@ def _designs(seed: int) -> Iterator[PackageDesign]:
 
 
 def _shapes(seed: int) -> Iterator[str]:
-    """Yield shapes without end, each equally often, in an order of their own in every round."""
+    """Yield shapes endlessly; each round has all shapes once, in random order."""
     shapes = sorted({shape for kind in _KINDS for shape in kind.shapes})
     round_number = 0
     while True:
@@ -284,7 +284,7 @@ def _range(generator: np.random.Generator, brand: _Brand, kind: _Kind, shape: st
     cap_colour = _jitter(
         generator, COLOURS[str(generator.choice(["white", "black", "red", "green", "yellow", "blue"]))]
     )
-    # In one range in three the whole package wears the flavour's colour; in the others only parts of the print do.
+    # In a third of the ranges the ground has the flavour's colour; in the others only parts of the print have it.
     ground_follows_flavour = generator.random() < 0.34
     for choice in chosen:
         flavour = flavours[int(choice)]
@@ -307,7 +307,7 @@ def _range(generator: np.random.Generator, brand: _Brand, kind: _Kind, shape: st
 
 
 def _pattern_colour(ground: Colour, house_colour: Colour) -> Colour:
-    """Choose the second colour of the ground: the house colour where it shows, else a shade of the ground."""
+    """Return the second colour of the ground: the house colour if it contrasts, else a shade of the ground."""
     if abs(luminance(ground) - luminance(house_colour)) > 0.15:
         return mix(ground, house_colour, 0.45)
     return mix(ground, COLOURS["white"] if luminance(ground) < 0.5 else COLOURS["black"], 0.22)

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 Point = tuple[float, float]
 Quad = Sequence[Point]  # top left, top right, bottom right, bottom left
 
-# Distance of the camera in units of the package's longer side: near enough for edges to converge visibly.
+# Distance of the camera in units of the package's longer side, near enough for visible perspective.
 _CAMERA_DISTANCE = 3.5
 
 
@@ -23,7 +23,7 @@ def stretch_over_quad(
 
     Returns the part that lies on the canvas, transparent around the quadrilateral, and its top left corner.
     """
-    # The transform leaves jagged edges unless the image fades into a transparent border.
+    # Without a transparent border the transform leaves jagged edges.
     border = 2
     framed = ImageOps.expand(image, border, fill=(0, 0, 0, 0))
     across, down = zip(*quad, strict=True)

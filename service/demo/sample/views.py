@@ -1,7 +1,7 @@
-"""Images of a product: the shop's own studio view, and photos as customers take them.
+"""Images of a product: the shop's studio view, and photos as customers take them.
 
-A photo is a function of seed, product and view number alone, so every process draws the same one (another CPU or
-another version of numpy or Pillow may round a pixel differently).
+A photo depends only on seed, product and view number, so every process draws the same one. Another CPU or another
+version of numpy or Pillow may round a pixel differently.
 """
 
 import io
@@ -23,13 +23,13 @@ LONGER_SIDE_PIXELS = 320
 
 _SKINS: tuple[Colour, ...] = ((232, 188, 160), (198, 146, 112), (140, 94, 68), (88, 58, 44))
 
-# Tells the photos' random numbers from those that designed the products.
+# Separates the random numbers of photos from those of product designs.
 _PHOTO_STREAM = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """A package in its place on the image: what is visible of it, where that goes, and the package's corners."""
+    """A package placed on the image: its visible part, the position of that part, and the package's corners."""
 
     visible: Image.Image
     corner: tuple[int, int]
@@ -37,7 +37,7 @@ class _Placement:
 
 
 def studio_view(product: SampleProduct) -> Image.Image:
-    """Show the package from the front on white with a faint shadow: the catalogue's image."""
+    """Draw the catalogue image: the package from the front on white, with a faint shadow."""
     package = draw_package(product.design, Pose(turn=0.0, tilt=8.0))
     canvas = Image.new("RGB", (LONGER_SIDE_PIXELS, LONGER_SIDE_PIXELS), (255, 255, 255))
     scale = LONGER_SIDE_PIXELS * 0.88 / max(package.size)
@@ -53,7 +53,7 @@ def studio_view(product: SampleProduct) -> Image.Image:
 
 
 def photo_view(product: SampleProduct, view: int) -> Image.Image:
-    """Show the package as a customer's photo: turned, tilted, badly lit, in front of something, recompressed."""
+    """Draw a customer's photo: the package turned, tilted and badly lit before a background, recompressed."""
     if view < 0:
         raise ValueError(f"view must be at least 0, got {view}")
     generator = np.random.default_rng([product.seed, product.number, view, _PHOTO_STREAM])
@@ -74,7 +74,7 @@ def photo_view(product: SampleProduct, view: int) -> Image.Image:
 
 
 def _place(generator: np.random.Generator, package: Image.Image, size: tuple[int, int]) -> _Placement:
-    """Put the package somewhere near the middle: scaled, rotated, skewed, sometimes cut off by the edge."""
+    """Place the package near the centre: scaled, rotated, skewed, sometimes cropped by the edge."""
     width, height = size
     scale = min(width / package.width, height / package.height) * generator.uniform(0.55, 1.12)
     angle = math.radians(float(np.clip(generator.normal(0, 10), -28, 28)))
@@ -93,7 +93,7 @@ def _cast_shadow(
     placement: _Placement,
     light: float,
 ) -> None:
-    """Darken the background on the side that the light does not come from."""
+    """Darken the background on the side away from the light."""
     left, top = placement.corner
     corner = (left + round(-light * generator.uniform(6, 26)), top + round(generator.uniform(0, 10)))
     shadow = Image.new("L", image.size)
@@ -104,7 +104,7 @@ def _cast_shadow(
 
 
 def _hold(generator: np.random.Generator, image: Image.Image, quad: Quad) -> None:
-    """Let a thumb reach over the left or the right edge of the package."""
+    """Draw a thumb over the left or the right edge of the package."""
     skin = _SKINS[generator.integers(len(_SKINS))]
     from_left = bool(generator.random() < 0.5)
     lower, upper = (quad[3], quad[0]) if from_left else (quad[2], quad[1])
@@ -113,7 +113,7 @@ def _hold(generator: np.random.Generator, image: Image.Image, quad: Quad) -> Non
     package_width = math.dist(quad[0], quad[1])
     breadth = float(np.clip(package_width * 0.1, 9, 20))
     reach = package_width * generator.uniform(0.15, 0.3) + breadth / 2
-    # Drawn pointing to the right along the middle of a layer, then mirrored and turned about the point of contact.
+    # The thumb is drawn pointing right, then mirrored if needed and rotated about the point of contact.
     layer = Image.new("RGBA", image.size, (*skin, 0))
     draw = ImageDraw.Draw(layer)
     shade, nail = mix(skin, COLOURS["black"], 0.3), mix(skin, COLOURS["white"], 0.45)
@@ -123,7 +123,7 @@ def _hold(generator: np.random.Generator, image: Image.Image, quad: Quad) -> Non
     nail_box = (x + reach - breadth * 1.3, y - breadth * 0.6, x + reach - 2, y + breadth * 0.35)
     draw.rounded_rectangle(nail_box, radius=breadth * 0.4, fill=nail)
     if not from_left:
-        # Mirrored about x: shifted so that the contact stays in place.
+        # Mirror about x, so that the point of contact stays in place.
         layer = layer.transform(layer.size, Image.Transform.AFFINE, (-1, 0, 2 * x, 0, 1, 0))
     layer = layer.rotate(float(generator.uniform(-30, 30)), Image.Resampling.BILINEAR, center=(x, y))
     alpha = layer.getchannel("A")
@@ -159,7 +159,7 @@ def _glare(generator: np.random.Generator, x: Pixels, y: Pixels) -> Pixels:
 
 
 def _photographed(generator: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Add what a cheap camera adds: blur, noise, and the blocks of a small JPEG."""
+    """Add the blur, noise and JPEG artefacts of a cheap camera."""
     image = image.filter(ImageFilter.GaussianBlur(float(generator.uniform(0.2, 1.6))))
     pixels = np.asarray(image, np.float32)
     noise = generator.uniform(2, 9) * generator.standard_normal(pixels.shape[:2], np.float32)

@@ -13,11 +13,12 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from service.errors import InvalidParameter
+from service.serving.limits import DEFAULT_K, MAX_K
 from service.web.bodies.forms import FormParts
 from service.web.bodies.reading import FORM, JSON, content_type_of, read_small_body, unsupported_content_type
 from service.web.errors import EmptyBody, InvalidBase64
 from service.web.middleware.body_guard import read_chunks
-from service.web.schemas.search import DEFAULT_K, MAX_K, JSONQuery
+from service.web.schemas.search import JSONQuery
 
 IMAGE_FIELD = "image"
 _PARAMETERS = ("k", "min_score")

@@ -1,10 +1,11 @@
-"""GET /: a page to try the search with."""
+"""GET /: the search page."""
 
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
+from service.serving.limits import MAX_K
 from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
 from training.datasets.files import IMAGE_ENDINGS
@@ -19,13 +20,14 @@ router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 @router.head("/")
 @router.get("/")
 async def start_page(request: Request, app_state: AppStateDep) -> Response:
-    """Show the page: drop or choose an image, see the products."""
+    """Show the search page."""
     release = app_state.live.current_release()
     context = {
         "root_path": request.scope.get("root_path", ""),
         "release": release.facts if release else None,
         "refusal": app_state.live.refusal,
         "image_endings": ",".join(sorted(IMAGE_ENDINGS)),
+        "max_k": MAX_K,
         "max_image_bytes": app_state.settings.max_image_bytes,
         "needs_key": not app_state.is_search_public,
     }

@@ -1,24 +1,25 @@
-"""POST /search: the products that look like an image."""
+"""POST /search: find the products most similar to an image."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from service.serving.limits import DEFAULT_K, MAX_K
 from service.web.admission import unless_client_leaves
 from service.web.app_state import AppStateDep, EngineDep
 from service.web.authorization import SearchDep
 from service.web.bodies.search import read_search_query
 from service.web.routes.media import MEDIA_PATH
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
-from service.web.schemas.search import MAX_K, JSONQuery, SearchResponse
+from service.web.schemas.search import JSONQuery, SearchResponse
 
 router = APIRouter(tags=["search"])
 
-K = Annotated[int | None, Query(ge=1, le=MAX_K, description="How many products (default 10).")]
-MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Leave out what scores less.")]
+K = Annotated[int | None, Query(ge=1, le=MAX_K, description=f"How many products (default {DEFAULT_K}).")]
+MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Omit lower scores.")]
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
-# The handler reads the body itself, so the document is told what it takes.
+# The handler reads the body itself, so FastAPI cannot derive this part of the OpenAPI document.
 _REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -46,7 +47,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
         413: "The body or the image is too large.",
         415: "Neither an image in a supported format nor a supported content type.",
         422: "The request or the image cannot be used.",
-        503: "No release is loaded yet, or as many searches are in progress as the server takes: `Retry-After`.",
+        503: "No release is loaded yet, or the maximum number of searches is in progress: see `Retry-After`.",
     }.items()
 }
 
@@ -58,7 +59,7 @@ async def search(
 ) -> SearchResponse:
     """Rank catalogue products by visual similarity to the uploaded image."""
     limit = app_state.settings.max_image_bytes
-    # Before the body is read: what is not admitted costs neither memory nor time.
+    # Admission comes before the body is read, so that refused requests cost little.
     with app_state.admission.place():
         query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
         result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))

@@ -1,4 +1,4 @@
-"""Evaluations and their comparison as they go over HTTP."""
+"""Response bodies of evaluations and comparisons."""
 
 from datetime import datetime
 
@@ -8,16 +8,14 @@ from service.evaluations.comparison import Answer, Comparison, QueryChange
 from service.storage.database import in_utc
 from service.storage.tables.releases import Evaluation
 
-ADMIN_MEDIA_PATH = "/v1/admin/media"
-
 
 class EvaluationView(BaseModel):
-    """One model measured on one set of queries."""
+    """The metrics of one model on one set of queries."""
 
     evaluation_id: str
-    evaluation_set_id: str = Field(description="Evaluations of one set can be compared, query by query.")
-    space_id: str = Field(description="The model.")
-    release_id: str | None = Field(description="The release that has this model; null: it became none.")
+    evaluation_set_id: str = Field(description="Evaluations of the same set can be compared.")
+    space_id: str = Field(description="Embedding space of the evaluated model.")
+    release_id: str | None = Field(description="The release of this model; null if it was not published.")
     operation_id: str | None
     created_at: datetime
     num_queries: int
@@ -27,7 +25,7 @@ class EvaluationView(BaseModel):
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> "EvaluationView":
-        """Describe a row."""
+        """Describe a row of the table."""
         return cls.model_validate(
             {
                 "evaluation_id": evaluation.id,
@@ -43,13 +41,13 @@ class EvaluationView(BaseModel):
 
 
 class EvaluationList(BaseModel):
-    """Evaluations, the newest first."""
+    """Evaluations, newest first."""
 
     evaluations: list[EvaluationView]
 
 
 class MetricChangeView(BaseModel):
-    """A metric of one part in both; the difference lies between `low` and `high` at 95 % confidence."""
+    """A metric of one part in both; `low` and `high` bound the difference with 95 % confidence."""
 
     part: str
     metric: str
@@ -71,19 +69,19 @@ class ClassChangeView(BaseModel):
 
 
 class AnswerView(BaseModel):
-    """A catalogue image that was found."""
+    """A catalogue image that a query found."""
 
     label: str
     is_right: bool
     score: float
-    image_url: str | None = Field(description="Null: the image is not kept any more.")
+    image_url: str | None = Field(description="Null if the image is no longer stored.")
 
 
 class QueryChangeView(BaseModel):
-    """A query whose first answer became right or wrong; `rank_*`: of its first right answer, from 1 on."""
+    """A query whose first answer became right or wrong; ranks are those of its first right answer, counted from 1."""
 
     label: str
-    is_unseen: bool = Field(description="Its class is held out of training altogether.")
+    is_unseen: bool = Field(description="Whether its class is excluded from training.")
     image_url: str | None
     rank_before: int
     rank_after: int
@@ -92,7 +90,7 @@ class QueryChangeView(BaseModel):
 
 
 class ComparisonView(BaseModel):
-    """Evaluation `b` against `a`. A query is won when its first answer was wrong and is right now."""
+    """Evaluation `b` compared with `a`. A query is won if its first answer is wrong in `a` and right in `b`."""
 
     a: EvaluationView
     b: EvaluationView
@@ -115,22 +113,27 @@ class ComparisonView(BaseModel):
 
         def answers(found: tuple[Answer, ...]) -> list[dict[str, object]]:
             return [
-                {"label": one.label, "is_right": one.is_right, "score": one.score, "image_url": url_of(one.media_name)}
-                for one in found
+                {
+                    "label": answer.label,
+                    "is_right": answer.is_right,
+                    "score": answer.score,
+                    "image_url": url_of(answer.media_name),
+                }
+                for answer in found
             ]
 
         def queries(changed: tuple[QueryChange, ...]) -> list[dict[str, object]]:
             return [
                 {
-                    "label": one.label,
-                    "is_unseen": one.is_unseen,
-                    "image_url": url_of(one.media_name),
-                    "rank_before": one.rank_before,
-                    "rank_after": one.rank_after,
-                    "answers_before": answers(one.answers_before),
-                    "answers_after": answers(one.answers_after),
+                    "label": query.label,
+                    "is_unseen": query.is_unseen,
+                    "image_url": url_of(query.media_name),
+                    "rank_before": query.rank_before,
+                    "rank_after": query.rank_after,
+                    "answers_before": answers(query.answers_before),
+                    "answers_after": answers(query.answers_after),
                 }
-                for one in changed
+                for query in changed
             ]
 
         return cls.model_validate(

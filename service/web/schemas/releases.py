@@ -1,21 +1,22 @@
-"""Releases, activations and processes as they go over HTTP."""
+"""Request and response bodies of releases, activations and processes."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.releases.activation import Activated
+from service.releases.activation import ActivationOutcome
+from service.releases.inspection import ReleaseDetails
+from service.releases.queries import ListedRelease
 from service.releases.records import ActiveRelease
 from service.storage.database import in_utc
 from service.storage.tables.operations import Process
-from service.storage.tables.releases import ActivationEvent, Evaluation, Release
+from service.storage.tables.releases import ActivationEvent
 from service.web.schemas.evaluations import EvaluationView
 
 
 class ActivationRequest(BaseModel):
-    """Why, and upon what state it was decided. The body may be left out."""
+    """The reason for an activation, and the activation it is based on. The body is optional."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,18 +25,18 @@ class ActivationRequest(BaseModel):
         None,
         ge=0,
         strict=True,
-        description="Version of the activation that was seen; another one is answered with 409.",
+        description="Version of the activation that the decision is based on; if it has changed, the answer is 409.",
     )
 
 
 class RollbackRequest(ActivationRequest):
-    """The same, and where to go back to."""
+    """An activation request with the release to roll back to."""
 
-    to: str | None = Field(None, min_length=1, description="Id of a release (default: the one active before).")
+    to: str | None = Field(None, min_length=1, description="Id of a release (default: the previously active one).")
 
 
 class ActivationState(BaseModel):
-    """Which release is served, and the version of that decision."""
+    """The present activation; `version` counts activations and rollbacks."""
 
     version: int
     release_id: str | None
@@ -44,7 +45,7 @@ class ActivationState(BaseModel):
 
     @classmethod
     def of(cls, active: ActiveRelease) -> "ActivationState":
-        """Describe the present state."""
+        """Describe the present activation."""
         return cls(
             version=active.version,
             release_id=active.release_id,
@@ -54,26 +55,26 @@ class ActivationState(BaseModel):
 
 
 class ActivationResult(BaseModel):
-    """What is active now. Servers take it up within their poll interval and the time to load it."""
+    """The active release. Servers answer from it after their poll interval and the time to load it."""
 
     release_id: str
     previous_release_id: str | None
     version: int
-    has_changed: bool = Field(description="False: it was active before.")
+    has_changed: bool = Field(description="False if the release was active before.")
 
     @classmethod
-    def of(cls, activated: Activated) -> "ActivationResult":
-        """Describe an activation."""
+    def of(cls, outcome: ActivationOutcome) -> "ActivationResult":
+        """Describe the outcome of an activation."""
         return cls(
-            release_id=activated.release_id,
-            previous_release_id=activated.previous_release_id,
-            version=activated.version,
-            has_changed=activated.has_changed,
+            release_id=outcome.release_id,
+            previous_release_id=outcome.previous_release_id,
+            version=outcome.version,
+            has_changed=outcome.has_changed,
         )
 
 
 class ActivationView(BaseModel):
-    """One activation or rollback of the past."""
+    """An activation or rollback."""
 
     version: int
     release_id: str
@@ -85,7 +86,7 @@ class ActivationView(BaseModel):
 
     @classmethod
     def of(cls, event: ActivationEvent) -> "ActivationView":
-        """Describe a row."""
+        """Describe a row of the table."""
         return cls(
             version=event.version,
             release_id=event.release_id,
@@ -98,7 +99,7 @@ class ActivationView(BaseModel):
 
 
 class ActivationList(BaseModel):
-    """Activations, the newest first."""
+    """Activations, newest first."""
 
     activations: list[ActivationView]
 
@@ -111,15 +112,15 @@ class ProcessView(BaseModel):
     host: str
     pid: int
     started_at: datetime
-    seen_at: datetime = Field(description="When it last said that it lives: every few seconds.")
+    seen_at: datetime = Field(description="Time of its last heartbeat, which it sends every few seconds.")
     stopped_at: datetime | None
-    is_living: bool = Field(description="It has not stopped, and was heard of within a minute.")
-    release_id: str | None = Field(description="What a server answers from.")
+    is_living: bool = Field(description="It has not stopped, and its last heartbeat is at most a minute old.")
+    release_id: str | None = Field(description="The release that a server answers from.")
     refusal: str | None = Field(description="Why a server does not answer from the active release.")
 
     @classmethod
     def of(cls, process: Process, *, is_living: bool) -> "ProcessView":
-        """Describe a row."""
+        """Describe a row of the table."""
         return cls(
             process_id=process.id,
             kind=process.kind,
@@ -135,13 +136,13 @@ class ProcessView(BaseModel):
 
 
 class ProcessList(BaseModel):
-    """Processes, the last one seen first; those that ended are kept for a day."""
+    """Processes by last heartbeat, newest first; those that ended are kept for a day."""
 
     processes: list[ProcessView]
 
 
 class Server(BaseModel):
-    """A living server."""
+    """A server that is alive."""
 
     process_id: str
     host: str
@@ -149,57 +150,63 @@ class Server(BaseModel):
 
 
 class ReleaseView(BaseModel):
-    """A release, and who answers from it."""
+    """A release, and the servers that answer from it."""
 
     release_id: str
     created_at: datetime
     is_active: bool
-    is_previous: bool = Field(description="It was active before the present one: what a rollback leads to.")
+    is_previous: bool = Field(description="It was active before the present one; a rollback activates it.")
     served_by: list[Server] = Field(description="Living servers that answer from it.")
     space_id: str
     index_id: str
-    watermark: int = Field(description="Number of the last change of the catalogue that it holds.")
+    watermark: int = Field(description="Number of the last catalogue change that it contains.")
     num_products: int
     num_images: int
-    operation_id: str | None = Field(description="What made it, unless a command did.")
-    evaluation: EvaluationView | None = Field(description="The newest one of it.")
+    operation_id: str | None = Field(description="The operation that built it; null if a command did.")
+    evaluation: EvaluationView | None = Field(description="Its newest evaluation.")
 
     @classmethod
-    def of(
-        cls, release: Release, active: ActiveRelease, servers: Iterable[Process], evaluation: Evaluation | None
-    ) -> "ReleaseView":
-        """Describe a row."""
+    def of(cls, listed: ListedRelease) -> "ReleaseView":
+        """Describe a release."""
+        release = listed.release
         return cls(
             release_id=release.id,
             created_at=in_utc(release.created_at),
-            is_active=release.id == active.release_id,
-            is_previous=release.id == active.previous_release_id,
-            served_by=[
-                Server(process_id=server.id, host=server.host, pid=server.pid)
-                for server in servers
-                if server.release_id == release.id
-            ],
+            is_active=listed.is_active,
+            is_previous=listed.is_previous,
+            served_by=[Server(process_id=server.id, host=server.host, pid=server.pid) for server in listed.servers],
             space_id=release.space_id,
             index_id=release.index_id,
             watermark=release.watermark,
             num_products=release.num_products,
             num_images=release.num_images,
             operation_id=release.operation_id,
-            evaluation=EvaluationView.of(evaluation) if evaluation else None,
+            evaluation=EvaluationView.of(listed.evaluation) if listed.evaluation else None,
         )
 
 
 class ReleaseList(BaseModel):
-    """Releases, the newest first."""
+    """Releases, newest first."""
 
     activation: ActivationState
     releases: list[ReleaseView]
 
 
 class ReleaseDetail(ReleaseView):
-    """A release with all that is known of it."""
+    """A release with its manifest, activations and evaluations."""
 
-    manifest: dict[str, Any] | None = Field(description="What its manifest says; null when that cannot be read.")
+    manifest: dict[str, Any] | None = Field(description="The facts of its manifest; null if it cannot be read.")
     problem: str | None = Field(description="Why its manifest cannot be read.")
     activations: list[ActivationView]
     evaluations: list[EvaluationView]
+
+    @classmethod
+    def from_details(cls, details: ReleaseDetails) -> "ReleaseDetail":
+        """Describe a release in full."""
+        return cls(
+            **dict(ReleaseView.of(details.listed)),
+            manifest=None if details.manifest is None else dict(details.manifest),
+            problem=details.problem,
+            activations=[ActivationView.of(event) for event in details.activations],
+            evaluations=[EvaluationView.of(evaluation) for evaluation in details.evaluations],
+        )

@@ -1,15 +1,13 @@
-"""What goes over HTTP."""
+"""Request and response bodies of a search."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.serving.engine import SearchResult
-
-MAX_K = 1000
-DEFAULT_K = 10
+from service.serving.limits import MAX_K
 
 
 class SearchHit(BaseModel):
-    """One product, shown by its best image."""
+    """A product, represented by its most similar image."""
 
     product_id: str
     title: str
@@ -20,18 +18,18 @@ class SearchHit(BaseModel):
 
 
 class SearchTiming(BaseModel):
-    """Milliseconds that each stage took."""
+    """Duration of each stage in milliseconds."""
 
-    decode: float = Field(description="From bytes to the network's input, waiting for a thread included.")
-    wait: float = Field(description="In the queue to the network.")
-    embed: float = Field(description="In the network, with whatever shared its batch.")
-    search: float = Field(description="In the index, waiting for a thread included.")
-    group: float = Field(description="Making products of the rows found, and reading what is shown of them.")
+    decode: float = Field(description="Decoding and preprocessing, including the wait for a thread.")
+    wait: float = Field(description="Waiting in the queue of the network.")
+    embed: float = Field(description="Running the network on the batch that the image was part of.")
+    search: float = Field(description="Searching the index, including the wait for a thread.")
+    group: float = Field(description="Grouping the rows found into products and reading what is shown of them.")
     total: float
 
 
 class SearchResponse(BaseModel):
-    """Products that look like the image, best first, one hit a product."""
+    """Products similar to the image, best first, one hit per product."""
 
     release_id: str
     hits: list[SearchHit]
@@ -66,14 +64,14 @@ class SearchResponse(BaseModel):
 
 
 class JSONQuery(BaseModel):
-    """A search whose image is sent as base64."""
+    """A search with the image in base64."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str = Field(description="The image file, base64; a data: URL is read too.")
+    image: str = Field(description="The image file in base64; a data: URL is accepted too.")
     k: int | None = Field(None, ge=1, le=MAX_K, strict=True, description="How many products.")
     min_score: float | None = Field(
-        None, ge=-1, le=1, strict=True, allow_inf_nan=False, description="Leave out what scores less."
+        None, ge=-1, le=1, strict=True, allow_inf_nan=False, description="Omit lower scores."
     )
 
 

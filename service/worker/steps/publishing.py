@@ -12,7 +12,7 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue.errors import EmptyCatalogue
-from service.catalogue.records import num_changes_after, take_snapshot
+from service.catalogue.records import num_changes_after, read_catalogue
 from service.embeddings.stored import embed_missing
 from service.errors import ServiceError
 from service.evaluations.records import assign_release
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 def plan_embedding(run: Run) -> Facts:
     """Say how many shards the catalogue is embedded in; an image's shard depends on its digest alone."""
     with run.installation.database.reading() as session:
-        num_images = len(take_snapshot(session).images)
+        num_images = len(read_catalogue(session).images)
         active = active_release(session)
     if not num_images:
         raise EmptyCatalogue(
@@ -64,7 +64,7 @@ def embed_shard(run: Run, shard: int) -> Facts:
     installation, num_shards = run.installation, run.facts["num_shards"]
     settings = installation.settings
     with installation.database.reading() as session:
-        names = [image.media_name for image in take_snapshot(session).images]
+        names = [image.media_name for image in read_catalogue(session).images]
     mine = [name for name in names if int(name.sha256[:8], 16) % num_shards == shard]
     embedder = load_embedder(Path(run.facts["checkpoint"]), device=settings.device, precision=settings.precision)
     num_embedded = embed_missing(

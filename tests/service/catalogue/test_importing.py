@@ -10,7 +10,7 @@ from embedding.decoding import DecodingLimits
 from service.catalogue import importing
 from service.catalogue.errors import ProductNotFound
 from service.catalogue.importing import import_catalogue
-from service.catalogue.records import count_catalogue, remove_products, take_snapshot
+from service.catalogue.records import count_catalogue, read_catalogue, remove_products
 from service.catalogue.reports import write_report
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.errors import StorageFull
@@ -64,10 +64,10 @@ def test_imports_products_images_and_roles(installation, run, tmp_path):
     assert (report.num_products_added, report.num_images_added, report.errors) == (3, 9, [])
     with installation.database.reading() as session:
         counts = count_catalogue(session)
-        snapshot = take_snapshot(session)
+        catalogue = read_catalogue(session)
     assert (counts.num_products, counts.num_images) == (3, {"catalogue": 6, "example": 3})
-    assert len(snapshot.images) == 6
-    assert snapshot.watermark == counts.watermark == 12
+    assert len(catalogue.images) == 6
+    assert catalogue.watermark == counts.watermark == 12
     assert len(files_of(installation)) == 9
 
 
@@ -201,20 +201,20 @@ def test_rows_that_contradict_each_other_are_reported(run, image):
     assert (report.num_images_added, report.num_unchanged) == (2, 1)
 
 
-def test_removed_products_are_not_in_the_next_snapshot_and_return_when_imported(installation, run, tmp_path):
+def test_removed_products_leave_the_catalogue_and_return_when_imported(installation, run, tmp_path):
     source = read_import_source(write_shop(tmp_path / "shop"))
     run(source)
 
     with installation.database.transaction() as session:
         assert remove_products(session, ["amber"]) == 3
     with installation.database.reading() as session:
-        assert {image.product_id for image in take_snapshot(session).images} == {"birch", "cedar"}
+        assert {image.product_id for image in read_catalogue(session).images} == {"birch", "cedar"}
         assert count_catalogue(session).watermark == 16
     report = run(source)
 
     assert (report.num_products_updated, report.num_images_updated, report.num_unchanged) == (1, 3, 6)
     with installation.database.reading() as session:
-        assert len(take_snapshot(session).images) == 6
+        assert len(read_catalogue(session).images) == 6
 
 
 def test_removing_an_unknown_product_changes_nothing(shop):

@@ -1,4 +1,4 @@
-"""What the doctor says of an installation as a service: who may ask it, and whether its jobs get done."""
+"""akin doctor on an installation that serves: who may search, which proxies are trusted, whether workers run."""
 
 import pytest
 
@@ -13,33 +13,33 @@ def findings(settings, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "detail"),
     [
-        ({}, "everybody who reaches the server (AKIN_PUBLIC_SEARCH=auto, AKIN_HOST=127.0.0.1)"),
+        ({}, "everybody who can reach the server (AKIN_PUBLIC_SEARCH=auto, AKIN_HOST=127.0.0.1)"),
         ({"host": "0.0.0.0"}, "keys with the scope search (AKIN_PUBLIC_SEARCH=auto, AKIN_HOST=0.0.0.0)"),
         ({"host": "localhost", "public_search": False}, "keys with the scope search (AKIN_PUBLIC_SEARCH=false, "),
-        ({"host": "::", "public_search": True}, "everybody who reaches the server (AKIN_PUBLIC_SEARCH=true, "),
+        ({"host": "::", "public_search": True}, "everybody who can reach the server (AKIN_PUBLIC_SEARCH=true, "),
     ],
 )
-def test_says_who_may_search(settings, changes, told):
-    assert findings(settings, **changes)["who may search"].detail.startswith(told)
+def test_shows_who_may_search(settings, changes, detail):
+    assert findings(settings, **changes)["who may search"].detail.startswith(detail)
 
 
-def test_says_whose_forwarded_addresses_are_believed(settings):
-    assert findings(settings)["forwarded addresses"].detail.startswith("believed of nobody")
+def test_shows_which_proxies_are_trusted(settings):
+    assert findings(settings)["forwarded addresses"].detail.startswith("no proxy is trusted")
     found = findings(settings, trusted_proxies="172.16.0.0/12")
-    assert found["forwarded addresses"].detail.startswith("believed of 172.16.0.0/12")
+    assert found["forwarded addresses"].detail.startswith("trusted from 172.16.0.0/12")
 
 
-def test_says_where_the_metrics_are_and_notes_an_open_port(settings):
-    closed, inner, opened = (
+def test_shows_where_the_metrics_are_and_notes_an_open_port(settings):
+    closed, local, opened = (
         findings(settings, metrics_port=port, metrics_host=host)["metrics"]
         for port, host in ((None, "0.0.0.0"), (9100, "127.0.0.1"), (9100, "0.0.0.0"))
     )
 
     assert (closed.status, closed.detail) == (Status.OK, "at /metrics of the server, for keys with the scope admin")
-    assert (inner.status, inner.detail) == (Status.OK, "port 9100 of 127.0.0.1, without a key")
-    assert (opened.status, "inner network" in opened.remedy) == (Status.NOTE, True)
+    assert (local.status, local.detail) == (Status.OK, "port 9100 of 127.0.0.1, without a key")
+    assert (opened.status, "internal network" in opened.remedy) == (Status.NOTE, True)
 
 
 def test_too_little_disk_is_a_problem(settings):
@@ -48,19 +48,19 @@ def test_too_little_disk_is_a_problem(settings):
     assert (found.status, "AKIN_MIN_FREE_BYTES" in found.remedy) == (Status.PROBLEM, True)
 
 
-def test_a_job_without_a_worker_is_noted(installation, settings):
+def test_an_operation_without_a_worker_is_noted(installation, settings):
     idle = findings(settings)["workers"]
     create_operation(installation.database, "retrain", {}, actor="test")
     waiting = findings(settings)["workers"]
     register_process(installation.database, "worker")
     served = findings(settings)["workers"]
 
-    assert (idle.status, idle.detail) == (Status.OK, "0 living, 0 jobs queued or under way")
+    assert (idle.status, idle.detail) == (Status.OK, "0 running, 0 operations queued or running")
     assert (waiting.status, waiting.remedy) == (Status.NOTE, "start one: akin worker")
-    assert (served.status, served.detail.startswith("1 living (")) == (Status.OK, True)
+    assert (served.status, served.detail.startswith("1 running (")) == (Status.OK, True)
 
 
-def test_tables_of_an_older_version_are_a_problem_where_they_may_not_be_changed(settings, installation):
+def test_tables_of_an_older_version_are_a_problem_without_auto_migration(settings, installation):
     migrate(settings.database_address, "0002", may_lose_data=True)
 
     found = findings(settings, auto_migrate=False)["state"]

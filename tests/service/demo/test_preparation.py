@@ -1,74 +1,100 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from service.catalogue.records import count_catalogue
 from service.demo.errors import DemoError
-from service.demo.preparation import check_demo, prepare_demo
+from service.demo.preparation import check_demo
 from service.installation.installation import open_installation
+from service.installation.settings import Settings
 from service.web.app import create_app
 from service.web.server import listen, running
 from tests.images import encode, scene
 from tests.service.catalogue.test_sources import write_grocery
 from tests.service.conftest import write_shop
+from tests.service.demo.conftest import prepare_in
 
 pytestmark = pytest.mark.one_database
 
 
-@pytest.fixture
-def announced():
-    return []
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """A prepared demo of six drawn products, which tests only read: its settings, the demo, and what was announced."""
+    settings = Settings(home=tmp_path_factory.mktemp("sample") / "home", release_poll_seconds=0.05)
+    announced: list[str] = []
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("service.demo.preparation._NUM_PRODUCTS", 6)
+        return settings, prepare_in(settings, announced), announced
 
 
-@pytest.fixture
-def prepare(settings, announced):
-    def prepare(**changes):
-        with open_installation(settings.model_copy(update=changes)) as installation:
-            return prepare_demo(installation, announce=announced.append, on_progress=lambda *_: None)
-
-    return prepare
+@pytest.fixture(scope="module")
+def address(sample):
+    """Address of a server of the prepared demo."""
+    settings, demo, _ = sample
+    # One thread per pool, started by a first search: no test starts a thread that outlives it.
+    settings = settings.model_copy(update={"decode_workers": 1, "search_workers": 1})
+    with listen("127.0.0.1", 0) as listener, running(create_app(settings), listener) as address:
+        check_demo(
+            replace(demo, queries=demo.queries[:1], images=replace(demo.images, min_recall=0.0)),
+            address,
+            announce=lambda _: None,
+        )
+        yield address
 
 
 @pytest.fixture
 def small_sample(monkeypatch):
-    monkeypatch.setattr("service.demo.preparation._NUM_PRODUCTS", 6)
+    monkeypatch.setattr("service.demo.preparation._NUM_PRODUCTS", 3)
 
 
-def check(settings, prepared, announced):
-    with listen("127.0.0.1", 0) as listener, running(create_app(settings), listener) as address:
-        return check_demo(prepared, address, announce=announced.append)
+def test_the_check_measures_recall_on_held_out_images(sample, address, announced):
+    _, demo, _ = sample
 
+    recall = check_demo(demo, address, announce=announced.append)
 
-def test_the_sample_demo_measures_what_it_serves(settings, prepare, announced, small_sample):
-    prepared = prepare()
-
-    recall = check(settings, prepared, announced)
-
-    assert len(prepared.queries) == 12
+    assert len(demo.queries) == 12
     assert 0.3 <= recall <= 1
     assert f"recall@1 {recall:.2f} (12 queries)" in announced
-    assert "draws itself" in announced[0]
 
 
-def test_a_second_start_uses_what_is_there(prepare, announced, small_sample):
-    first = prepare()
-    announced.clear()
+def test_a_recall_below_the_minimum_fails_the_check(sample, address, announced):
+    _, demo, _ = sample
+    impossible = replace(demo, images=replace(demo.images, min_recall=1.01), queries=demo.queries[:1])
 
-    second = prepare()
+    with pytest.raises(DemoError, match=r"below the minimum of 1\.01"):
+        check_demo(impossible, address, announce=announced.append)
+
+
+def test_a_second_start_reuses_the_release(sample, announced):
+    settings, first, announced_before = sample
+
+    second = prepare_in(settings, announced)
 
     assert second == first
-    assert f"release {first.release_id} holds this catalogue already" in announced
+    assert "a catalogue of packaged products that Akin draws" in announced_before[0]
+    assert f"release {first.release_id} already holds this catalogue" in announced
 
 
-def test_a_recall_below_the_floor_fails(settings, prepare, announced, small_sample):
-    prepared = prepare()
-    impossible = replace(prepared, images=replace(prepared.images, floor=1.01))
+def test_a_home_that_was_moved_keeps_its_sample(sample, announced, tmp_path):
+    settings, first, _ = sample
+    shutil.copytree(settings.home, tmp_path / "moved")
 
-    with pytest.raises(DemoError, match=r"below the floor of 1\.01"):
-        check(settings, impossible, announced)
+    assert (
+        prepare_in(settings.model_copy(update={"home": tmp_path / "moved"}), announced).release_id == first.release_id
+    )
 
 
-def test_a_folder_of_ones_own_keeps_one_image_of_each_product_to_search_with(settings, prepare, announced, tmp_path):
+def test_a_home_cannot_change_to_other_images(sample, announced, tmp_path):
+    settings, _, _ = sample
+
+    with pytest.raises(DemoError, match="holds a demo of other images"):
+        prepare_in(settings.model_copy(update={"demo_data": write_shop(tmp_path / "shop")}), announced)
+
+
+@pytest.mark.usefixtures("tiny_default_model")
+def test_a_folder_holds_out_one_image_of_each_product(settings, prepare, announced, tmp_path):
     shop = write_shop(tmp_path / "shop")
 
     prepared = prepare(demo_data=shop)
@@ -80,11 +106,10 @@ def test_a_folder_of_ones_own_keeps_one_image_of_each_product_to_search_with(set
     ]
     assert str(shop) in announced[0]
     with open_installation(settings) as installation, installation.database.reading() as session:
-        from service.catalogue.records import count_catalogue
-
         assert count_catalogue(session).num_images == {"catalogue": 3, "example": 3}
 
 
+@pytest.mark.usefixtures("tiny_default_model")
 def test_the_grocery_demo_searches_with_its_test_photos(prepare, tmp_path):
     root = write_grocery(tmp_path / "g") / "dataset"
     for number, name in enumerate(("iconic/Oat-Milk.jpg", "train/Oat-Milk/1.jpg", "test/Oat-Milk/1.jpg")):
@@ -96,34 +121,21 @@ def test_the_grocery_demo_searches_with_its_test_photos(prepare, tmp_path):
     assert prepared.queries == [("Oat-Milk", root / "test/Oat-Milk/1.jpg")]
 
 
-def test_never_mixes_with_another_catalogue(prepare, shop, tmp_path):
+def test_a_home_with_another_catalogue_is_refused(prepare, shop):
     with pytest.raises(DemoError, match="3 products that is not the demo's; set AKIN_HOME"):
         prepare()
 
 
-def test_a_home_that_was_moved_keeps_its_sample(prepare, settings, small_sample, tmp_path):
-    first = prepare()
-    settings.home.rename(tmp_path / "moved")
-
-    assert prepare(home=tmp_path / "moved").release_id == first.release_id
-
-
-def test_a_grocery_folder_without_its_test_photos_is_named(prepare, tmp_path):
+def test_a_grocery_folder_without_test_photos_is_refused(prepare, tmp_path):
     root = write_grocery(tmp_path / "g")
     (root / "dataset" / "test.txt").unlink()
 
-    with pytest.raises(DemoError, match=r"lacks its test\.txt"):
+    with pytest.raises(DemoError, match=r"lacks test\.txt"):
         prepare(demo_data=root)
 
 
-def test_keeps_to_the_images_it_was_made_with(prepare, small_sample, tmp_path):
-    prepare()
-
-    with pytest.raises(DemoError, match="holds a demo of other images"):
-        prepare(demo_data=write_shop(tmp_path / "shop"))
-
-
-def test_goes_on_where_it_was_cut_off(prepare, small_sample, monkeypatch):
+@pytest.mark.usefixtures("tiny_default_model")
+def test_an_interrupted_preparation_is_resumed(prepare, small_sample, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -132,10 +144,10 @@ def test_goes_on_where_it_was_cut_off(prepare, small_sample, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepare()
 
-    assert len(prepare().queries) == 12
+    assert len(prepare().queries) == 6
 
 
-def test_a_damaged_state_file_is_named(prepare, settings):
+def test_a_damaged_state_file_is_refused(prepare, settings):
     settings.home.mkdir()
     (settings.home / "demo.json").write_text(json.dumps([1]))
 
@@ -143,7 +155,7 @@ def test_a_damaged_state_file_is_named(prepare, settings):
         prepare()
 
 
-def test_data_that_is_no_folder_is_named(prepare, tmp_path):
+def test_data_that_is_not_a_folder_is_refused(prepare, tmp_path):
     (tmp_path / "grocery.zip").write_bytes(b"PK")
 
     with pytest.raises(DemoError, match=r"grocery\.zip is not a folder; unpack"):

@@ -1,4 +1,4 @@
-"""Evaluations on record, and where two of them differ: the table, the comparison, the routes."""
+"""Evaluations: the table, the comparison of two, and the routes."""
 
 import hashlib
 
@@ -9,11 +9,10 @@ from pydantic import SecretStr
 
 from service.evaluations.comparison import compare_evaluations
 from service.evaluations.errors import EvaluationNotFound, NotComparable
+from service.evaluations.queries import find_evaluation, list_evaluations
 from service.evaluations.records import (
     assign_release,
     evaluation_id_of,
-    find_evaluation,
-    list_evaluations,
     measurement_path,
     newest_evaluations,
     record_evaluation,
@@ -34,7 +33,7 @@ def image(label, name):
 
 
 def evaluation_set_with(num_gallery=1):
-    """Ten queries a label, of which apples and pears are unseen, and one catalogue image a label."""
+    """Return a set of ten queries and `num_gallery` images per label; apples and pears are unseen."""
     queries = [
         SetImage(image(label, number), label, "example", f"{label}-{number}")
         for label in LABELS
@@ -50,7 +49,7 @@ def evaluation_set_with(num_gallery=1):
 
 
 def measured(evaluation_set, wrong):
-    """A model that takes the first queries of a label for the label after it: {label: how many}."""
+    """Measure a model that takes the first `wrong[label]` queries of each label for the next label."""
     identity = np.eye(len(LABELS), dtype=np.float32)
     rows = []
     for position, query in enumerate(evaluation_set.queries):
@@ -63,7 +62,7 @@ def measured(evaluation_set, wrong):
 
 @pytest.fixture
 def record(installation):
-    """Keep an evaluation, its files too."""
+    """Record an evaluation with its files."""
 
     def record(evaluation_id, evaluation_set, wrong, release_id=None):
         settings = installation.settings
@@ -86,66 +85,64 @@ def record(installation):
 
 @pytest.fixture
 def two(record):
-    """Before: half of the apples wrong and a fifth of the plums; after: no apples, but all of the plums."""
+    """Two evaluations of one set: `before` has apples and plums wrong, `after` plums and quinces."""
     evaluation_set = evaluation_set_with()
     record("before", evaluation_set, {"apple": 5, "plum": 2}, release_id="r1")
     record("after", evaluation_set, {"plum": 10, "quince": 1}, release_id="r2")
     return evaluation_set
 
 
-def keep_image(installation, digest):
+def store_image(installation, digest):
     with installation.database.transaction() as session:
         session.add(MediaObject(sha256=digest, extension="png", num_bytes=1, width=1, height=1, created_at=now()))
 
 
-def test_the_id_of_an_evaluation_is_that_of_its_operation_and_model():
+def test_the_id_depends_on_operation_and_model():
     assert evaluation_id_of("op", "space") == evaluation_id_of("op", "space")
     assert len({evaluation_id_of(*names) for names in (("op", "s"), ("op", "t"), ("ops", ""), ("o", "ps"))}) == 4
 
 
-def test_a_record_may_be_written_again_and_keeps_what_it_knew(installation, two):
-    with installation.database.reading() as session:
-        created_at = find_evaluation(session, "before").created_at
+def test_recording_again_keeps_time_and_release(installation, two):
+    created_at = find_evaluation(installation.database, "before").created_at
 
     with installation.database.transaction() as session:
         record_evaluation(
             session, evaluation_id="before", evaluation_set_id="s", space_id="x", num_queries=3, metrics={}
         )
 
-    with installation.database.reading() as session:
-        again = find_evaluation(session, "before")
-        assert (again.created_at, again.release_id, again.num_queries) == (created_at, "r1", 3)
-        assert len(list_evaluations(session)) == 2
+    again = find_evaluation(installation.database, "before")
+    assert (again.created_at, again.release_id, again.num_queries) == (created_at, "r1", 3)
+    assert len(list_evaluations(installation.database)) == 2
 
 
-def test_a_candidate_gets_its_release_later(installation, record):
+def test_a_release_can_be_assigned_later(installation, record):
     record("e1", evaluation_set_with(), {})
 
     with installation.database.transaction() as session:
         assign_release(session, "e1", "r9")
 
-    with installation.database.reading() as session:
-        assert find_evaluation(session, "r9").id == "e1"
+    assert find_evaluation(installation.database, "r9").id == "e1"
     with pytest.raises(EvaluationNotFound, match="'e2'"), installation.database.transaction() as session:
         assign_release(session, "e2", "r9")
 
 
-def test_is_found_by_its_id_or_as_the_newest_of_a_release(installation, record):
+def test_is_found_by_id_or_as_the_newest_of_a_release(installation, record):
     evaluation_set = evaluation_set_with()
     for evaluation_id in ("a", "b"):
         record(evaluation_id, evaluation_set, {}, release_id="r1")
 
-    with installation.database.reading() as session:
-        assert find_evaluation(session, "a").id == "a"
-        assert find_evaluation(session, "r1").id == "b"
+    database = installation.database
+    assert find_evaluation(database, "a").id == "a"
+    assert find_evaluation(database, "r1").id == "b"
+    assert [row.id for row in list_evaluations(database, release_id="r1")] == ["b", "a"]
+    assert list_evaluations(database, evaluation_set_id="none") == []
+    with database.reading() as session:
         assert newest_evaluations(session, ["r1", "r2"])["r1"].id == "b"
-        assert [row.id for row in list_evaluations(session, release_id="r1")] == ["b", "a"]
-        assert list_evaluations(session, evaluation_set_id="none") == []
-        with pytest.raises(EvaluationNotFound, match=r"'r2' is neither.*akin evaluations list"):
-            find_evaluation(session, "r2")
+    with pytest.raises(EvaluationNotFound, match=r"'r2' is neither.*akin evaluations list"):
+        find_evaluation(database, "r2")
 
 
-def test_a_comparison_gives_the_difference_of_each_part_with_its_interval(installation, two):
+def test_a_comparison_has_the_difference_of_each_part_with_its_interval(installation, two):
     comparison = compare_evaluations(installation, "before", "after")
 
     changes = {(change.part, change.metric): change for change in comparison.changes}
@@ -165,7 +162,7 @@ def test_a_comparison_gives_the_difference_of_each_part_with_its_interval(instal
     assert changes["all", "recall_at_10"].difference == 0
 
 
-def test_a_comparison_names_the_classes_and_queries_that_were_won_and_lost(installation, two):
+def test_a_comparison_lists_classes_and_queries_won_and_lost(installation, two):
     comparison = compare_evaluations(installation, "r1", "r2")
 
     assert (comparison.num_won, comparison.num_lost, comparison.num_unchanged) == (5, 9, 26)
@@ -183,14 +180,14 @@ def test_a_comparison_names_the_classes_and_queries_that_were_won_and_lost(insta
     assert first.is_unseen
 
 
-def test_lists_are_cut_but_counts_are_not(installation, two):
+def test_the_limit_truncates_lists_but_not_counts(installation, two):
     comparison = compare_evaluations(installation, "before", "after", limit=1)
 
     assert len(comparison.queries_won) == len(comparison.queries_lost) == len(comparison.classes_lost) == 1
     assert (comparison.num_won, comparison.num_lost) == (5, 9)
 
 
-def test_those_that_fell_furthest_come_first(installation, record):
+def test_the_largest_losses_come_first(installation, record):
     evaluation_set = evaluation_set_with(num_gallery=3)
     record("before", evaluation_set, {})
     record("after", evaluation_set, {"plum": 1, "apple": 10})
@@ -208,25 +205,25 @@ def test_an_evaluation_compared_with_itself_shows_no_change(installation, two):
     assert comparison.num_won == comparison.num_lost == 0
 
 
-def test_what_runs_backwards_has_the_opposite_sign(installation, two):
-    there = compare_evaluations(installation, "before", "after")
-    back = compare_evaluations(installation, "after", "before")
+def test_the_reverse_comparison_has_opposite_signs(installation, two):
+    forward = compare_evaluations(installation, "before", "after")
+    backward = compare_evaluations(installation, "after", "before")
 
-    assert [change.difference for change in back.changes] == [-change.difference for change in there.changes]
-    assert [query.label for query in back.queries_won] == [query.label for query in there.queries_lost]
+    assert [change.difference for change in backward.changes] == [-change.difference for change in forward.changes]
+    assert [query.label for query in backward.queries_won] == [query.label for query in forward.queries_lost]
 
 
-def test_evaluations_of_different_sets_are_not_compared(installation, two, record):
+def test_evaluations_of_different_sets_cannot_be_compared(installation, two, record):
     record("other", evaluation_set_with(num_gallery=2), {})
 
     with pytest.raises(NotComparable, match=r"before is on set .* \(40 queries\), evaluation other on set "):
         compare_evaluations(installation, "before", "other")
 
 
-def test_files_that_are_gone_or_damaged_are_named_without_their_folder(installation, two):
+def test_missing_and_damaged_files_are_named_without_their_location(installation, two):
     path = measurement_path(installation.settings, "after")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(EvaluationNotFound, match=r"evaluation after found cannot be read.*after\.arrow") as error:
+    with pytest.raises(EvaluationNotFound, match=r"evaluation after cannot be read.*after\.arrow") as error:
         compare_evaluations(installation, "before", "after")
     assert str(installation.settings.home) not in str(error.value)
 
@@ -251,7 +248,7 @@ def client(settings, two):
         yield opened
 
 
-def test_evaluations_over_http(client):
+def test_lists_and_shows_evaluations_over_http(client):
     listed = client.get("/v1/admin/evaluations").json()["evaluations"]
     of_release = client.get("/v1/admin/evaluations", params={"release_id": "r1"}).json()["evaluations"]
 
@@ -264,9 +261,9 @@ def test_evaluations_over_http(client):
     assert (missing.status_code, missing.json()["code"]) == (404, "evaluation-not-found")
 
 
-def test_a_comparison_over_http_has_addresses_of_the_images(client, installation):
-    keep_image(installation, image("apple", 0))
-    keep_image(installation, image("pear", "front 0"))
+def test_a_comparison_over_http_has_image_urls(client, installation):
+    store_image(installation, image("apple", 0))
+    store_image(installation, image("pear", "front 0"))
 
     answer = client.get("/v1/admin/evaluations/compare", params={"a": "r1", "b": "after"}).json()
 
@@ -279,7 +276,7 @@ def test_a_comparison_over_http_has_addresses_of_the_images(client, installation
     assert {change["part"] for change in answer["changes"]} == {"all", "seen", "unseen", "mean_of_parts"}
 
 
-def test_comparisons_that_cannot_be_made_are_told_apart(client, record):
+def test_impossible_comparisons_have_different_codes(client, record):
     record("other", evaluation_set_with(num_gallery=2), {})
 
     def code(**params):
@@ -290,9 +287,3 @@ def test_comparisons_that_cannot_be_made_are_told_apart(client, record):
     assert code(a="before", b="none") == (404, "evaluation-not-found")
     assert code(a="before") == (422, "invalid-request")
     assert code(a="before", b="after", limit=-1) == (422, "invalid-request")
-
-
-def test_no_evaluation_is_told_of_without_the_key(settings):
-    with TestClient(create_app(settings)) as stranger:
-        for path in ("", "/before", "/compare?a=x&b=y"):
-            assert stranger.get(f"/v1/admin/evaluations{path}").status_code == 401

@@ -1,9 +1,9 @@
-"""Publish releases while one call to the disk after the other fails; run by test_publish_faults.py, not by pytest.
+"""Publish releases while calls to the disk fail, one per run; a program that test_publish_faults.py starts.
 
     LD_PRELOAD=disk_faults.so python -m tests.service.releases.publishing_under_faults HOME STRIDE
 
-For each STRIDE-th call that changes the disk while a release is published and activated: a child process publishes,
-that call fails (or ends the child), and the parent looks at what is left. Prints one JSON object.
+For every STRIDE-th call that changes the disk while a release is published and activated, a child process publishes a
+release, this call fails or kills the child, and the parent examines what is left. Prints one JSON object.
 """
 
 import ctypes
@@ -24,23 +24,23 @@ from service.errors import ServiceError
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.releases.build import build_release
-from service.releases.files import load_release, read_release_facts
-from service.releases.records import active_release, list_releases
+from service.releases.files import load_release, verify_release
+from service.releases.records import active_release, select_releases
 from service.releases.retention import retire_old_releases
 from tests.service.conftest import write_shop
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
-# How the n-th call ends: (error, do all later ones fail as well).
+# How the n-th call ends: (errno, or 0 for a kill; whether all later calls fail as well).
 MODES = {"input-output-error": (errno.EIO, 0), "disk-full": (errno.ENOSPC, 1), "killed": (0, 0)}
 PUBLISHED, REFUSED, KILLED = 0, 3, 137
 
-# The preloaded functions, found by their names in this process.
+# The functions of the preloaded library.
 _faults = ctypes.CDLL(None)
 _faults.disk_faults_hit.restype = ctypes.c_char_p
 
 
 def main() -> None:
-    """Go through the calls, in each mode, and print what was found."""
+    """Run all faults in each mode and print the outcomes."""
     torch.set_num_threads(1)
     home, stride = Path(sys.argv[1]).resolve(), int(sys.argv[2])
     settings = Settings(home=home)
@@ -49,7 +49,7 @@ def main() -> None:
     outcomes = {mode: {"published": 0, "refused": 0, "killed": 0} for mode in MODES}
     problems: list[str] = []
     for number, mode in enumerate(MODES):
-        # Each mode begins elsewhere, so that few points are spread over all calls.
+        # Each mode starts at another call, so that few faults cover many calls.
         for n in range(1 + number * stride // len(MODES), num_calls + 1, stride):
             outcome, found = one_fault(settings, checkpoint, n, mode)
             outcomes[mode][outcome] += 1
@@ -58,18 +58,18 @@ def main() -> None:
 
 
 def one_fault(settings: Settings, checkpoint: Path, n: int, mode: str) -> tuple[str, list[str]]:
-    """Publish with a fault in the n-th call, look at what is left, and publish again."""
+    """Publish with a fault in the n-th call, examine what is left, and publish again."""
     before = active_id(settings)
     status, call = publish_in_child(settings, checkpoint, n, mode)
     outcome = {PUBLISHED: "published", REFUSED: "refused", KILLED: "killed"}[status]
-    problems = look(settings, before, status)
+    problems = examine(settings, before, status)
     problems += [f"afterwards {problem}" for problem in publish_again(settings, checkpoint)]
     return outcome, [f"{mode}, call {n} ({call}): {problem}" for problem in problems]
 
 
 def prepare(settings: Settings) -> Path:
-    """Make a shop with an active release, and a checkpoint that costs little."""
-    # Outside of the home, whose calls are counted.
+    """Make a shop with an active release, and return a tiny checkpoint."""
+    # Outside the home, in which calls are counted.
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     save_tiny_checkpoint(folder / "small")
     with open_installation(settings) as installation:
@@ -81,7 +81,7 @@ def prepare(settings: Settings) -> Path:
 
 
 def count_calls(settings: Settings, checkpoint: Path) -> int:
-    """Return how many calls change the disk when all goes well."""
+    """Return how many calls change the disk without a fault."""
     with open_installation(settings) as installation:
         _faults.disk_faults_arm(str(settings.home).encode(), 0, 0, 0)
         build_release(installation, checkpoint=checkpoint)
@@ -110,7 +110,7 @@ def publish_in_child(settings: Settings, checkpoint: Path, n: int, mode: str) ->
 
 
 def publish(installation: Installation, checkpoint: Path) -> int:
-    """Publish and activate; an error that we know how to tell is a refusal."""
+    """Publish and activate; an error of Akin or of the operating system counts as a refusal."""
     try:
         build_release(installation, checkpoint=checkpoint)
     except (ServiceError, EmbeddingError, VectorIndexError, OSError):
@@ -118,16 +118,16 @@ def publish(installation: Installation, checkpoint: Path) -> int:
     return PUBLISHED
 
 
-def look(settings: Settings, before: str, status: int) -> list[str]:
-    """Return what is wrong with what is left: all that has a name is whole, and the active release loads."""
+def examine(settings: Settings, before: str, status: int) -> list[str]:
+    """Return the problems of what is left: each release must be complete, and the active one must load."""
     problems = []
     with open_installation(settings) as installation, installation.database.reading() as session:
         active = active_release(session).release_id
-        recorded = {release.id for release in list_releases(session)}
+        recorded = {release.id for release in select_releases(session)}
     folders = {path.name for path in settings.releases_dir.iterdir() if not path.name.startswith(".")}
     for release_id in sorted(recorded | folders):
         try:
-            read_release_facts(settings.releases_dir, release_id)
+            verify_release(settings.releases_dir, release_id)
         except ServiceError as error:
             problems.append(str(error))
     if status == PUBLISHED and active == before:
@@ -139,13 +139,13 @@ def look(settings: Settings, before: str, status: int) -> list[str]:
 
 
 def publish_again(settings: Settings, checkpoint: Path) -> list[str]:
-    """Publish once more, without faults; nothing of the fault must remain."""
+    """Publish again without a fault; nothing of the failed run must remain."""
     with open_installation(settings) as installation:
         built = build_release(installation, checkpoint=checkpoint)
         load(settings, built.release_id)
-        # One that was whole before its row could be written has a row now.
+        # A release that was complete but not recorded is recorded by the next build.
         with installation.database.reading() as session:
-            recorded = {release.id for release in list_releases(session)}
+            recorded = {release.id for release in select_releases(session)}
         assert recorded == {path.name for path in settings.releases_dir.iterdir() if not path.name.startswith(".")}
         problems = [] if built.is_active and built.num_embedded == 0 else [f"{built}"]
         retire_old_releases(installation, keep=0)

@@ -1,4 +1,4 @@
-"""What is served, how that came about, and the way back: the table."""
+"""The tables of releases and activations; activation and rollback of verified releases."""
 
 import threading
 from dataclasses import replace
@@ -11,12 +11,11 @@ from service.releases.records import (
     activate_release,
     activation_of_operation,
     active_release,
-    list_activations,
-    list_releases,
     mark_retired,
     needed_by_operations,
     record_release,
-    roll_back,
+    select_activations,
+    select_releases,
 )
 from service.storage.database import now
 from service.storage.tables.operations import Operation
@@ -37,7 +36,7 @@ def facts(release_id, **changes):
 
 @pytest.fixture
 def database(installation):
-    """A database that knows three releases, none of them active."""
+    """A database with three releases, none of them active."""
     with installation.database.transaction() as session:
         for release_id in ("r1", "r2", "r3"):
             record_release(session, facts(release_id))
@@ -49,17 +48,17 @@ def activate(database, release_id, **options):
         return activate_release(session, release_id, **options)
 
 
-def state(database):
+def present(database):
     with database.reading() as session:
         return active_release(session)
 
 
 def history(database, **options):
     with database.reading() as session:
-        return list_activations(session, **options)
+        return select_activations(session, **options)
 
 
-def test_each_activation_is_on_record_with_who_and_why(database):
+def test_each_activation_is_recorded_with_actor_and_reason(database):
     activate(database, "r1")
     activate(database, "r2", actor="admin", reason="better", operation_id="op-1")
 
@@ -68,10 +67,10 @@ def test_each_activation_is_on_record_with_who_and_why(database):
     assert (first.activated_by, first.reason, first.operation_id) == ("command line", "", None)
     assert (second.version, second.release_id, second.previous_release_id) == (2, "r2", "r1")
     assert (second.activated_by, second.reason, second.operation_id) == ("admin", "better", "op-1")
-    assert second.activated_at == state(database).activated_at
+    assert second.activated_at == present(database).activated_at
 
 
-def test_an_activation_that_changes_nothing_leaves_no_record(database):
+def test_activating_the_active_release_records_nothing(database):
     activate(database, "r1")
 
     assert not activate(database, "r1")
@@ -79,7 +78,7 @@ def test_an_activation_that_changes_nothing_leaves_no_record(database):
     assert [event.release_id for event in history(database)] == ["r1"]
 
 
-def test_an_activation_that_is_rolled_back_by_the_database_leaves_no_record(database):
+def test_a_transaction_that_fails_leaves_no_activation(database):
     def fail():
         with database.transaction() as session:
             activate_release(session, "r1")
@@ -89,10 +88,10 @@ def test_an_activation_that_is_rolled_back_by_the_database_leaves_no_record(data
         fail()
 
     assert history(database) == []
-    assert state(database).release_id is None
+    assert present(database).release_id is None
 
 
-def test_the_record_can_be_narrowed_and_cut(database):
+def test_activations_can_be_filtered_and_limited(database):
     for release_id in ("r1", "r2", "r1", "r3"):
         activate(database, release_id)
 
@@ -100,7 +99,7 @@ def test_the_record_can_be_narrowed_and_cut(database):
     assert [event.version for event in history(database, limit=2)] == [4, 3]
 
 
-def test_an_operation_finds_the_activation_that_it_made(database):
+def test_finds_the_activation_made_by_an_operation(database):
     activate(database, "r1", operation_id="op-1")
     activate(database, "r2")
 
@@ -111,81 +110,49 @@ def test_an_operation_finds_the_activation_that_it_made(database):
         assert activation_of_operation(session, "op-2") is None
 
 
-def test_of_many_who_activate_upon_the_same_state_one_succeeds(database):
+def test_one_of_several_activations_based_on_the_same_state_succeeds(database):
     activate(database, "r1")
-    seen, outcomes = state(database), []
+    expected, outcomes = present(database), []
 
-    def try_it(release_id):
+    def try_to_activate(release_id):
         try:
-            outcomes.append(activate(database, release_id, expected=seen))
+            outcomes.append(activate(database, release_id, expected=expected))
         except ActivationConflict:
             outcomes.append("conflict")
 
-    threads = [threading.Thread(target=try_it, args=(release_id,)) for release_id in ("r2", "r3") * 3]
+    threads = [threading.Thread(target=try_to_activate, args=(release_id,)) for release_id in ("r2", "r3") * 3]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
     assert sorted(outcomes, key=str) == [True, *["conflict"] * 5]
-    assert state(database).version == len(history(database)) == 2
+    assert present(database).version == len(history(database)) == 2
 
 
-def test_a_rollback_leads_to_the_one_before_and_a_second_one_back_again(database):
-    activate(database, "r1")
-    activate(database, "r2")
-
-    with database.transaction() as session:
-        assert roll_back(session, actor="admin", reason="worse") == "r1"
-    assert (state(database).release_id, state(database).previous_release_id) == ("r1", "r2")
-    assert (history(database)[0].activated_by, history(database)[0].reason) == ("admin", "worse")
-    with database.transaction() as session:
-        assert roll_back(session) == "r2"
-
-
-def test_a_rollback_may_name_where_to(database):
-    for release_id in ("r1", "r2", "r3"):
-        activate(database, release_id)
-
-    with database.transaction() as session:
-        assert roll_back(session, to="r1") == "r1"
-
-    assert state(database).previous_release_id == "r3"
-
-
-def test_there_is_nothing_to_roll_back_to_before_the_second_activation(database):
-    with pytest.raises(NoPreviousRelease, match="none was before; build one"), database.transaction() as session:
-        roll_back(session)
-    activate(database, "r1")
-    with pytest.raises(NoPreviousRelease, match="before r1; choose one by its id"), database.transaction() as session:
-        roll_back(session)
-    with pytest.raises(ReleaseNotFound, match="'r9'"), database.transaction() as session:
-        roll_back(session, to="r9")
-
-
-def test_a_release_is_recorded_once_and_remembers_what_made_it(database):
+def test_recording_a_release_again_changes_only_a_missing_operation(database):
     with database.transaction() as session:
         record_release(session, facts("r1", num_images=9), operation_id="op-1")
         record_release(session, facts("r4"), operation_id="op-2")
         record_release(session, facts("r4"), operation_id="op-3")
 
     with database.reading() as session:
-        made_by = {release.id: (release.operation_id, release.num_images) for release in list_releases(session)}
+        made_by = {release.id: (release.operation_id, release.num_images) for release in select_releases(session)}
     assert made_by == {"r1": ("op-1", 1), "r2": (None, 1), "r3": (None, 1), "r4": ("op-2", 1)}
 
 
-def test_a_retired_release_is_listed_only_on_request(database):
+def test_retired_releases_can_be_left_out(database):
     with database.transaction() as session:
         assert mark_retired(session, "r1", protected=[])
         assert not mark_retired(session, "r2", protected=["r2"])
         assert not mark_retired(session, "r9", protected=[])
 
     with database.reading() as session:
-        assert {release.id for release in list_releases(session)} == {"r1", "r2", "r3"}
-        assert {release.id for release in list_releases(session, with_retired=False)} == {"r2", "r3"}
+        assert {release.id for release in select_releases(session)} == {"r1", "r2", "r3"}
+        assert {release.id for release in select_releases(session, with_retired=False)} == {"r2", "r3"}
 
 
-def test_what_operations_need_is_found_however_deep_it_is_named(database):
+def test_finds_what_operations_name_in_nested_values(database):
     def operation(number, state, request, result):
         return Operation(
             id=f"op-{number}", kind=f"kind-{number}", state=state, request=request, request_sha256="0" * 64,
@@ -210,57 +177,87 @@ def test_what_operations_need_is_found_however_deep_it_is_named(database):
 
 
 @pytest.fixture
-def on_disk(installation, database, monkeypatch):
-    """The three releases, whose files are fine but for those named."""
-    damaged: set[str] = set()
+def damaged(installation, database, monkeypatch):
+    """Replace the verification of files; the test adds the ids of damaged releases to this set."""
+    ids: set[str] = set()
 
     def verify(releases_dir, release_id):
-        if release_id in damaged:
+        if release_id in ids:
             raise InvalidRelease(f"release {release_id} is refused: file 'rows.arrow' differs from its checksum")
         return {}
 
-    monkeypatch.setattr("service.releases.activation.read_release_facts", verify)
-    return damaged
+    monkeypatch.setattr("service.releases.activation.verify_release", verify)
+    return ids
 
 
-def test_nothing_damaged_is_activated(installation, on_disk):
+def test_a_damaged_release_is_not_activated(installation, damaged):
     activate(installation.database, "r1")
     activate(installation.database, "r2")
-    on_disk |= {"r1", "r3"}
+    damaged |= {"r1", "r3"}
 
-    for do in (lambda: activate_verified(installation, "r3"), lambda: roll_back_verified(installation)):
+    for change in (lambda: activate_verified(installation, "r3"), lambda: roll_back_verified(installation)):
         with pytest.raises(InvalidRelease, match=r"rows\.arrow"):
-            do()
+            change()
 
-    assert state(installation.database).release_id == "r2"
+    assert present(installation.database).release_id == "r2"
 
 
-def test_an_expected_version_guards_the_choice(installation, on_disk):
+def test_an_expected_version_must_match(installation, damaged):
     activate(installation.database, "r1")
 
     activated = activate_verified(installation, "r2", expected_version=1)
 
     assert activated == replace(activated, release_id="r2", previous_release_id="r1", version=2, has_changed=True)
-    for do in (
+    for change in (
         lambda: activate_verified(installation, "r3", expected_version=1),
         lambda: roll_back_verified(installation, expected_version=1),
     ):
-        with pytest.raises(ActivationConflict, match=r"version 2, not 1: release r2 is active; look and try again"):
-            do()
+        with pytest.raises(ActivationConflict, match=r"version 2, not 1: release r2 is active; check it and try again"):
+            change()
 
 
-def test_a_rollback_never_leads_past_an_activation_that_came_in_between(installation, on_disk, monkeypatch):
-    """Its target was chosen upon a state that no longer holds."""
+def test_a_rollback_conflicts_with_an_activation_in_between(installation, damaged, monkeypatch):
+    """Its target depends on the activation, which has changed since the target was chosen."""
     for release_id in ("r1", "r2"):
         activate(installation.database, release_id)
 
-    def meanwhile(*_):
+    def activate_another(*_):
         activate(installation.database, "r3")
         return {}
 
-    monkeypatch.setattr("service.releases.activation.read_release_facts", meanwhile)
+    monkeypatch.setattr("service.releases.activation.verify_release", activate_another)
 
     with pytest.raises(ActivationConflict):
         roll_back_verified(installation)
 
-    assert state(installation.database).release_id == "r3"
+    assert present(installation.database).release_id == "r3"
+
+
+def test_a_rollback_activates_the_previous_release_and_a_second_one_undoes_it(installation, damaged):
+    activate(installation.database, "r1")
+    activate(installation.database, "r2")
+
+    rolled_back = roll_back_verified(installation, actor="admin", reason="worse")
+    event = history(installation.database)[0]
+    again = roll_back_verified(installation)
+
+    assert (rolled_back.release_id, rolled_back.previous_release_id) == ("r1", "r2")
+    assert (event.activated_by, event.reason) == ("admin", "worse")
+    assert again.release_id == "r2"
+
+
+def test_a_rollback_can_name_its_target(installation, damaged):
+    for release_id in ("r1", "r2", "r3"):
+        activate(installation.database, release_id)
+
+    assert roll_back_verified(installation, to="r1").previous_release_id == "r3"
+
+
+def test_there_is_nothing_to_roll_back_to_before_the_second_activation(installation, damaged):
+    with pytest.raises(NoPreviousRelease, match="none was before; build one"):
+        roll_back_verified(installation)
+    activate(installation.database, "r1")
+    with pytest.raises(NoPreviousRelease, match="before r1; choose one by its id"):
+        roll_back_verified(installation)
+    with pytest.raises(ReleaseNotFound, match=r"'r9'.*akin release list"):
+        roll_back_verified(installation, to="r9")

@@ -1,4 +1,4 @@
-"""Old releases go, and nothing that anybody needs; killed at any moment, the next run goes on."""
+"""Retiring old releases: what is kept, and that an interrupted run is continued by the next one."""
 
 import json
 import logging
@@ -12,35 +12,28 @@ from sqlalchemy import func, select, update
 from service.embeddings.stored import remove_embeddings
 from service.installation.processes import beat, register_process, stop_process
 from service.releases import retention
+from service.releases.activation import roll_back_verified
 from service.releases.build import build_release, only_builder
 from service.releases.errors import BuilderBusy, ReleaseError, ReleaseNotFound
 from service.releases.records import (
     activate_release,
     active_release,
     forget_release,
-    list_activations,
-    list_releases,
     mark_retired,
     record_release,
-    roll_back,
+    select_activations,
+    select_releases,
 )
 from service.releases.retention import retire_old_releases
 from service.storage.database import now
 from service.storage.tables.catalogue import StoredEmbedding
 from service.storage.tables.operations import Operation, Process
 from service.storage.tables.releases import Release
-from tests.service.fixtures.tiny_model import save_tiny_checkpoint
-
-
-@pytest.fixture(scope="module")
-def small_checkpoint(tmp_path_factory):
-    """Smaller than that of the other tests: what is found does not matter here."""
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture
 def publish(installation):
-    """Make a small release: its row, a directory with a file, and two embeddings of its space."""
+    """Make a placeholder of a release: its row, a directory with a file, and two embeddings of its space."""
     numbers = iter(range(1, 100))
 
     def publish(*, activate=False, space_id=None):
@@ -73,13 +66,13 @@ def publish(installation):
 
 @pytest.fixture
 def seven(publish):
-    """r01 to r07, activated one after the other."""
+    """Releases r01 to r07, activated in this order."""
     return [publish(activate=True) for _ in range(7)]
 
 
 def remaining(installation):
     with installation.database.reading() as session:
-        return sorted(release.id for release in list_releases(session))
+        return sorted(release.id for release in select_releases(session))
 
 
 def folders(installation):
@@ -104,14 +97,14 @@ def add_operation(installation, *, state="running", request=None, result=None, k
         )  # fmt: skip
 
 
-def test_keeps_the_active_one_the_one_before_it_and_the_newest(installation, seven):
+def test_keeps_the_active_the_previous_and_the_newest(installation, seven):
     assert retire_old_releases(installation, keep=2) == ["r01", "r02", "r03"]
 
     assert remaining(installation) == folders(installation) == ["r04", "r05", "r06", "r07"]
     assert spaces(installation) == ["space-04", "space-05", "space-06", "space-07"]
 
 
-def test_the_setting_says_how_many_are_kept(installation, seven):
+def test_the_number_kept_defaults_to_the_setting(installation, seven):
     assert installation.settings.release_retention == 5
 
     assert retire_old_releases(installation) == []
@@ -119,7 +112,7 @@ def test_the_setting_says_how_many_are_kept(installation, seven):
     assert len(remaining(installation)) == 7
 
 
-def test_active_and_previous_are_kept_however_old_they_are(installation, seven):
+def test_old_releases_are_kept_while_active_or_previous(installation, seven):
     with installation.database.transaction() as session:
         activate_release(session, "r01")
         activate_release(session, "r02")
@@ -129,14 +122,14 @@ def test_active_and_previous_are_kept_however_old_they_are(installation, seven):
     assert remaining(installation) == ["r01", "r02"]
 
 
-def test_its_activations_stay_on_record(installation, seven):
+def test_activations_of_retired_releases_are_kept(installation, seven):
     retire_old_releases(installation, keep=0)
 
     with installation.database.reading() as session:
-        assert [event.release_id for event in list_activations(session)] == list(reversed(seven))
+        assert [event.release_id for event in select_activations(session)] == list(reversed(seven))
 
 
-def test_what_a_living_server_answers_from_is_kept(installation, seven):
+def test_releases_of_living_servers_are_kept(installation, seven):
     database = installation.database
     living, stopped, silent, worker = (register_process(database, kind) for kind in ("api", "api", "api", "worker"))
     for process_id, release_id in ((living, "r01"), (stopped, "r02"), (silent, "r03"), (worker, "r04")):
@@ -151,7 +144,7 @@ def test_what_a_living_server_answers_from_is_kept(installation, seven):
     assert remaining(installation) == ["r01", "r06", "r07"]
 
 
-def test_what_operations_under_way_name_is_kept(installation, seven):
+def test_releases_named_by_active_operations_are_kept(installation, seven):
     add_operation(installation, request={"base_release_id": "r01"}, result={"compared_release_id": "r02"})
     add_operation(installation, kind="build", state="queued", request={"base_release_id": "r03"})
     add_operation(installation, kind="other", state="succeeded", result={"release_id": "r04"})
@@ -159,7 +152,7 @@ def test_what_operations_under_way_name_is_kept(installation, seven):
     assert retire_old_releases(installation, keep=0, needed=["r05"]) == ["r04"]
 
 
-def test_a_space_of_a_kept_release_keeps_its_embeddings(installation, publish):
+def test_embeddings_of_a_kept_releases_space_are_kept(installation, publish):
     for _ in range(4):
         publish(activate=True, space_id="shared")
 
@@ -168,7 +161,7 @@ def test_a_space_of_a_kept_release_keeps_its_embeddings(installation, publish):
     assert spaces(installation) == ["shared"]
 
 
-def test_spaces_that_are_needed_or_named_by_an_operation_are_kept(installation, seven):
+def test_embeddings_of_needed_spaces_are_kept(installation, seven):
     add_operation(installation, result={"space_id": "space-01"})
 
     retire_old_releases(installation, keep=0, needed_spaces=["space-02"])
@@ -176,8 +169,7 @@ def test_spaces_that_are_needed_or_named_by_an_operation_are_kept(installation, 
     assert spaces(installation) == ["space-01", "space-02", "space-06", "space-07"]
 
 
-def test_no_embedding_goes_while_an_operation_may_compute_some(installation, seven):
-    """It has not named its space yet: those that nobody owns may be its."""
+def test_no_embeddings_are_removed_while_an_operation_has_not_named_its_space(installation, seven):
     add_operation(installation)
 
     retire_old_releases(installation, keep=0)
@@ -190,7 +182,7 @@ def test_no_embedding_goes_while_an_operation_may_compute_some(installation, sev
     assert spaces(installation) == ["space-06", "space-07"]
 
 
-def test_embeddings_go_in_batches(installation, publish, monkeypatch):
+def test_embeddings_are_removed_in_batches(installation, publish, monkeypatch):
     publish()
     with installation.database.transaction() as session:
         for number in range(7):
@@ -202,7 +194,7 @@ def test_embeddings_go_in_batches(installation, publish, monkeypatch):
     assert spaces(installation) == ["space-01"]
 
 
-def test_a_release_whose_disk_is_away_is_left_alone(installation, seven, caplog):
+def test_a_release_whose_directory_is_missing_is_left_alone(installation, seven, caplog):
     shutil.move(installation.settings.releases_dir / "r01", installation.settings.home / "elsewhere")
 
     with caplog.at_level(logging.WARNING):
@@ -219,14 +211,14 @@ def test_a_dry_run_changes_nothing(installation, seven):
     assert remaining(installation) == folders(installation) == seven
 
 
-def test_waits_for_nobody_who_builds(installation, seven):
+def test_is_refused_while_a_release_is_built(installation, seven):
     with only_builder(installation.settings), pytest.raises(BuilderBusy):
         retire_old_releases(installation, keep=0)
 
     assert len(remaining(installation)) == 7
 
 
-def test_a_negative_number_is_our_mistake(installation):
+def test_a_negative_number_is_refused(installation):
     with pytest.raises(ValueError, match="-1"):
         retire_old_releases(installation, keep=-1)
 
@@ -236,27 +228,24 @@ def test_a_retired_release_cannot_be_activated(installation, seven, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         retire_old_releases(installation, keep=0)
 
-    for do in (activate_release, lambda session, to: roll_back(session, to=to)):
-        with (
-            pytest.raises(ReleaseNotFound, match=r"'r01' was retired at .* UTC.*akin release list"),
-            installation.database.transaction() as session,
-        ):
-            do(session, "r01")
+    with pytest.raises(ReleaseNotFound, match=r"'r01' was retired at .* UTC.*akin release list"):
+        roll_back_verified(installation, to="r01")
+    with pytest.raises(ReleaseNotFound), installation.database.transaction() as session:
+        activate_release(session, "r01")
     with installation.database.reading() as session:
         assert active_release(session).release_id == "r07"
 
 
-def test_a_release_that_is_activated_meanwhile_is_kept(installation, seven, monkeypatch):
-    """Between the list and the mark: the mark looks again, under the lock that an activation takes."""
-    choose = retention._old_releases
+def test_a_release_activated_after_the_list_was_made_is_kept(installation, seven, monkeypatch):
+    list_old = retention._old_releases
 
-    def and_then_activate(*arguments):
-        old = choose(*arguments)
+    def list_then_activate(*arguments):
+        old = list_old(*arguments)
         with installation.database.transaction() as session:
             activate_release(session, "r02")
         return old
 
-    monkeypatch.setattr(retention, "_old_releases", and_then_activate)
+    monkeypatch.setattr(retention, "_old_releases", list_then_activate)
 
     assert "r02" not in retire_old_releases(installation, keep=0)
 
@@ -268,7 +257,7 @@ def stop(*_, **__):
 
 
 def after(function):
-    """Do it, and then be killed."""
+    """Return the function, interrupted after its work."""
 
     def run(*arguments, **options):
         function(*arguments, **options)
@@ -277,8 +266,8 @@ def after(function):
     return run
 
 
-def half_way(directory):
-    """Delete one file of the directory, and then be killed."""
+def delete_one_file(directory):
+    """Delete one file of the directory, then interrupt."""
     next(path for path in directory.rglob("*") if path.is_file()).unlink()
     raise KeyboardInterrupt
 
@@ -287,7 +276,7 @@ KILL_POINTS = {
     "after the first is marked": ("mark_retired", lambda: after_commits(1)),
     "before any is hidden": ("_hide", lambda: stop),
     "after the first is hidden": ("_hide", lambda: after(retention._hide)),
-    "while files are deleted": ("shutil.rmtree", lambda: half_way),
+    "while files are deleted": ("shutil.rmtree", lambda: delete_one_file),
     "after files were deleted": ("shutil.rmtree", lambda: after(shutil.rmtree)),
     "before rows are deleted": ("forget_release", lambda: stop),
     "while rows are deleted": ("forget_release", lambda: after(forget_release)),
@@ -297,7 +286,7 @@ KILL_POINTS = {
 
 
 def after_commits(number):
-    """Be killed once so many releases are marked."""
+    """Return `mark_retired`, interrupted after this number of releases."""
     calls: list[object] = []
 
     def run(*arguments):
@@ -310,7 +299,7 @@ def after_commits(number):
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)
-def test_killed_at_any_moment_the_next_run_goes_on(installation, seven, monkeypatch, point):
+def test_the_next_run_continues_an_interrupted_one(installation, seven, monkeypatch, point):
     name, replacement = KILL_POINTS[point]
     with monkeypatch.context() as context:
         context.setattr(f"service.releases.retention.{name}", replacement())
@@ -318,7 +307,7 @@ def test_killed_at_any_moment_the_next_run_goes_on(installation, seven, monkeypa
             retire_old_releases(installation, keep=2)
     with installation.database.reading() as session:
         served = session.scalars(select(Release.id).where(Release.retired_at.is_(None))).all()
-    # Whatever may still be activated is whole.
+    # Releases that can still be activated are complete.
     assert set(served) <= set(folders(installation))
     assert {"r04", "r05", "r06", "r07"} <= set(served)
 
@@ -328,7 +317,7 @@ def test_killed_at_any_moment_the_next_run_goes_on(installation, seven, monkeypa
     assert spaces(installation) == ["space-04", "space-05", "space-06", "space-07"]
 
 
-def test_files_that_cannot_be_deleted_are_told_and_tried_again(installation, seven, monkeypatch):
+def test_files_that_cannot_be_deleted_are_reported_and_retried(installation, seven, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -343,19 +332,19 @@ def test_files_that_cannot_be_deleted_are_told_and_tried_again(installation, sev
     assert remaining(installation) == folders(installation) == ["r06", "r07"]
 
 
-def test_a_build_does_not_take_up_what_is_on_its_way_out(shop, small_checkpoint, monkeypatch):
-    """A whole release under a hidden name, left by a kill, is not recorded anew."""
-    first, second, third = (build_release(shop, checkpoint=small_checkpoint).release_id for _ in range(3))
+def test_a_build_does_not_record_a_release_that_is_being_removed(copied_shop, tiny_checkpoint, monkeypatch):
+    """A complete release under a hidden name, left by an interrupted removal."""
+    shop, (first, second, third) = copied_shop(3)
     with monkeypatch.context() as context:
         context.setattr("service.releases.retention.shutil.rmtree", stop)
         with pytest.raises(KeyboardInterrupt):
             retire_old_releases(shop, keep=0)
     assert f".retired-{first}" in folders(shop)
 
-    fourth = build_release(shop, checkpoint=small_checkpoint).release_id
+    fourth = build_release(shop, checkpoint=tiny_checkpoint).release_id
 
     with shop.database.reading() as session:
-        listed = [release.id for release in list_releases(session, with_retired=False)]
+        listed = [release.id for release in select_releases(session, with_retired=False)]
         assert session.scalar(select(func.count()).select_from(StoredEmbedding)) == 6
     assert sorted(listed) == sorted([second, third, fourth])
     assert json.loads((shop.settings.releases_dir / fourth / "manifest.json").read_text())

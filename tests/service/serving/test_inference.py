@@ -9,7 +9,7 @@ from tests.fakes import MeanColourEmbedder
 
 
 class SlowEmbedder(MeanColourEmbedder):
-    """Waits until it is let go, and remembers the sizes of its batches."""
+    """Waits for `go`, and records the sizes of its batches."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def test_each_caller_gets_its_own_embedding(inference):
         assert result.wait_seconds >= 0
 
 
-def test_what_has_queued_up_becomes_one_batch(inference):
+def test_waiting_images_become_one_batch(inference):
     async def run():
         embedder = SlowEmbedder()
         tasks = [asyncio.create_task(inference.embed(embedder, pixels(0)))]
@@ -81,7 +81,7 @@ def test_embedders_of_different_releases_never_share_a_batch(inference):
     assert asyncio.run(run()) == ([1, 1, 1], [2])
 
 
-def test_a_cancelled_caller_frees_its_place(inference):
+def test_a_cancelled_image_is_not_embedded(inference):
     async def run():
         embedder = SlowEmbedder()
         first = asyncio.create_task(inference.embed(embedder, pixels(0)))
@@ -98,8 +98,8 @@ def test_a_cancelled_caller_frees_its_place(inference):
     assert asyncio.run(run()) == [1, 1]
 
 
-def test_work_on_the_side_leaves_no_thread_behind():
-    """OpenMP keeps workers for every living thread that has run a network, and slows all of them down."""
+def test_work_in_an_own_thread_leaves_no_thread_behind():
+    """OpenMP keeps worker threads for each living thread that has run a network, which slows all of them down."""
     before = set(threading.enumerate())
 
     assert run_in_own_thread(lambda: threading.current_thread().name) == "own"
@@ -109,7 +109,7 @@ def test_work_on_the_side_leaves_no_thread_behind():
     assert {thread for thread in threading.enumerate() if thread.is_alive()} <= before
 
 
-def test_an_error_reaches_every_caller_and_the_thread_lives_on(inference):
+def test_an_error_reaches_every_caller_and_the_thread_continues(inference):
     class BrokenEmbedder(MeanColourEmbedder):
         def embed_pixels(self, pixels_NHWC):
             raise RuntimeError("out of memory")

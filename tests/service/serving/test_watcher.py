@@ -1,4 +1,4 @@
-"""A running server follows the active release."""
+"""A running server follows the active release and reports what it serves."""
 
 import threading
 
@@ -19,14 +19,25 @@ IMAGE = encode(product_image("birch"))
 
 
 @pytest.fixture
+def shop(copied_shop):
+    """An installation whose catalogue holds the three products, without a release."""
+    return copied_shop(0)[0]
+
+
+@pytest.fixture
+def settings(shop):
+    return shop.settings
+
+
+@pytest.fixture
 def client(settings):
     with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
         yield opened
 
 
 @pytest.fixture
-def build(shop, small_checkpoint):
-    return lambda **options: build_release(shop, checkpoint=small_checkpoint, **options).release_id
+def build(shop, tiny_checkpoint):
+    return lambda **options: build_release(shop, checkpoint=tiny_checkpoint, **options).release_id
 
 
 def serving(client):
@@ -55,7 +66,7 @@ def test_is_alive_but_not_ready_before_the_first_release(client, shop):
         assert "akin index build" in response.json()["detail"]
 
 
-def test_takes_up_new_releases_and_rollbacks_without_a_restart(client, shop, build):
+def test_serves_new_releases_and_rollbacks_without_a_restart(client, shop, build):
     first = build()
     wait_for(lambda: serving(client) == first)
     with shop.database.transaction() as session:
@@ -72,7 +83,7 @@ def test_takes_up_new_releases_and_rollbacks_without_a_restart(client, shop, bui
     assert best["product_id"] == "birch"
 
 
-def test_images_of_the_release_before_are_still_served(client, shop, build):
+def test_images_of_the_previous_release_are_still_served(client, shop, build):
     first = build()
     wait_for(lambda: serving(client) == first)
     url = client.post("/search", files={"image": IMAGE}).json()["hits"][0]["image_url"]
@@ -88,7 +99,7 @@ def test_images_of_the_release_before_are_still_served(client, shop, build):
     assert client.get(url).status_code == 404
 
 
-def test_a_damaged_release_is_refused_and_the_previous_one_goes_on(client, shop, build):
+def test_a_damaged_release_is_refused_and_the_previous_one_served(client, shop, build):
     first = build()
     wait_for(lambda: serving(client) == first)
     second = build(activate=False)
@@ -106,7 +117,7 @@ def test_a_damaged_release_is_refused_and_the_previous_one_goes_on(client, shop,
     wait_for(lambda: client.get("/readyz").json()["warning"] is None)
 
 
-def test_a_server_without_any_good_release_says_why(client, shop, build):
+def test_readiness_reports_why_no_release_is_served(client, shop, build):
     release_id = build(activate=False)
     damage(shop, release_id)
 
@@ -117,8 +128,8 @@ def test_a_server_without_any_good_release_says_why(client, shop, build):
     assert str(shop.settings.home) not in client.get("/readyz").text
 
 
-def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build):
-    """Every answer comes from one release: hits of the smaller catalogue only under its id."""
+def test_answers_during_swaps_come_from_one_release_each(client, shop, build):
+    """The number of hits tells the releases apart."""
     whole = build()
     with shop.database.transaction() as session:
         remove_products(session, ["birch"])
@@ -146,7 +157,7 @@ def test_searches_go_on_through_swaps_and_never_mix_releases(client, shop, build
     assert seen == {(whole, 3), (small, 2)}
 
 
-def test_goes_on_serving_while_the_database_is_away(client, shop, build, monkeypatch):
+def test_searches_succeed_while_the_database_is_unavailable(client, shop, build, monkeypatch):
     release_id = build()
     wait_for(lambda: serving(client) == release_id)
     monkeypatch.setattr("service.serving.watcher.active_release", lambda _: 1 / 0)
@@ -160,38 +171,38 @@ def processes(shop):
         return list_processes(session, kind="api")
 
 
-def told(shop):
-    """What the one server says of itself: (release, refusal)."""
+def reported(shop):
+    """Return what the server reports of itself: (release, refusal)."""
     found = processes(shop)
     return (found[0].release_id, found[0].refusal) if found else None
 
 
-def test_a_server_tells_what_it_serves_as_soon_as_that_changes(client, shop, build):
-    wait_for(lambda: told(shop) == (None, None))
+def test_reports_the_served_release_when_it_changes(client, shop, build):
+    wait_for(lambda: reported(shop) == (None, None))
     first = build()
-    wait_for(lambda: told(shop) == (first, None))
+    wait_for(lambda: reported(shop) == (first, None))
     second = build()
-    wait_for(lambda: told(shop) == (second, None))
+    wait_for(lambda: reported(shop) == (second, None))
 
     (process,) = processes(shop)
     assert process.stopped_at is None
 
 
-def test_a_server_tells_what_it_refuses_and_that_it_no_longer_does(client, shop, build):
+def test_reports_a_refusal_until_it_is_resolved(client, shop, build):
     first = build()
-    wait_for(lambda: told(shop) == (first, None))
+    wait_for(lambda: reported(shop) == (first, None))
     second = build(activate=False)
     damage(shop, second)
 
     activate(shop, second)
 
-    wait_for(lambda: "rows.arrow" in (told(shop)[1] or ""))
-    assert told(shop)[0] == first
+    wait_for(lambda: "rows.arrow" in (reported(shop)[1] or ""))
+    assert reported(shop)[0] == first
     activate(shop, first)
-    wait_for(lambda: told(shop) == (first, None))
+    wait_for(lambda: reported(shop) == (first, None))
 
 
-def test_a_server_that_ends_says_so(settings, shop):
+def test_reports_that_it_has_stopped(settings, shop):
     with TestClient(create_app(settings)):
         wait_for(lambda: processes(shop))
         assert processes(shop)[0].stopped_at is None
@@ -199,33 +210,33 @@ def test_a_server_that_ends_says_so(settings, shop):
     assert processes(shop)[0].stopped_at is not None
 
 
-def test_a_server_beats_while_it_reads_a_large_release(settings, shop, build, monkeypatch):
-    monkeypatch.setattr("service.serving.watcher._BEAT_SECONDS", 0.05)
+def test_sends_heartbeats_while_a_release_loads(settings, shop, build, monkeypatch):
+    monkeypatch.setattr("service.serving.watcher._HEARTBEAT_SECONDS", 0.05)
     first, second = build(), build(activate=False)
-    may_go_on = threading.Event()
+    may_load = threading.Event()
 
-    def slowly(releases_dir, release_id, **options):
+    def load_slowly(releases_dir, release_id, **options):
         if release_id == second:
-            may_go_on.wait(20)
+            may_load.wait(20)
         return load_release(releases_dir, release_id, **options)
 
-    monkeypatch.setattr("service.web.app.load_release", slowly)
+    monkeypatch.setattr("service.web.app.load_release", load_slowly)
     with TestClient(create_app(settings)):
-        wait_for(lambda: told(shop) == (first, None))
+        wait_for(lambda: reported(shop) == (first, None))
         activate(shop, second)
         for _ in range(2):
             seen = processes(shop)[0].seen_at
             wait_for(lambda seen=seen: processes(shop)[0].seen_at > seen)
-        assert told(shop) == (first, None)
-        may_go_on.set()
-        wait_for(lambda: told(shop) == (second, None))
+        assert reported(shop) == (first, None)
+        may_load.set()
+        wait_for(lambda: reported(shop) == (second, None))
 
 
-def test_a_heartbeat_that_nobody_hears_stops_nothing(settings, shop, build, monkeypatch):
-    def away(*_, **__):
-        raise DatabaseUnavailable("the database is away")
+def test_failing_heartbeats_do_not_stop_the_server(settings, shop, build, monkeypatch):
+    def fail(*_, **__):
+        raise DatabaseUnavailable("the database is unavailable")
 
-    monkeypatch.setattr("service.serving.watcher.register_process", away)
+    monkeypatch.setattr("service.serving.watcher.register_process", fail)
     with TestClient(create_app(settings)) as client:
         first = build()
         wait_for(lambda: serving(client) == first)

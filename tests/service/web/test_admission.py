@@ -214,7 +214,7 @@ def test_what_was_cancelled_waits_without_its_image():
         search_engine = SearchEngine.__new__(SearchEngine)
         image = np.zeros(10)
         seen = weakref.ref(image)
-        task = asyncio.create_task(search_engine._in_pool(pool, len, image))
+        task = asyncio.create_task(search_engine._run_in(pool, len, image))
         del image
         await asyncio.sleep(0)
         assert seen() is not None

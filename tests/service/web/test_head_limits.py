@@ -3,11 +3,10 @@
 from contextlib import closing
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.installation.settings import Settings
 from service.web.app import create_app
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from service.web.server import MAX_HEAD_BYTES, listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for

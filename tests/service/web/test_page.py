@@ -1,4 +1,4 @@
-"""The page in a real browser: choose an image, see the products."""
+"""The search page in a real browser."""
 
 import shutil
 from contextlib import contextmanager
@@ -16,21 +16,22 @@ from tests.service.conftest import product_image, wait_for
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium (a Debian package) is not installed"),
-    # The driver of the browser leaves an event loop for the interpreter to collect.
+    # The driver of the browser leaves an event loop open until it is garbage-collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture
-def complaints():
-    """What the browser has logged."""
+def console():
+    """Messages of the browser console."""
     return []
 
 
 @contextmanager
-def opened_page(settings, complaints):
+def opened_page(settings, console):
     with (
         listen("127.0.0.1", 0) as listener,
         running(create_app(settings), listener) as address,
@@ -39,28 +40,28 @@ def opened_page(settings, complaints):
         wait_until_ready(address)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         opened = browser.new_page()
-        opened.on("console", lambda message: complaints.append(message.text))
+        opened.on("console", lambda message: console.append(message.text))
         opened.goto(address)
         yield opened
         browser.close()
 
 
 @pytest.fixture
-def page(served_home, complaints):
-    with opened_page(Settings(home=served_home, max_image_bytes=300_000), complaints) as opened:
+def page(served_home, console):
+    with opened_page(Settings(home=served_home, max_image_bytes=300_000), console) as opened:
         yield opened
 
 
 @pytest.fixture
-def guarded_page(served_home, complaints):
+def guarded_page(served_home, console):
     """The page of a server on which searching needs a key."""
-    with opened_page(Settings(home=served_home, public_search=False), complaints) as opened:
+    with opened_page(Settings(home=served_home, public_search=False), console) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def keys(served_home):
-    """A key that may search, and one that may not."""
+    """A key with the scope search and one without it."""
     with open_installation(Settings(home=served_home)) as installation:
         return {
             scope: create_key(installation.database, f"page-{scope.partition(':')[0]}", [scope], actor="test")[1]
@@ -74,7 +75,7 @@ def wait_until_ready(address):
     wait_for(lambda: httpx.get(f"{address}/readyz").status_code == 200)
 
 
-def test_a_chosen_image_shows_its_product_first(page: Page, tmp_path, complaints):
+def test_a_chosen_image_shows_its_product_first(page: Page, tmp_path, console):
     (tmp_path / "photo.png").write_bytes(encode(product_image("birch")))
 
     page.set_input_files("#file", tmp_path / "photo.png")
@@ -88,7 +89,7 @@ def test_a_chosen_image_shows_its_product_first(page: Page, tmp_path, complaints
     page.fill("#k", "1")
     page.locator("#k").dispatch_event("change")
     expect(page.locator("#hits li")).to_have_count(1)
-    assert complaints == []
+    assert console == []
 
 
 def test_a_dropped_image_is_searched(page: Page):
@@ -105,7 +106,7 @@ def test_a_dropped_image_is_searched(page: Page):
     expect(page.locator("#hits h2").first).to_have_text("cedar")
 
 
-def test_what_cannot_be_searched_is_said_on_the_page(page: Page, tmp_path):
+def test_the_page_shows_why_an_image_cannot_be_searched(page: Page, tmp_path):
     (tmp_path / "text.png").write_bytes(b"hello")
     (tmp_path / "big.png").write_bytes(bytes(300_001))
 
@@ -116,11 +117,11 @@ def test_what_cannot_be_searched_is_said_on_the_page(page: Page, tmp_path):
     expect(page.locator("#hits li")).to_have_count(0)
 
 
-def test_no_key_is_asked_for_where_searching_needs_none(page: Page):
+def test_the_page_has_no_key_field_if_searching_needs_no_key(page: Page):
     expect(page.locator("#key")).to_have_count(0)
 
 
-def test_a_key_is_asked_for_where_searching_needs_one(guarded_page: Page, keys, tmp_path):
+def test_the_page_asks_for_a_key_if_searching_needs_one(guarded_page: Page, keys, tmp_path):
     page = guarded_page
     (tmp_path / "photo.png").write_bytes(encode(product_image("birch")))
     field = page.locator("#key")
@@ -130,14 +131,14 @@ def test_a_key_is_asked_for_where_searching_needs_one(guarded_page: Page, keys, 
     page.set_input_files("#file", tmp_path / "photo.png")
     expect(page.locator("#status.error")).to_contain_text("Searching needs a key")
     expect(field).to_be_focused()
-    for wrong, said in (
-        ("wrong", "not known here"),
-        ("clé", "not known here"),
+    for wrong_key, message in (
+        ("wrong", "is unknown"),
+        ("clé", "is unknown"),
         (keys["catalogue:write"], "not for searching"),
     ):
-        field.fill(wrong)
+        field.fill(wrong_key)
         field.press("Enter")
-        expect(page.locator("#status.error")).to_contain_text(said)
+        expect(page.locator("#status.error")).to_contain_text(message)
         expect(page.locator("#hits li")).to_have_count(0)
     field.fill(f" {keys['search']} ")
     field.press("Enter")
@@ -147,7 +148,7 @@ def test_a_key_is_asked_for_where_searching_needs_one(guarded_page: Page, keys, 
     wait_for(lambda: page.locator("#hits img").evaluate_all(loaded))
 
 
-def test_the_key_is_kept_until_the_tab_is_closed_and_nowhere_else(guarded_page: Page, keys, tmp_path):
+def test_the_key_is_kept_in_this_tab_only(guarded_page: Page, keys, tmp_path):
     page = guarded_page
     (tmp_path / "photo.png").write_bytes(encode(product_image("cedar")))
     page.locator("#key").fill(keys["search"])

@@ -14,11 +14,9 @@ from service.errors import is_disk_full
 from service.installation.settings import Settings
 from service.releases.build import build_release
 from service.releases.records import activate_release
-from service.serving.database_state import DatabaseState
 from service.storage import disk as disk_module
 from service.storage.disk import DiskWatch
 from service.storage.errors import DatabaseUnavailable, MediaError
-from service.web import readiness
 from service.web.app import create_app
 from tests.service.conftest import wait_for
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
@@ -117,7 +115,7 @@ def test_a_database_that_is_away_is_told_without_its_address(client, monkeypatch
 
 
 def test_a_database_that_hangs_is_told_and_holds_up_no_answer(client, monkeypatch):
-    monkeypatch.setattr(readiness, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("service.serving.database_state._SILENT_SECONDS", 0.2)
     hanging = threading.Event()
     with monkeypatch.context() as context:
         context.setattr("service.serving.watcher.active_release", lambda _: hanging.wait(20) and 1 / 0)
@@ -129,19 +127,6 @@ def test_a_database_that_hangs_is_told_and_holds_up_no_answer(client, monkeypatc
     assert "has not answered for" in reason
     assert seconds < 0.2  # and not the time that the database takes
     wait_for(lambda: checks_of(client)[1] == "ready")
-
-
-def test_a_long_question_that_is_answered_leaves_no_trace(monkeypatch):
-    monkeypatch.setattr(readiness, "_SILENT_SECONDS", 0.01)
-    state = DatabaseState()
-    state.asking()
-    time.sleep(0.02)
-
-    assert "has not answered" in str(state.problem())
-    state.answered()
-    assert state.problem() is None
-    state.failed("it is away")
-    assert state.problem() == "it is away"
 
 
 def test_a_disk_with_little_room_is_told(served_settings, monkeypatch):

@@ -8,7 +8,7 @@ from sqlalchemy import delete
 from service.operations.records import get_operation
 from service.operations.requests import BUILD
 from service.releases.build import build_release
-from service.releases.records import activate_release, active_release, list_releases
+from service.releases.records import activate_release, active_release, select_releases
 from service.storage.tables.operations import Process
 from tests.service.conftest import wait_for
 from tests.service.fixtures.learning import Works
@@ -100,7 +100,7 @@ def test_a_worker_that_was_only_slow_can_change_nothing_any_more(works: Works):
     assert done.state == "succeeded"
     assert works.operation(operation_id).updated_at == done.updated_at
     with works.open() as installation, installation.database.reading() as session:
-        assert len(list_releases(session)) == 2
+        assert len(select_releases(session)) == 2
 
 
 @pytest.mark.one_database

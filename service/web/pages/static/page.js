@@ -5,23 +5,23 @@ const fileInput = document.getElementById("file");
 const preview = document.getElementById("preview");
 const invitation = document.getElementById("invitation");
 const k = document.getElementById("k");
-const key = document.getElementById("key"); // null where searching needs none
+const key = document.getElementById("key"); // null if searching needs no key
 const status = document.getElementById("status");
 const hits = document.getElementById("hits");
 
 const KEPT_KEY = "akin-key";
 const REFUSALS = {
   "missing-key": "Searching needs a key: enter one that has the scope search.",
-  "invalid-key": "This key is not known here: look for a typing error, or ask for another.",
-  "expired-key": "This key has expired: ask for another.",
-  "revoked-key": "This key was revoked: ask for another.",
-  "insufficient-scope": "This key is good, but not for searching: ask for one that has the scope search.",
+  "invalid-key": "This key is unknown: check it for typing errors, or ask for another one.",
+  "expired-key": "This key has expired: ask for another one.",
+  "revoked-key": "This key was revoked: ask for another one.",
+  "insufficient-scope": "This key is valid, but not for searching: ask for one that has the scope search.",
 };
 
 let image = null;
-let latest = 0; // an answer to an earlier search must not replace a later one
+let latest = 0; // number of the latest search; responses to earlier ones are dropped
 
-function say(text, isError = false) {
+function showStatus(text, isError = false) {
   status.textContent = text;
   status.classList.toggle("error", isError);
 }
@@ -37,7 +37,7 @@ function choose(file) {
   search();
 }
 
-// Some formats that Akin reads (TIFF) are shown by few browsers.
+// Few browsers display TIFF, which Akin reads.
 preview.addEventListener("error", () => {
   preview.hidden = true;
   invitation.hidden = false;
@@ -48,38 +48,38 @@ async function search() {
   if (!image || !k.reportValidity()) return;
   hits.replaceChildren();
   if (image.size > maxImageBytes) {
-    say(`The image has ${image.size.toLocaleString()} bytes; at most ${maxImageBytes.toLocaleString()} are allowed.`, true);
+    showStatus(`The image has ${image.size.toLocaleString()} bytes; at most ${maxImageBytes.toLocaleString()} are allowed.`, true);
     return;
   }
   const number = ++latest;
-  const given = key ? key.value.trim() : "";
-  if (key && !given) {
-    say(REFUSALS["missing-key"], true);
+  const enteredKey = key ? key.value.trim() : "";
+  if (key && !enteredKey) {
+    showStatus(REFUSALS["missing-key"], true);
     key.focus();
     return;
   }
-  // What no header can carry is no key.
-  if (!/^[\x21-\x7e]*$/.test(given)) {
-    say(REFUSALS["invalid-key"], true);
+  // A key contains printable ASCII only.
+  if (!/^[\x21-\x7e]*$/.test(enteredKey)) {
+    showStatus(REFUSALS["invalid-key"], true);
     return;
   }
-  say("Searching …");
+  showStatus("Searching …");
   try {
     const form = new FormData();
     form.append("image", image);
-    const headers = given ? { "X-API-Key": given } : {};
+    const headers = enteredKey ? { "X-API-Key": enteredKey } : {};
     const response = await fetch(`${rootPath}/search?k=${k.value}`, { method: "POST", body: form, headers });
-    const answer = await response.json();
+    const body = await response.json();
     if (number !== latest) return;
     if (!response.ok) {
-      say(REFUSALS[answer.code] ?? answer.detail ?? `The server answered ${response.status}.`, true);
-      if (answer.code in REFUSALS) key?.focus();
+      showStatus(REFUSALS[body.code] ?? body.detail ?? `The server answered ${response.status}.`, true);
+      if (body.code in REFUSALS) key?.focus();
       return;
     }
-    hits.replaceChildren(...answer.hits.map(card));
-    say(`${answer.hits.length} products in ${answer.timing.total.toFixed(0)} ms (release ${answer.release_id})`);
+    hits.replaceChildren(...body.hits.map(card));
+    showStatus(`${body.hits.length} products in ${body.timing.total.toFixed(0)} ms (release ${body.release_id})`);
   } catch (error) {
-    if (number === latest) say(`The server cannot be reached: ${error.message}`, true);
+    if (number === latest) showStatus(`The server cannot be reached: ${error.message}`, true);
   }
 }
 
@@ -99,10 +99,10 @@ function card(hit) {
 }
 
 function element(name, text, className = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = className;
-  return made;
+  const created = document.createElement(name);
+  created.textContent = text;
+  created.className = className;
+  return created;
 }
 
 fileInput.addEventListener("change", () => choose(fileInput.files[0]));
@@ -120,7 +120,7 @@ document.getElementById("search").addEventListener("submit", (event) => {
 });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
-    event.preventDefault(); // or the browser would leave the page for the image
+    event.preventDefault(); // otherwise the browser would navigate to the image
     drop.classList.toggle("over", name === "dragover");
     if (name === "drop") choose(event.dataTransfer.files[0]);
   });

@@ -53,7 +53,7 @@ def test_attributes_are_json_objects_of_strings(written):
         assert all(isinstance(value, str) and value for value in attributes.values())
 
 
-def test_every_listed_image_is_a_image_and_every_image_is_listed(written):
+def test_all_images_are_listed_and_all_listed_images_can_be_opened(written):
     listed = [row["image"] for name in ("catalogue.csv", "queries.csv") for row in rows_of(written / name)]
 
     assert sorted(listed) == sorted(path.relative_to(written).as_posix() for path in written.rglob("*.jpg"))
@@ -116,7 +116,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, interruption):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refuses_a_directory_that_holds_something(tmp_path):
+def test_refuses_a_directory_that_is_not_empty(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
 
     with pytest.raises(SampleDirectoryNotEmpty, match="choose a new directory") as refusal:
@@ -133,7 +133,7 @@ def test_refuses_a_file(tmp_path):
         write_small(tmp_path / "shop")
 
 
-def test_does_not_replace_what_appeared_meanwhile(tmp_path):
+def test_does_not_replace_a_directory_that_appears_while_drawing(tmp_path):
     def fill(_done: int, _total: int) -> None:
         (tmp_path / "shop").mkdir(exist_ok=True)
         (tmp_path / "shop" / "mine.txt").write_text("keep")

@@ -26,7 +26,7 @@ def test_a_package_is_opaque_inside_and_clear_at_the_corners(shape):
 
 
 @pytest.mark.parametrize("shape", sorted(BY_SHAPE))
-def test_turning_a_package_changes_what_one_sees(shape):
+def test_turning_a_package_changes_the_image(shape):
     front = draw_package(BY_SHAPE[shape], Pose(turn=0))
     turned = draw_package(BY_SHAPE[shape], Pose(turn=30)).resize(front.size)
 
@@ -46,7 +46,7 @@ def test_a_tilted_round_package_shows_its_lid(shape):
     upright, tilted = opacity(BY_SHAPE[shape]), opacity(BY_SHAPE[shape], Pose(tilt=20))
 
     assert tilted.shape[0] > upright.shape[0]
-    # No slit between lid and body: away from the sides, where a neck recedes, each column is opaque in one run.
+    # No gap between lid and body: away from the sides, where a neck recedes, each column has one opaque run.
     margin = tilted.shape[1] // 8
     is_opaque = tilted[:, margin:-margin] > 128
     assert np.diff(is_opaque.astype(np.int8), axis=0, prepend=0, append=0).clip(0).sum(axis=0).max() == 1

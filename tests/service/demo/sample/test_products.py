@@ -49,7 +49,7 @@ def test_every_package_shape_appears_about_as_often_as_the_others():
     assert max(counts.values()) < 1.5 * min(counts.values())
 
 
-def test_titles_need_no_letters_beyond_the_font():
+def test_titles_use_only_characters_of_the_font():
     for product in sample_products(500, 0):
         assert re.fullmatch(r"[A-Za-z0-9 .,]+", product.title)
 

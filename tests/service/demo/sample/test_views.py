@@ -13,11 +13,11 @@ from service.demo.sample.views import LONGER_SIDE_PIXELS, photo_view, studio_vie
 
 PRODUCTS = sample_products(8, 0)
 
-# Prints the digest of some images, for comparison between processes.
+# Prints the digest of some images, to compare between processes.
 DIGEST_SCRIPT = """
 import hashlib
-from service.sample.products import sample_products
-from service.sample.views import photo_view, studio_view
+from service.demo.sample.products import sample_products
+from service.demo.sample.views import photo_view, studio_view
 digest = hashlib.sha256()
 for product in sample_products(5, 0):
     digest.update(studio_view(product).tobytes() + photo_view(product, 1).tobytes())
@@ -37,7 +37,7 @@ def test_images_are_the_same_in_every_process():
         check=True,
     )
 
-    # In another order than over there: no image depends on those drawn before it.
+    # Drawn in another order: no image depends on those drawn before it.
     parts = {product.id: studio_view(product).tobytes() for product in reversed(PRODUCTS[:5])}
     digest = hashlib.sha256()
     for product in PRODUCTS[:5]:
@@ -46,7 +46,7 @@ def test_images_are_the_same_in_every_process():
 
 
 def test_studio_views_of_different_products_differ_visibly():
-    # Small images suffice to see it, and keep the comparison of all pairs fast.
+    # Reduced images keep the comparison of all pairs fast.
     images = [np.asarray(studio_view(product).reduce(4), np.int16) for product in sample_products(60, 0)]
 
     for first, second in itertools.combinations(images, 2):

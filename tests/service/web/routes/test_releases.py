@@ -1,44 +1,44 @@
-"""Releases, activations and processes over HTTP, with a real shop behind them."""
+"""Routes of releases, activations and processes, on a real shop."""
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.evaluations.records import record_evaluation
-from service.installation.processes import register_process, stop_process
-from service.releases.build import build_release
-from service.releases.records import activate_release, list_releases, mark_retired
+from service.installation.processes import beat, register_process, stop_process
+from service.releases.files import read_manifest_facts
+from service.releases.records import mark_retired, record_release, select_releases
 from service.web.app import create_app
 from tests.service.conftest import wait_for
-from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 
 KEY = "test-key-0123456789abcdef"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
-@pytest.fixture(scope="module")
-def small_checkpoint(tmp_path_factory):
-    """Smaller than that of the other tests: what is found does not matter here."""
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+@pytest.fixture
+def shop_with_two(copied_shop):
+    """An installation of the shop and the ids of its two releases, the second of which is active."""
+    return copied_shop(2)
 
 
 @pytest.fixture
-def settings(settings):
-    return settings.model_copy(update={"admin_key": SecretStr(KEY)})
+def shop(shop_with_two):
+    return shop_with_two[0]
 
 
 @pytest.fixture
-def client(settings):
+def client(shop):
+    settings = shop.settings.model_copy(update={"admin_key": SecretStr(KEY)})
     with TestClient(create_app(settings), headers=HEADERS) as opened:
         yield opened
 
 
 @pytest.fixture
-def two(shop, small_checkpoint, client):
-    """Two releases, the second one active and served."""
-    made = [build_release(shop, checkpoint=small_checkpoint).release_id for _ in range(2)]
-    wait_for(lambda: served_by(client, made[1]))
-    return made
+def two(shop_with_two, client):
+    """The ids of the two releases, the second of which is served."""
+    release_ids = shop_with_two[1]
+    wait_for(lambda: served_by(client, release_ids[1]))
+    return release_ids
 
 
 def listed(client):
@@ -56,26 +56,7 @@ def damage(shop, release_id, name="rows.arrow"):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/admin/releases"),
-        ("GET", "/v1/admin/releases/r1"),
-        ("POST", "/v1/admin/releases/r1:activate"),
-        ("POST", "/v1/admin/releases/r1:rollback"),
-        ("POST", "/v1/admin/releases:rollback"),
-        ("GET", "/v1/admin/activations"),
-        ("GET", "/v1/admin/processes"),
-    ],
-)
-def test_nothing_is_told_or_done_without_the_key(settings, method, path):
-    with TestClient(create_app(settings)) as stranger:
-        response = stranger.request(method, path)
-
-    assert (response.status_code, response.json()["code"]) == (401, "missing-key")
-
-
-def test_lists_releases_with_who_serves_them(client, two, shop):
+def test_lists_releases_with_their_servers(client, two, shop):
     first, second = two
     with shop.database.transaction() as session:
         record_evaluation(
@@ -97,7 +78,7 @@ def test_lists_releases_with_who_serves_them(client, two, shop):
     assert len(client.get("/v1/admin/releases", params={"limit": 1}).json()["releases"]) == 1
 
 
-def test_shows_one_release_whole(client, two):
+def test_shows_a_release_in_full(client, two):
     release = client.get(f"/v1/admin/releases/{two[0]}").json()
 
     assert release["manifest"]["release_id"] == two[0]
@@ -107,7 +88,7 @@ def test_shows_one_release_whole(client, two):
     assert release["evaluations"] == []
 
 
-def test_a_release_whose_manifest_is_damaged_is_shown_with_the_reason(client, two, shop):
+def test_a_release_with_a_damaged_manifest_is_shown_with_the_reason(client, two, shop):
     damage(shop, two[0], "manifest.json")
 
     release = client.get(f"/v1/admin/releases/{two[0]}").json()
@@ -138,13 +119,13 @@ def test_activates_and_rolls_back_with_a_reason(client, two):
     wait_for(lambda: served_by(client, second))
 
 
-def test_activating_what_is_active_changes_nothing(client, two):
+def test_activating_the_active_release_changes_nothing(client, two):
     answer = client.post(f"/v1/admin/releases/{two[1]}:activate").json()
 
     assert (answer["has_changed"], answer["version"]) == (False, 2)
 
 
-def test_what_cannot_be_activated_is_told_apart(client, two, shop):
+def test_refused_activations_have_different_codes(client, two, shop):
     first, second = two
     damage(shop, first)
     stale = {"expected_version": 1}
@@ -164,36 +145,40 @@ def test_what_cannot_be_activated_is_told_apart(client, two, shop):
     assert (ready["status"], ready["release_id"], ready["warning"]) == ("ready", second, None)
 
 
-def test_without_an_earlier_release_there_is_no_way_back(client, shop):
-    answer = client.post("/v1/admin/releases:rollback")
+def test_there_is_nothing_to_roll_back_to_before_the_first_activation(settings):
+    settings = settings.model_copy(update={"admin_key": SecretStr(KEY)})
+    with TestClient(create_app(settings), headers=HEADERS) as client:
+        answer = client.post("/v1/admin/releases:rollback")
 
     assert (answer.status_code, answer.json()["code"]) == (409, "no-previous-release")
 
 
-def test_a_retired_release_is_gone_for_clients(client, two, shop, small_checkpoint):
-    build_release(shop, checkpoint=small_checkpoint)
+def test_a_retired_release_cannot_be_found(client, two, shop):
     with shop.database.transaction() as session:
-        assert mark_retired(session, two[0], protected=[])
+        # Only releases that are neither active nor previous can be retired.
+        record_release(session, {**read_manifest_facts(shop.settings.releases_dir, two[0]), "release_id": "r3"})
+        assert mark_retired(session, "r3", protected=[])
     with shop.database.reading() as session:
-        assert len(list_releases(session)) == 3
+        assert len(select_releases(session)) == 3
 
-    assert two[0] not in listed(client)
+    assert "r3" not in listed(client)
     for answer in (
-        client.get(f"/v1/admin/releases/{two[0]}"),
-        client.post(f"/v1/admin/releases/{two[0]}:activate"),
-        client.post(f"/v1/admin/releases/{two[0]}:rollback"),
+        client.get("/v1/admin/releases/r3"),
+        client.post("/v1/admin/releases/r3:activate"),
+        client.post("/v1/admin/releases/r3:rollback"),
     ):
         assert (answer.status_code, answer.json()["code"]) == (404, "release-not-found")
         assert "was retired at" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e", ".lock", "a%2fb", "a" * 5000])
-def test_odd_names_are_not_found(client, shop, name):
+def test_invalid_ids_are_not_found(client, shop, name):
     assert client.get(f"/v1/admin/releases/{name}").status_code == 404
 
 
-def test_lists_processes_that_live_and_that_ended(client, two, shop):
+def test_lists_living_and_ended_processes(client, two, shop):
     ended = register_process(shop.database, "worker")
+    beat(shop.database, ended, refusal="r2 is refused")
     stop_process(shop.database, ended)
 
     found = {process["process_id"]: process for process in client.get("/v1/admin/processes").json()["processes"]}
@@ -201,22 +186,7 @@ def test_lists_processes_that_live_and_that_ended(client, two, shop):
 
     assert len(found) == 2
     assert (server["release_id"], server["refusal"], server["is_living"]) == (two[1], None, True)
-    assert found[ended]["is_living"] is False
+    assert (found[ended]["is_living"], found[ended]["refusal"]) == (False, "r2 is refused")
     assert found[ended]["stopped_at"].endswith("Z")
     assert served_by(client, two[1])[0]["process_id"] == server["process_id"]
     assert client.get("/v1/admin/processes", params={"kind": "cron"}).status_code == 422
-
-
-def test_a_refusal_is_seen_on_the_process(client, two, shop):
-    """Damaged between its verification and the loading by a server."""
-    first, second = two
-    client.post(f"/v1/admin/releases/{first}:activate")
-    wait_for(lambda: served_by(client, first))
-    damage(shop, second)
-    with shop.database.transaction() as session:
-        activate_release(session, second)
-
-    wait_for(lambda: client.get("/v1/admin/processes").json()["processes"][0]["refusal"])
-    (process,) = client.get("/v1/admin/processes").json()["processes"]
-    assert process["release_id"] == first
-    assert "rows.arrow" in process["refusal"]

@@ -1,4 +1,4 @@
-"""POST /search over the whole stack: real images, network, index, files."""
+"""POST /search with real images, network, index and files."""
 
 import base64
 
@@ -22,8 +22,7 @@ def problem_of(response):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_ranks_the_same_product_first(client, path):
-    """A product's own image finds that product, with a cosine of one."""
+def test_an_image_of_the_catalogue_finds_its_product_with_a_score_of_one(client, path):
     response = client.post(path, files={"image": IMAGE})
 
     assert response.status_code == 200
@@ -35,7 +34,7 @@ def test_ranks_the_same_product_first(client, path):
     assert set(answer["timing"]) == {"decode", "wait", "embed", "search", "group", "total"}
 
 
-def test_gives_one_hit_a_product_best_first(client):
+def test_returns_one_hit_per_product_best_first(client):
     hits = client.post("/search", files={"image": IMAGE}).json()["hits"]
 
     assert sorted(hit["product_id"] for hit in hits) == sorted(PRODUCTS)
@@ -43,7 +42,7 @@ def test_gives_one_hit_a_product_best_first(client):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_form_raw_body_and_json_answer_alike(client):
+def test_form_raw_body_and_json_give_the_same_answer(client):
     as_form = client.post("/search", files={"image": ("photo.png", IMAGE, "image/png")}, data={"k": "2"})
     as_body = client.post("/search?k=2", content=IMAGE, headers={"Content-Type": "image/png"})
     encoded = base64.b64encode(IMAGE).decode()
@@ -62,7 +61,7 @@ def test_the_declared_type_of_a_raw_image_does_not_matter(client):
 
 
 @pytest.mark.parametrize("how", ["query", "form", "json"])
-def test_min_score_leaves_out_what_scores_less(client, how):
+def test_min_score_omits_lower_scores(client, how):
     if how == "query":
         response = client.post("/search?min_score=0.999", files={"image": IMAGE})
     elif how == "form":
@@ -102,7 +101,7 @@ def test_image_urls_can_be_fetched(client):
     ids=["not an image", "empty", "truncated", "gigapixels", "too many bytes", "float"],
 )
 @pytest.mark.parametrize("how", ["form", "raw", "json"])
-def test_images_that_cannot_be_used(client, how, content, status, code, message):
+def test_unusable_images_are_refused(client, how, content, status, code, message):
     if how == "form":
         response = client.post("/search", files={"image": ("a.png", content)})
     elif how == "raw":
@@ -117,7 +116,7 @@ def test_images_that_cannot_be_used(client, how, content, status, code, message)
 
 @pytest.mark.parametrize("k", ["0", "-1", str(10**9), "1001", "ten", "1.5", ""])
 @pytest.mark.parametrize("how", ["query", "form", "json"])
-def test_k_out_of_range_is_named(client, k, how):
+def test_a_k_out_of_range_is_refused(client, k, how):
     if how == "query":
         response = client.post(f"/search?k={k}", files={"image": IMAGE})
     elif how == "form":
@@ -131,7 +130,7 @@ def test_k_out_of_range_is_named(client, k, how):
 
 
 @pytest.mark.parametrize("min_score", ["nan", "2", "-1.01", "inf", "x"])
-def test_min_score_out_of_range_is_named(client, min_score):
+def test_a_min_score_out_of_range_is_refused(client, min_score):
     for response in (
         client.post(f"/search?min_score={min_score}", files={"image": IMAGE}),
         client.post("/search", files={"image": IMAGE}, data={"min_score": min_score}),
@@ -142,7 +141,7 @@ def test_min_score_out_of_range_is_named(client, min_score):
 
 
 @pytest.mark.parametrize(("query", "message"), [("kk=3", "unknown parameter 'kk'"), ("k=5&k=6", "'k' twice")])
-def test_parameters_that_would_be_lost_are_refused(client, query, message):
+def test_unknown_and_repeated_parameters_are_refused(client, query, message):
     problem = problem_of(client.post(f"/search?{query}", files={"image": IMAGE}))
 
     assert problem["code"] == "invalid-request"
@@ -150,7 +149,7 @@ def test_parameters_that_would_be_lost_are_refused(client, query, message):
 
 
 @pytest.mark.parametrize("body", ['"k": true', '"k": "3"', '"k": 0', '"min_score": NaN', '"min_score": "1"'])
-def test_json_values_of_another_type_are_named_with_their_value(client, body):
+def test_json_values_of_a_wrong_type_are_reported(client, body):
     content = f'{{"image": "{base64.b64encode(IMAGE).decode()}", {body}}}'
 
     problem = problem_of(client.post("/search", content=content, headers={"Content-Type": "application/json"}))
@@ -159,7 +158,7 @@ def test_json_values_of_another_type_are_named_with_their_value(client, body):
     assert "(got " in problem["detail"] or "NaN" in problem["detail"]
 
 
-def test_a_parameter_given_twice_is_refused(client):
+def test_a_parameter_in_both_url_and_body_is_refused(client):
     problem = problem_of(client.post("/search?k=2", files={"image": IMAGE}, data={"k": "3"}))
 
     assert (problem["code"], problem["detail"]) == (
@@ -171,7 +170,7 @@ def test_a_parameter_given_twice_is_refused(client):
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/pdf", "image"]
 )
-def test_unknown_content_types_are_told_what_is_read(client, content_type):
+def test_unsupported_content_types_are_refused_with_those_supported(client, content_type):
     problem = problem_of(client.post("/search", content=IMAGE, headers={"Content-Type": content_type}))
 
     assert (problem["status"], problem["code"]) == (415, "unsupported-content-type")
@@ -179,13 +178,13 @@ def test_unknown_content_types_are_told_what_is_read(client, content_type):
     assert "multipart/form-data" in problem["detail"]
 
 
-def test_a_missing_content_type_is_told_what_is_read(client):
+def test_a_missing_content_type_is_refused(client):
     problem = problem_of(client.post("/search", content=IMAGE))
 
     assert "no Content-Type" in problem["detail"]
 
 
-def test_no_body_at_all(client):
+def test_an_empty_body_is_refused(client):
     for content_type in ("image/png", "application/json", "multipart/form-data; boundary=x"):
         assert problem_of(client.post("/search", headers={"Content-Type": content_type}))["code"] == "empty-body"
 
@@ -199,14 +198,14 @@ def test_no_body_at_all(client):
         ([("k", b"3")], "is a file and must be text"),
     ],
 )
-def test_forms_without_exactly_one_image(client, files, message):
+def test_forms_without_exactly_one_image_are_refused(client, files, message):
     problem = problem_of(client.post("/search", files=[(name, ("a.png", content)) for name, content in files]))
 
     assert (problem["status"], problem["code"]) == (422, "invalid-form")
     assert message in problem["detail"]
 
 
-def test_form_fields_that_mean_nothing(client):
+def test_unknown_repeated_and_misplaced_form_fields_are_refused(client):
     unknown = client.post("/search", files={"image": IMAGE}, data={"top": "3"})
     text_in_place_of_a_file = client.post("/search", files={"k": (None, "3")}, data={"image": "photo.jpg"})
     twice = client.post("/search", files=[("image", ("a", IMAGE)), ("k", (None, "1")), ("k", (None, "2"))])
@@ -239,27 +238,22 @@ def test_damaged_forms_are_client_errors(client, content_type, body):
 
 
 @pytest.mark.parametrize("text", ["not base64!", "QUJ", "QUJD*", "ärger"])
-def test_base64_that_is_none(client, text):
+def test_invalid_base64_is_refused(client, text):
     problem = problem_of(client.post("/search", json={"image": text}))
 
     assert (problem["status"], problem["code"]) == (422, "invalid-base64")
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"photo": "x"}', b'{"image": 3}', b'{"image": "QUJD", "x": 1}'])
-def test_json_that_does_not_fit(client, body):
+def test_json_of_another_structure_is_refused(client, body):
     problem = problem_of(client.post("/search", content=body, headers={"Content-Type": "application/json"}))
 
     assert problem["code"] == "invalid-request"
 
 
-def test_a_chunked_body_is_cut_off_at_the_limit(client):
-    """The reading ends with the first byte over the limit, however much the client would go on to send."""
-    sent = 0
-
+def test_reading_a_chunked_body_ends_at_the_limit(client):
     def endless():
-        nonlocal sent
         for _ in range(1000):
-            sent += 100_000
             yield bytes(100_000)
 
     response = client.post("/search", content=endless(), headers={"Content-Type": "image/png"})
@@ -267,13 +261,13 @@ def test_a_chunked_body_is_cut_off_at_the_limit(client):
     assert problem_of(response)["code"] == "body-too-large"
 
 
-def test_a_body_that_declares_too_much_is_refused_before_it_is_read(client):
+def test_a_body_with_too_large_a_content_length_is_refused_before_it_is_read(client):
     headers = {"Content-Type": "image/png", "Content-Length": str(2**40)}
 
     assert problem_of(client.post("/search", content=b"x", headers=headers))["code"] == "body-too-large"
 
 
-def test_a_image_of_exactly_the_limit_is_read(client):
+def test_an_image_of_exactly_the_limit_is_accepted(client):
     padded = png("red") + bytes(300_000 - len(png("red")))
 
     for response in (
@@ -284,12 +278,12 @@ def test_a_image_of_exactly_the_limit_is_read(client):
         assert response.status_code == 200
 
 
-def test_the_frameworks_own_refusals_are_problems_too(client):
+def test_errors_of_the_framework_are_problems_too(client):
     assert problem_of(client.get("/search"))["code"] == "method-not-allowed"
     assert problem_of(client.get("/nowhere"))["code"] == "not-found"
 
 
-def test_request_ids_are_taken_from_the_gateway_when_they_are_harmless(client):
+def test_valid_request_ids_of_a_gateway_are_kept(client):
     assert client.get("/livez", headers={"X-Request-ID": "abc-123"}).headers["x-request-id"] == "abc-123"
     for bad in ("a b", "x" * 65, 'a"}', ""):
         given = client.get("/livez", headers={"X-Request-ID": bad}).headers["x-request-id"]
@@ -297,7 +291,7 @@ def test_request_ids_are_taken_from_the_gateway_when_they_are_harmless(client):
         assert len(given) == 32
 
 
-def test_an_unexpected_error_says_nothing_of_itself(client, monkeypatch):
+def test_an_unexpected_error_is_not_disclosed(client, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("secret detail")
 
