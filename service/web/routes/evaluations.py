@@ -8,8 +8,8 @@ from service.evaluations.comparison import DEFAULT_LIMIT, compare_evaluations
 from service.evaluations.queries import find_evaluation, list_evaluations
 from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
-from service.web.routes.labels import ADMIN_MEDIA_PATH
 from service.web.schemas.evaluations import ComparisonView, EvaluationList, EvaluationView
+from service.web.schemas.labels import ADMIN_MEDIA_PATH
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 
 router = APIRouter(prefix="/v1/admin/evaluations", tags=["admin"])
