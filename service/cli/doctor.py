@@ -24,11 +24,12 @@ from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, living_processes
 from service.installation.settings import Settings, unknown_settings
-from service.operations.records import ACTIVE_STATES, count_operations
+from service.operations.records import count_operations
 from service.releases.errors import NoActiveRelease, ReleaseError
 from service.releases.files import read_release_facts
 from service.releases.records import require_active_release
 from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.operations import ACTIVE_STATES
 
 _LITTLE_DISK_BYTES = 2**30
 _WORKER_SECONDS = 30.0  # one that lives is heard of more often

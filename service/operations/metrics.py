@@ -1,4 +1,4 @@
-"""Metrics of the whole installation, exposed by every process: operations, processes, database, disk."""
+"""Metrics of the whole installation, which every process exposes: operations, processes, database, disk."""
 
 import shutil
 from collections import Counter
@@ -14,26 +14,26 @@ from service.installation.installation import Installation
 from service.installation.metrics import BackgroundReading
 from service.installation.processes import KINDS as PROCESS_KINDS
 from service.installation.processes import living_processes
+from service.operations.kinds import KINDS as OPERATION_KINDS
 from service.operations.records import count_operations
-from service.operations.requests import KINDS as OPERATION_KINDS
 from service.storage.tables.operations import OPERATION_STATES
 
 
 class InstallationMetrics(Collector):
-    """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
+    """Operations by kind and state, living processes, database availability, and free disk space."""
 
     def __init__(self, installation: Installation) -> None:
         self._counts = BackgroundReading(partial(_count, installation))
         self._free_bytes = BackgroundReading(lambda: shutil.disk_usage(installation.settings.home).free)
 
     def collect(self) -> Iterator[Metric]:
-        """Give the present state; what cannot be read at present is left out."""
+        """Yield the current values; those that cannot be read at the moment are omitted."""
         counts, free_bytes = self._counts.latest(), self._free_bytes.latest()
         yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
         operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
         processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])
         if counts is not None:
-            # Those that are not there too: an alert needs a number to compare with.
+            # Zeros are exposed as well: an alert rule needs a series to compare with.
             for kind in OPERATION_KINDS:
                 for state in OPERATION_STATES:
                     operations.add_metric([kind, state], counts.operations.get((kind, state), 0))

@@ -14,9 +14,9 @@ from service.operations.records import (
     end_operation,
     finish_step,
     get_operation,
-    list_operations,
     release_claim,
     request_cancel,
+    select_operations,
 )
 
 
@@ -68,7 +68,7 @@ def test_the_same_key_gives_the_same_operation_also_when_it_has_ended(database):
     again, is_new = create_operation(database, "retrain", {"note": "a"}, actor="bob", idempotency_key="k")
 
     assert (again.id, is_new) == (first.id, False)
-    with pytest.raises(IdempotencyKeyReused, match=f"'k' came with another request before \\({first.id}\\)"):
+    with pytest.raises(IdempotencyKeyReused, match=f"'k' was used before with a different request \\({first.id}\\)"):
         make(database, request={"note": "b"}, idempotency_key="k")
 
 
@@ -99,7 +99,7 @@ def test_what_has_ended_cannot_be_cancelled(database):
     claim_operation(database, operation.id, "w1")
     end_operation(database, operation.id, "w1", "succeeded", None)
 
-    with pytest.raises(OperationEnded, match="has succeeded already"):
+    with pytest.raises(OperationEnded, match="has already succeeded"):
         request_cancel(database, operation.id)
     with pytest.raises(OperationNotFound, match=r"'nonsense'.*akin operations list"):
         request_cancel(database, "nonsense")
@@ -155,9 +155,9 @@ def test_lists_go_from_the_newest_on_in_pages(database):
         request_cancel(database, ids[-1])
 
     with database.reading() as session:
-        first = [operation.id for operation in list_operations(session, limit=3)]
-        rest = [operation.id for operation in list_operations(session, limit=3, before=first[-1])]
-        none = list_operations(session, states=["running"])
+        first = [operation.id for operation in select_operations(session, limit=3)]
+        rest = [operation.id for operation in select_operations(session, limit=3, before=first[-1])]
+        none = select_operations(session, states=["running"])
 
     assert first + rest == list(reversed(ids))
     assert none == []

@@ -13,7 +13,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.operations.requests import BUILD
+from service.operations.kinds import BUILD
 from service.releases.build import build_release
 from service.storage.database import next_change_seqs, open_database
 from service.storage.errors import DatabaseUnavailable

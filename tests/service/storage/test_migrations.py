@@ -315,18 +315,18 @@ def test_akin_migrate_shows_an_installation_that_is_not_there_without_making_it(
 
 WORKER = """
 from service.errors import DatabaseVersionError
-from service.operations.job_engine import migrate_jobs
-from service.operations.worker import WorkerHooks, run_worker
-from service.settings import load_settings
+from service.worker.job_engine import migrate_jobs
+from service.worker.process import WorkerOptions, run_worker
+from service.installation.settings import load_settings
 
 try:
-    run_worker(load_settings(), WorkerHooks(until_idle=True))
+    run_worker(load_settings(), WorkerOptions(until_idle=True))
 except DatabaseVersionError as error:
     assert "the workers' tables are not of this version" in str(error), error
 else:
     raise SystemExit("a worker ran without its tables")
 migrate_jobs(load_settings())
-run_worker(load_settings(), WorkerHooks(until_idle=True))
+run_worker(load_settings(), WorkerOptions(until_idle=True))
 """
 
 

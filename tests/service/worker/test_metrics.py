@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from service.cli.main import main
+from service.operations.kinds import BUILD
 from service.operations.records import create_operation, get_operation
-from service.operations.requests import BUILD, parse_build
+from service.operations.requests import parse_build
 from service.releases.build import build_release
 from service.web.server import listen
 from service.worker.metrics import WorkerMetrics

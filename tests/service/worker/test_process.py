@@ -5,8 +5,8 @@ import signal
 import pytest
 from sqlalchemy import delete
 
+from service.operations.kinds import BUILD
 from service.operations.records import get_operation
-from service.operations.requests import BUILD
 from service.releases.build import build_release
 from service.releases.records import activate_release, active_release, list_releases
 from service.storage.tables.operations import Process

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.installation.processes import list_processes
-from service.operations.requests import BUILD
+from service.operations.kinds import BUILD
 from service.releases.records import active_release
 from service.storage.tables.operations import Operation
 from tests.databases import new_database

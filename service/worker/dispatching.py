@@ -1,0 +1,132 @@
+"""Keep the rows of operations and the engine's workflows in step.
+
+A request writes only the row. Workers hand it to the engine, which distributes, remembers and repeats. Two things the
+engine cannot know: that the executor of a workflow is dead, and that an operation is still active although its workflow
+has ended.
+"""
+
+from collections.abc import Callable, Collection, Set
+from typing import Protocol
+
+import structlog
+
+from service.operations.kinds import KINDS, Kind
+from service.operations.records import claim_operation, end_operation, locked_operation, select_operations
+from service.storage.database import Database
+from service.storage.tables.operations import ACTIVE_STATES, FAILED, Operation
+from service.worker.job_engine import ENDED_STATUSES, Workflow
+
+_MAX_ACTIVE = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """The part of `JobEngine` that dispatching needs."""
+
+    def enqueue(self, kind: Kind, operation_id: str) -> None:
+        """Start an operation's workflow on the queue of its kind; idempotent."""
+
+    def workflows(self, operation_ids: Collection[str]) -> list[Workflow]:
+        """Return the workflows of these operations, as far as they exist."""
+
+    def pending(self) -> list[Workflow]:
+        """Return all workflows that executors have taken from a queue and not ended."""
+
+    def resume(self, operation_id: str, queue: str) -> None:
+        """Put a workflow that has not ended back into a queue, whatever executor it has."""
+
+
+class Dispatcher:
+    """Hands operations to the engine, and repairs what dead workers have left."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        database: Database,
+        worker_id: str,
+        version: str,
+        *,
+        living: Callable[[], set[str]],
+        at_work: Set[str],
+    ) -> None:
+        self._engine = engine
+        self._database = database
+        self._worker_id = worker_id
+        self._version = version
+        self._living = living
+        self._at_work = at_work  # ids of the operations that this worker performs now
+        self._enqueued: set[str] = set()
+        self._unattended: set[str] = set()
+
+    def hand_over(self) -> bool:
+        """Enqueue the workflows of new operations; return whether any operation is queued or running."""
+        active = self._active()
+        for operation in active:
+            if operation.id in self._enqueued:
+                continue
+            for kind in KINDS:
+                if kind == operation.kind:
+                    # If the engine has lost its records, a running operation begins again; its steps are repeatable.
+                    self._engine.enqueue(kind, operation.id)
+                    self._enqueued.add(operation.id)
+        return bool(active)
+
+    def repair(self) -> None:
+        """Take over the work of dead workers, and end operations whose workflow cannot end them."""
+        pending = self._engine.pending()
+        active = self._active()
+        if pending or active:
+            living = self._living()
+            self._take_over(pending, living)
+            self._end_orphans(active, living)
+
+    def _take_over(self, pending: list[Workflow], living: set[str]) -> None:
+        own = {workflow.operation_id for workflow in pending if workflow.executor_id == self._worker_id}
+        # This worker may have lost an operation to one that woke up late, although the engine still assigns it to this
+        # one. Seen twice in a row, since a workflow is pending for a moment before it starts.
+        unattended = own - self._at_work
+        for workflow in pending:
+            is_abandoned = workflow.executor_id not in living or (
+                workflow.operation_id in unattended & self._unattended
+            )
+            if is_abandoned and workflow.version == self._version:
+                self._resume(workflow)
+        self._unattended = unattended
+
+    def _resume(self, workflow: Workflow) -> None:
+        # Compare and set: `resume` is unconditional, and all workers may see the same death. Under the lock of the row,
+        # one of them finds the workflow unchanged; for those that follow, it is queued or has another executor.
+        with locked_operation(self._database, workflow.operation_id) as operation:
+            if self._engine.workflows([workflow.operation_id]) != [workflow]:
+                return
+            queue = workflow.queue or KINDS[0]
+            if operation is not None and operation.state in ACTIVE_STATES:
+                # From here on the former worker can write nothing, should it only have been slow.
+                operation.worker_id = None
+                queue = operation.kind
+            self._engine.resume(workflow.operation_id, queue)
+        log.warning("operation_taken_over", operation_id=workflow.operation_id, worker_id=workflow.executor_id)
+
+    def _end_orphans(self, active: list[Operation], living: set[str]) -> None:
+        """End operations whose workflow has ended without them, or is of another version and no living worker.
+
+        Otherwise they would stay active indefinitely, and block all later operations of their kind.
+        """
+        for workflow in self._engine.workflows([operation.id for operation in active]) if active else ():
+            is_other_version = workflow.version not in (None, self._version)
+            if workflow.status in ENDED_STATUSES:
+                code = "internal-error"
+                detail = f"its workflow has ended as {workflow.status} without it; request it again"
+            elif is_other_version and workflow.executor_id not in living:
+                code, detail = "worker-upgraded", "it was begun by another version of Akin; request it again"
+            else:
+                continue
+            if claim_operation(self._database, workflow.operation_id, self._worker_id) is not None:
+                log.error("operation_without_workflow", operation_id=workflow.operation_id, code=code)
+                error = {"code": code, "detail": detail}
+                end_operation(self._database, workflow.operation_id, self._worker_id, FAILED, error)
+
+    def _active(self) -> list[Operation]:
+        with self._database.reading() as session:
+            return select_operations(session, states=ACTIVE_STATES, limit=_MAX_ACTIVE)
