@@ -37,8 +37,8 @@ class InstallationMetrics(Collector):
             for kind in OPERATION_KINDS:
                 for state in OPERATION_STATES:
                     operations.add_metric([kind, state], counts.operations.get((kind, state), 0))
-            for kind in PROCESS_KINDS:
-                processes.add_metric([kind], counts.processes.get(kind, 0))
+            for process_kind in PROCESS_KINDS:
+                processes.add_metric([process_kind], counts.processes.get(process_kind, 0))
         yield from (operations, processes)
         free = GaugeMetricFamily("akin_disk_free_bytes", "Free space where the home folder lies.")
         if free_bytes is not None:

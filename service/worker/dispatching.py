@@ -5,36 +5,19 @@ engine cannot know: that the executor of a workflow is dead, and that an operati
 has ended.
 """
 
-from collections.abc import Callable, Collection, Set
-from typing import Protocol
+from collections.abc import Callable, Set
 
 import structlog
 
-from service.operations.kinds import KINDS, Kind
+from service.operations.kinds import KINDS
 from service.operations.records import claim_operation, end_operation, locked_operation, select_operations
 from service.storage.database import Database
 from service.storage.tables.operations import ACTIVE_STATES, FAILED, Operation
-from service.worker.job_engine import ENDED_STATUSES, Workflow
+from service.worker.job_engine import ENDED_STATUSES, JobEngine, Workflow
 
 _MAX_ACTIVE = 1000
 
 log = structlog.get_logger(__name__)
-
-
-class Engine(Protocol):
-    """The part of `JobEngine` that dispatching needs."""
-
-    def enqueue(self, kind: Kind, operation_id: str) -> None:
-        """Start an operation's workflow on the queue of its kind; idempotent."""
-
-    def workflows(self, operation_ids: Collection[str]) -> list[Workflow]:
-        """Return the workflows of these operations, as far as they exist."""
-
-    def pending(self) -> list[Workflow]:
-        """Return all workflows that executors have taken from a queue and not ended."""
-
-    def resume(self, operation_id: str, queue: str) -> None:
-        """Put a workflow that has not ended back into a queue, whatever executor it has."""
 
 
 class Dispatcher:
@@ -42,7 +25,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: JobEngine,
         database: Database,
         worker_id: str,
         version: str,
@@ -63,13 +46,10 @@ class Dispatcher:
         """Enqueue the workflows of new operations; return whether any operation is queued or running."""
         active = self._active()
         for operation in active:
-            if operation.id in self._enqueued:
-                continue
-            for kind in KINDS:
-                if kind == operation.kind:
-                    # If the engine has lost its records, a running operation begins again; its steps are repeatable.
-                    self._engine.enqueue(kind, operation.id)
-                    self._enqueued.add(operation.id)
+            if operation.id not in self._enqueued and operation.kind in KINDS:
+                # If the engine has lost its records, a running operation begins again; its steps are repeatable.
+                self._engine.enqueue(operation.kind, operation.id)
+                self._enqueued.add(operation.id)
         return bool(active)
 
     def repair(self) -> None:

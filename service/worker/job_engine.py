@@ -14,7 +14,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, Wo
 from dbos import error as dbos_error
 
 from service.installation.settings import Settings
-from service.operations.kinds import KINDS, Kind
+from service.operations.kinds import KINDS
 from service.storage.engine import make_engine
 from service.storage.errors import DatabaseVersionError
 from service.storage.postgresql import SESSION
@@ -46,15 +46,15 @@ class Workflow:
 
 
 class JobEngine:
-    """What a worker asks of DBOS; valid inside `job_engine`."""
+    """The queues and workflows; valid inside `job_engine`."""
 
     def __init__(self, workflow: Callable[[str], str]) -> None:
         self._workflow = workflow
 
-    def enqueue(self, kind: Kind, operation_id: str) -> None:
-        """Start an operation's workflow on the queue of its kind; idempotent."""
+    def enqueue(self, queue: str, operation_id: str) -> None:
+        """Create an operation's workflow in a queue; idempotent."""
         with SetWorkflowID(operation_id):
-            DBOS.enqueue_workflow(kind, self._workflow, operation_id)
+            DBOS.enqueue_workflow(queue, self._workflow, operation_id)
 
     def workflows(self, operation_ids: Collection[str]) -> list[Workflow]:
         """Return the workflows of these operations, as far as they exist."""

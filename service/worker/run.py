@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -27,6 +27,8 @@ _SECONDS_BETWEEN_POLLS = 1.0
 log = structlog.get_logger(__name__)
 
 Facts = dict[str, Any]
+# Called with a name and work; returns the result of the work, or the one recorded when it was performed before.
+StepRunner = Callable[[str, Callable[[], Facts]], Facts]
 
 
 class WorkerStopping(BaseException):
@@ -45,22 +47,6 @@ class Ended(Exception):
         self.facts = dict(facts or {})
 
 
-class StepRunner(Protocol):
-    """Performs each named piece of work once, and remembers its result (JSON) across the death of the process."""
-
-    def __call__(self, name: str, work: Callable[[], Facts]) -> Facts:
-        """Return the result of `work`, or the one recorded when work of this name was performed before."""
-        ...
-
-
-def _ignore_point(_point: str) -> None:
-    """Observe nothing."""
-
-
-def _ignore_step(_step: str, _outcome: str, _seconds: float) -> None:
-    """Record nothing."""
-
-
 @dataclass(slots=True)
 class Run:
     """What steps work with: the installation, the request and the facts so far; and how they report progress."""
@@ -73,9 +59,9 @@ class Run:
     run_once: StepRunner
     is_stopping: Callable[[], bool] = lambda: False
     # Called with "before NAME", "within NAME" (done, not yet recorded by the engine), "after NAME": tests kill there.
-    on_point: Callable[[str], None] = _ignore_point
+    on_point: Callable[[str], None] = lambda _point: None
     # Called with the name, outcome and seconds of each step that was performed here.
-    record_step: Callable[[str, str, float], None] = _ignore_step
+    record_step: Callable[[str, str, float], None] = lambda _step, _outcome, _seconds: None
     facts: Facts = field(default_factory=dict)
     _polled_at: float = 0.0
     _stage: str = ""

@@ -20,7 +20,7 @@ from service.releases.build import ReleaseOrigin, build_release
 from service.releases.errors import ActivationConflict, BuilderBusy
 from service.releases.records import ActiveRelease, activate_release, activation_of_operation, active_release
 from service.releases.retention import retire_old_releases
-from service.storage.database import in_utc, now
+from service.storage.database import in_utc
 from service.storage.tables.operations import CANCELLED
 from service.worker.run import Ended, Facts, Run, reject
 from service.worker.steps.evaluation import judge, unmet_reasons
@@ -113,7 +113,9 @@ def activate(run: Run) -> Facts:
             )
         except ActivationConflict as error:
             raise _active_release_changed(release_id, current, expected) from error
-    return _activated(now())
+        done = activation_of_operation(session, run.operation_id)
+        assert done is not None
+        return _activated(done.activated_at)
 
 
 def watch_convergence(run: Run) -> Facts:

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+from sqlalchemy import delete
+
 from service.installation.processes import list_processes
 from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.operations import Process
 from service.worker import liveness
 from service.worker.liveness import Heartbeat, living_workers, registered_worker
 from tests.service.conftest import wait_for
@@ -50,6 +53,28 @@ def test_a_worker_whose_lock_is_free_is_dead_at_once(installation):
 
         assert living_workers(installation, "another") == {"another"}
         assert list(installation.settings.workers_dir.glob("*.lock")) == []
+
+
+def test_a_worker_without_a_row_and_a_lock_is_dead(installation):
+    """Rows are pruned a day after the last heartbeat; only the engine still names such a worker."""
+    with registered_worker(installation, "w"):
+        (lock,) = installation.settings.workers_dir.glob("*.lock")
+        lock.unlink()
+        with installation.database.transaction() as session:
+            session.execute(delete(Process))
+
+        assert living_workers(installation, "another") == {"another"}
+
+
+def test_a_worker_of_another_machine_is_dead_once_its_heartbeat_is_too_old(installation):
+    settings = installation.settings.model_copy(update={"worker_takeover_seconds": 0.0})
+
+    with registered_worker(installation, "w"):
+        (lock,) = installation.settings.workers_dir.glob("*.lock")
+        lock.rename(lock.with_name("elsewhere.w.lock"))
+
+        assert living_workers(replace(installation, settings=settings), "another") == {"another"}
+        lock.with_name("elsewhere.w.lock").rename(lock)
 
 
 def test_a_lock_of_another_machine_says_nothing(installation):
