@@ -1,6 +1,7 @@
 """The steps that embed the catalogue with the model of the release to build, in shards that are recorded one by one."""
 
 import math
+import time
 from pathlib import Path
 
 from embedding.checkpoint import load_embedder
@@ -8,7 +9,8 @@ from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import take_snapshot
 from service.embeddings.stored import embed_missing
 from service.operations.folder import RUN
-from service.releases.build import default_checkpoint
+from service.releases.build import default_checkpoint, only_builder
+from service.releases.errors import BuilderBusy
 from service.releases.records import ActiveRelease, active_release
 from service.storage.database import now
 from service.worker.run import Facts, Run
@@ -16,6 +18,7 @@ from training.run import CHECKPOINT
 
 _SHARD_IMAGES = 2048
 _MAX_SHARDS = 64
+_LOCK_POLL_SECONDS = 1.0
 
 
 def plan_embedding(run: Run) -> Facts:
@@ -63,4 +66,16 @@ def embed_shard(run: Run, shard: int) -> Facts:
 def _checkpoint(run: Run, active: ActiveRelease) -> Path:
     if run.facts.get("candidate") is not None:
         return run.folder / RUN / CHECKPOINT
-    return default_checkpoint(run.installation, active)
+    while True:
+        try:
+            # Without an active release the untrained model is written first, which a build would take for a leftover.
+            with only_builder(run.installation.settings):
+                return default_checkpoint(run.installation, active)
+        except BuilderBusy:
+            wait_for_builder(run)
+
+
+def wait_for_builder(run: Run) -> None:
+    """Wait a moment for whoever holds the builder's lock; raises like `Run.check`."""
+    run.check()
+    time.sleep(_LOCK_POLL_SECONDS)

@@ -23,13 +23,13 @@ from service.releases.retention import retire_old_releases
 from service.storage.database import in_utc
 from service.storage.tables.operations import CANCELLED
 from service.worker.run import Ended, Facts, Run, reject
+from service.worker.steps.embedding import wait_for_builder
 from service.worker.steps.evaluation import judge, unmet_reasons
 from service.worker.steps.snapshot import request_of
 from training.run import STATE
 
 # How long the servers are watched; one that has not loaded the release by then is reported, not awaited.
 _CONVERGENCE_SECONDS = 60.0
-_LOCK_POLL_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ def build(run: Run, attempt: int) -> Facts:
                 on_progress=lambda done, total: run.report("Embedding new images", done, total),
             )
         except BuilderBusy:
-            _wait_for_builder(run)
+            wait_for_builder(run)
         except LowRecall as error:
             raise reject("index-recall", str(error)) from error
         else:
@@ -145,7 +145,7 @@ def tidy(run: Run) -> Facts:
         try:
             return {"retired_releases": retire_old_releases(run.installation, needed=needed)}
         except BuilderBusy:
-            _wait_for_builder(run)
+            wait_for_builder(run)
         except ServiceError as error:
             # The operation has achieved its purpose; old releases on the disk do not make it a failure.
             log.warning("releases_not_retired", operation_id=run.operation_id, reason=str(error))
@@ -190,8 +190,3 @@ def _active_release_changed(release_id: str, current: ActiveRelease, expected: A
         f"{release_id} is published but not active: activate it by hand, or request the operation again",
         {"is_active": False},
     )
-
-
-def _wait_for_builder(run: Run) -> None:
-    run.check()
-    time.sleep(_LOCK_POLL_SECONDS)

@@ -45,7 +45,7 @@ def test_a_build_waits_while_another_process_builds(run, monkeypatch):
         waits.append(1)
         lock.__exit__(None, None, None)
 
-    monkeypatch.setattr(publishing, "_wait_for_builder", wait)
+    monkeypatch.setattr(publishing, "wait_for_builder", wait)
     lock.__enter__()
 
     facts = build(run, 0)
