@@ -41,7 +41,6 @@ log = structlog.get_logger(__name__)
 class WorkerOptions:
     """How a worker is run, and by whom it is observed."""
 
-    should_stop: Callable[[], bool] = lambda: False
     until_idle: bool = False  # end when no operation is queued or running
     on_started: Callable[[str], None] = lambda _worker_id: None
     on_point: Callable[[str], None] = lambda _point: None  # see Run.on_point
@@ -50,7 +49,7 @@ class WorkerOptions:
 
 
 def run_worker(settings: Settings, options: WorkerOptions | None = None) -> None:
-    """Perform operations until SIGTERM, SIGINT or the options ask to stop, then stop in order.
+    """Perform operations until SIGTERM or SIGINT, or until idle if the options say so; then stop in order.
 
     Training saves its state first; the operation continues later, here or in another worker.
     """
@@ -78,7 +77,7 @@ def run_worker(settings: Settings, options: WorkerOptions | None = None) -> None
             remove_stray_folders(installation)
             options.on_started(worker_id)
             log.info("worker_started", worker_id=worker_id, host=socket.gethostname())
-            _work(dispatcher, runner, heartbeat, options, lambda: is_signalled() or options.should_stop())
+            _work(dispatcher, runner, heartbeat, options, is_signalled)
             runner.stopping.set()
             _wait_until_idle(runner, heartbeat, options.metrics)
         log.info("worker_stopped", worker_id=worker_id, reason="signal" if is_signalled() else "nothing left to do")
