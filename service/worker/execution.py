@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -28,25 +29,17 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
 class OperationRunner:
     """Performs operations for one worker; the engine calls it from threads of its own, one for each queue."""
 
-    def __init__(
-        self,
-        installation: Installation,
-        worker_id: str,
-        run_once: StepRunner,
-        *,
-        on_point: Callable[[str], None],
-        record_step: Callable[[str, str, float], None],
-    ) -> None:
-        self._installation = installation
-        self._worker_id = worker_id
-        self._run_once = run_once
-        self._on_point = on_point
-        self._record_step = record_step
-        self.at_work: set[str] = set()  # ids of the operations that are performed now
-        self.stopping = threading.Event()
+    installation: Installation
+    worker_id: str
+    run_once: StepRunner
+    on_point: Callable[[str], None]
+    record_step: Callable[[str, str, float], None]
+    at_work: set[str] = field(default_factory=set)  # ids of the operations that are performed now
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def perform(self, operation_id: str) -> str:
         """Perform an operation and return the state that it ended in.
@@ -70,20 +63,20 @@ class OperationRunner:
 
     def _perform(self, operation: Operation) -> str:
         run = Run(
-            installation=self._installation,
+            installation=self.installation,
             operation_id=operation.id,
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             request=operation.request,
             created_by=operation.created_by,
-            run_once=self._run_once,
+            run_once=self.run_once,
             is_stopping=self.stopping.is_set,
-            on_point=self._on_point,
-            record_step=self._record_step,
+            on_point=self.on_point,
+            record_step=self.record_step,
         )
         start = time.perf_counter()
         state, error = _outcome(run, operation)
         self._retry(
-            lambda: end_operation(self._installation.database, operation.id, self._worker_id, state, error),
+            lambda: end_operation(self.installation.database, operation.id, self.worker_id, state, error),
             operation.id,
         )
         seconds = round(time.perf_counter() - start, 2)
@@ -92,11 +85,11 @@ class OperationRunner:
         return state
 
     def _claim(self, operation_id: str) -> Operation | None:
-        return claim_operation(self._installation.database, operation_id, self._worker_id)
+        return claim_operation(self.installation.database, operation_id, self.worker_id)
 
     def _release(self, operation_id: str) -> None:
         try:
-            release_claim(self._installation.database, operation_id, self._worker_id)
+            release_claim(self.installation.database, operation_id, self.worker_id)
         except TEMPORARY_ERRORS as error:
             # Then the stop counts as an attempt, which does no harm.
             log.warning("claim_not_released", operation_id=operation_id, reason=reason_of(error))
