@@ -32,6 +32,7 @@ _SESSION = {name: value for name, value in SESSION.items() if name != "lock_time
 }
 
 log = structlog.get_logger(__name__)
+_dbos_log = logging.getLogger("dbos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def run_once(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def migrate_jobs(settings: Settings) -> None:
     """Migrate DBOS's tables: a schema `dbos` beside ours on PostgreSQL, a file beside ours on SQLite."""
     # Its warning that the user may not read the database named postgres is irrelevant here.
-    logging.getLogger("dbos").setLevel(logging.ERROR)
+    _dbos_log.setLevel(logging.ERROR)
     DBOS.migrate(settings.jobs_address)
 
 
@@ -91,7 +92,7 @@ def job_engine(
 
     One engine a process at a time. Raises DatabaseVersionError if DBOS's tables are missing and may not be created.
     """
-    logging.getLogger("dbos").setLevel(logging.WARNING)
+    _dbos_log.setLevel(logging.WARNING)
     config: DBOSConfig = {
         "name": "akin",
         "system_database_url": settings.jobs_address,
@@ -129,6 +130,9 @@ def job_engine(
     finally:
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
         engine.dispose()
+        # DBOS leaves the handler that it has given its logger.
+        _dbos_log.handlers.clear()
+        _dbos_log.propagate = True
 
 
 def _workflow_of(status: WorkflowStatus) -> Workflow:
