@@ -24,10 +24,11 @@ from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, read_processes
 from service.installation.settings import Settings, unknown_settings
-from service.operations.records import ACTIVE_STATES, count_operations
+from service.operations.records import count_operations
 from service.releases.errors import NoActiveRelease, ReleaseError
 from service.releases.inspection import read_verified_manifest
 from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.operations import ACTIVE_STATES
 
 _LOW_DISK_BYTES = 2**30
 

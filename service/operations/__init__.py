@@ -1,1 +1,1 @@
-"""Work that outlasts a request: retraining, and building a release; asked for by anybody, done by a worker."""
+"""Work that outlasts a request, retraining and building a release: requested at the edges, performed by a worker."""

@@ -1,19 +1,19 @@
-"""What can go wrong with a request for work.
+"""Errors of operations.
 
 ServiceError
 └── OperationError
     ├── OperationNotFound
-    ├── OperationActive       one of its kind is under way already
-    ├── OperationEnded        it has ended, and cannot be cancelled any more
-    ├── IdempotencyKeyReused  the same key came with another request
-    └── InvalidOperation      a request for work that cannot be done as asked for
+    ├── OperationActive       another operation of this kind is queued or running
+    ├── OperationEnded        the operation has ended and can no longer be cancelled
+    ├── IdempotencyKeyReused  the key was used before, with a different request
+    └── InvalidOperation      the request cannot be performed as given
 """
 
 from service.errors import ServiceError
 
 
 class OperationError(ServiceError):
-    """Something is wrong with an operation."""
+    """Base class of the errors of operations."""
 
     code = "operation-error"
 
@@ -25,7 +25,7 @@ class OperationNotFound(OperationError):
 
 
 class OperationActive(OperationError):
-    """An operation of this kind is under way; `operation_id` names it."""
+    """Another operation of this kind is queued or running; `operation_id` is its id."""
 
     code = "operation-active"
 
@@ -35,23 +35,23 @@ class OperationActive(OperationError):
 
     @property
     def members(self) -> dict[str, object]:
-        """What the problem document says besides."""
+        """Additional members of the problem document."""
         return {"operation_id": self.operation_id}
 
 
 class OperationEnded(OperationError):
-    """An operation has ended already."""
+    """The operation has ended and can no longer be cancelled."""
 
     code = "operation-ended"
 
 
 class IdempotencyKeyReused(OperationError):
-    """A key that stands for one request came with another."""
+    """An idempotency key was used before, with a different request."""
 
     code = "idempotency-key-reused"
 
 
 class InvalidOperation(OperationError):
-    """Work is asked for that cannot be done so."""
+    """The request for an operation is invalid."""
 
     code = "invalid-operation"

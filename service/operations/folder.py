@@ -1,10 +1,10 @@
-"""Names in the folder of an operation, `operations/ID` below the home folder."""
+"""Names of the files in an operation's folder, `operations/ID` below the home folder."""
 
-ARCHIVE = "labels.zip"  # what came with the request
-SNAPSHOT = "snapshot.ndjson"  # what is trained on
-SNAPSHOT_ROWS = "snapshot-rows.json"  # the same with digests, for the steps that follow
-UNPACKED = "labels"  # the same unpacked, while it is taken in
+ARCHIVE = "labels.zip"  # labelled images that came with the request
+UNPACKED = "labels"  # the same, unpacked while they are imported
+SNAPSHOT = "snapshot.ndjson"  # manifest of the images that the run trains on
+SNAPSHOT_ROWS = "snapshot-rows.json"  # the same rows with digests, for the later steps
 RUN = "run"  # the training run: checkpoint, metrics, report
-BASE = "base"  # the model that training starts from, where it is not a published one
+BASE = "base"  # copy of the model that training starts from, unless it is a published one
 TRAINING_LOG = "training.log"
 TRAINING_PROGRESS = "training-progress.json"

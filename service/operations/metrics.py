@@ -1,4 +1,4 @@
-"""Metrics of the whole installation, exposed by every process: operations, processes, database, disk."""
+"""Metrics of the whole installation, which every process exposes: operations, processes, database, disk."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,32 +13,32 @@ from service.installation.installation import Installation
 from service.installation.metrics import BackgroundReading
 from service.installation.processes import KINDS as PROCESS_KINDS
 from service.installation.processes import living_processes
+from service.operations.kinds import KINDS as OPERATION_KINDS
 from service.operations.records import count_operations
-from service.operations.requests import KINDS as OPERATION_KINDS
 from service.storage.disk import DiskWatch
 from service.storage.tables.operations import OPERATION_STATES
 
 
 class InstallationMetrics(Collector):
-    """Jobs by state, living processes, whether the database answers, and the free space of the home folder."""
+    """Operations by kind and state, living processes, database availability, and free disk space."""
 
     def __init__(self, installation: Installation, disk: DiskWatch) -> None:
         self._counts = BackgroundReading(partial(_count, installation))
         self._disk = disk
 
     def collect(self) -> Iterator[Metric]:
-        """Give the present state; what cannot be read at present is left out."""
+        """Yield the current values; those that cannot be read at the moment are omitted."""
         counts, free_bytes = self._counts.latest(), self._disk.free_bytes
         yield GaugeMetricFamily("akin_database_up", "1 where the database answers.", value=counts is not None)
         operations = GaugeMetricFamily("akin_operations", "Jobs in the table of operations.", labels=["kind", "state"])
         processes = GaugeMetricFamily("akin_processes", "Living processes that share the database.", labels=["kind"])
         if counts is not None:
-            # Those that are not there too: an alert needs a number to compare with.
+            # Zeros are exposed as well: an alert rule needs a series to compare with.
             for kind in OPERATION_KINDS:
                 for state in OPERATION_STATES:
                     operations.add_metric([kind, state], counts.operations.get((kind, state), 0))
-            for kind in PROCESS_KINDS:
-                processes.add_metric([kind], counts.processes.get(kind, 0))
+            for process_kind in PROCESS_KINDS:
+                processes.add_metric([process_kind], counts.processes.get(process_kind, 0))
         yield from (operations, processes)
         free = GaugeMetricFamily("akin_disk_free_bytes", "Free space where the home folder lies.")
         if free_bytes is not None:

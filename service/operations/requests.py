@@ -1,4 +1,4 @@
-"""What can be asked of a worker, in the form that goes over HTTP, stands in the database and comes from a terminal."""
+"""Requests for operations: one model for HTTP bodies, database rows and the command line."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,11 +13,8 @@ from training.gate import GatePolicy
 
 Request = TypeVar("Request", bound=BaseModel)
 
-RETRAIN, BUILD = "retrain", "build"
-KINDS = (RETRAIN, BUILD)
-
-# What is held out never depends on who asks: a model must not be measured on what somebody chose for it.
-_HELD_OUT = "what is held out is decided by hash, for all runs alike"
+# The held-out images never depend on the request: nobody chooses the images that a model is measured on.
+_HELD_OUT = "held-out images are chosen by hash, identically for all runs"
 _FIXED_KNOBS = {
     ("network", "checkpoint"): "use base: current or pretrained",
     ("split", "test"): _HELD_OUT,
@@ -28,53 +25,53 @@ _FIXED_KNOBS = {
 
 
 class RetrainRequest(BaseModel):
-    """A new model from the labels there are, and a new release if it proves better."""
+    """Train a model on the labels, and publish a release with it if the gate accepts it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Literal["all"] | datetime = Field(
         "all",
-        description="`all` labels, or a time: examples labelled since then, and the catalogue's images. What is "
-        "held out is measured whole in both cases.",
+        description="`all` labels, or a time: then only examples labelled since that time, and all images of the "
+        "catalogue, are trained on. Held-out images are the same in both cases.",
     )
-    preset: str = Field("", description="A preset of `akin presets`; empty: `head` without a GPU, `small` with one.")
-    overrides: tuple[str, ...] = Field((), description='Single knobs, such as "steps=2000" or "loss.name=triplet".')
+    preset: str = Field("", description="One of `akin presets`; empty: `head` without a GPU, `small` with one.")
+    overrides: tuple[str, ...] = Field((), description='Single settings, such as "steps=2000" or "loss.name=triplet".')
     base: Literal["pretrained", "current"] = Field(
         "pretrained", description="Start from the preset's published weights, or from the active release's model."
     )
-    gate: dict[str, Any] = Field(default_factory=dict, description="Changes to the policy of the gate.")
+    gate: dict[str, Any] = Field(default_factory=dict, description="Changes to the gate's policy.")
     promote: Literal["automatic", "manual"] = Field(
-        "automatic", description="`manual`: a release that passes the gate is published and not activated."
+        "automatic", description="`manual`: a release that passes the gate is published but not activated."
     )
-    note: str = Field("", max_length=1000, description="For people.")
+    note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
 
     @field_validator("data", mode="after")
     @classmethod
     def _with_zone(cls, value: object) -> object:
-        # Without its zone a time means another moment on each machine.
+        # Without a zone, the same text would mean a different moment on each machine.
         return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
     def policy(self) -> GatePolicy:
-        """Return the policy of the gate; raises InvalidOperation naming the value."""
+        """Return the gate's policy; raises InvalidOperation, which names the invalid value."""
         try:
             return GatePolicy.from_json(self.gate)
         except InvalidConfig as error:
             raise InvalidOperation(f"gate: {error}") from error
 
     def config(self, preset: str) -> TrainingConfig:
-        """Return the configuration of the run, made from `preset` where the request names none."""
+        """Return the configuration of the training run; `preset` applies if the request names none."""
         try:
             return load_preset(self.preset or preset, [*self.overrides, "split.test=hash"])
         except InvalidConfig as error:
             raise InvalidOperation(str(error)) from error
 
     def check(self) -> None:
-        """Raise InvalidOperation for what could only fail later."""
+        """Raise InvalidOperation for values that would fail only in a later step."""
         if self.preset and self.preset not in preset_names():
             raise InvalidOperation(f"there is no preset {self.preset!r}; presets are {', '.join(preset_names())}")
         preset = self.preset or "head"
         config, untouched = self.config(preset), load_preset(preset, ["split.test=hash"])
-        # What came of the overrides, however they are written: a whole section may be given as one.
+        # The resulting values are compared: an override may replace a whole section at once.
         for (section, knob), remedy in _FIXED_KNOBS.items():
             if getattr(getattr(config, section), knob) != getattr(getattr(untouched, section), knob):
                 raise InvalidOperation(f"the overrides may not change {section}.{knob}: {remedy}")
@@ -82,23 +79,23 @@ class RetrainRequest(BaseModel):
 
 
 class BuildRequest(BaseModel):
-    """A release of the catalogue as it is, with the active release's model."""
+    """Build a release of the current catalogue with the active release's model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    activate: bool = Field(True, description="Serve it at once.")
-    note: str = Field("", max_length=1000, description="For people.")
+    activate: bool = Field(True, description="Activate the release once it is built.")
+    note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
 
 
 def parse_retrain(value: Mapping[str, Any] | bytes) -> RetrainRequest:
-    """Read and check a request; raises InvalidOperation naming each value that cannot be used."""
+    """Validate a request to retrain; raises InvalidOperation, which names each invalid value."""
     request = _parse(RetrainRequest, value)
     request.check()
     return request
 
 
 def parse_build(value: Mapping[str, Any] | bytes) -> BuildRequest:
-    """Read a request; raises InvalidOperation naming each value that cannot be used."""
+    """Validate a request to build a release; raises InvalidOperation, which names each invalid value."""
     return _parse(BuildRequest, value)
 
 
@@ -111,7 +108,7 @@ def _parse(kind: type[Request], value: Mapping[str, Any] | bytes) -> Request:
             for detail in error.errors()
         )
         allowed = ", ".join(kind.model_fields)
-        raise InvalidOperation(f"the request cannot be used: {reasons}; it may have {allowed}") from error
+        raise InvalidOperation(f"invalid request: {reasons}; allowed fields are {allowed}") from error
 
 
 def _shown(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Perform queued operations."""
+"""The worker: a process that performs queued operations."""

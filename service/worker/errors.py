@@ -1,4 +1,4 @@
-"""What can go wrong in a worker.
+"""Errors of the worker.
 
 OperationError
 └── TrainingFailed  the training process ended without a checkpoint

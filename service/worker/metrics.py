@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus: the steps that it did, whether it gets on, and the jobs of the installation."""
+"""Metrics of a worker: its steps, whether it is up, and the operations of the installation."""
 
 import time
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
 from service.storage.disk import DiskWatch
 
-# From a step that only looks to a training run of hours.
+# From a step that only reads a row to a training run of hours.
 _STEP_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
-# A worker makes its round every few seconds, whatever it works on.
+# A worker makes a round every few seconds, whatever it works on.
 _SILENT_SECONDS = 30.0
 
 
 class WorkerMetrics:
-    """Counts and measures what one worker does, in a registry of its own."""
+    """Counts and durations of one worker's steps, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = new_registry()
@@ -35,21 +35,21 @@ class WorkerMetrics:
             buckets=_STEP_BUCKETS,
             registry=self.registry,
         )
-        self._worker = _Worker()
-        self.registry.register(self._worker)
+        self._rounds = _Rounds()
+        self.registry.register(self._rounds)
 
     def record_step(self, step: str, outcome: str, seconds: float) -> None:
-        """Note a step that was done, rejected, failed or cancelled, and how long it took."""
+        """Record a step: its outcome is done, rejected, failed or cancelled."""
         self._steps.labels(step, outcome).inc()
         self._step_seconds.labels(step).observe(seconds)
 
     def note_round(self) -> None:
-        """Note that the worker lives and reaches the database."""
-        self._worker.round_at = time.monotonic()
+        """Record that the worker runs and reaches the database."""
+        self._rounds.last_at = time.monotonic()
 
     @contextmanager
-    def telling_of(self, installation: Installation) -> Iterator[None]:
-        """Tell of the installation's jobs for as long as the block runs."""
+    def observing(self, installation: Installation) -> Iterator[None]:
+        """Expose the metrics of the installation as well, for the block."""
         settings = installation.settings
         with closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk:
             collector = InstallationMetrics(installation, disk)
@@ -60,10 +60,10 @@ class WorkerMetrics:
                 self.registry.unregister(collector)
 
 
-class _Worker(Collector):
+class _Rounds(Collector):
     def __init__(self) -> None:
-        self.round_at: float | None = None
+        self.last_at: float | None = None
 
     def collect(self) -> Iterator[Metric]:
-        is_up = self.round_at is not None and time.monotonic() - self.round_at < _SILENT_SECONDS
+        is_up = self.last_at is not None and time.monotonic() - self.last_at < _SILENT_SECONDS
         yield GaugeMetricFamily("akin_worker_up", "1 while the worker makes its rounds, at work or not.", value=is_up)

@@ -1,33 +1,33 @@
-"""The two workflows, each from top to bottom. A step's name is what people see, and what is remembered of it.
+"""The workflows of operations, each from top to bottom.
 
-Changing the order or the names of steps changes what a worker of the new version makes of an operation that an old one
-began: raise WORKFLOW_VERSION with it.
+A step's name is shown to people, and the engine records the step's result under it. Raise WORKFLOW_VERSION with every
+change to the order or the names of steps: recorded steps of an older version no longer match.
 """
 
 from functools import partial
 
-from service.operations.requests import BUILD, RETRAIN, BuildRequest
+from service.operations.kinds import BUILD, RETRAIN
+from service.operations.requests import BuildRequest
 from service.worker.run import Run
+from service.worker.steps.embedding import embed_shard, plan_embedding
 from service.worker.steps.evaluation import decide_promotion, evaluate
-from service.worker.steps.preparation import import_labels, request_of, split, take_snapshot
 from service.worker.steps.publishing import (
     activate,
     build,
     count_changes,
-    embed_shard,
-    plan_embedding,
     tidy,
     watch_convergence,
 )
+from service.worker.steps.snapshot import import_labels, request_of, split, take_snapshot
 from service.worker.steps.training import train
 
 WORKFLOW_VERSION = "1"
-# How often a release is built anew because the catalogue changed while it was built; a shop never stands still.
-_MOST_BUILDS = 3
+# How often a release is rebuilt because the catalogue changed meanwhile; a busy catalogue never stands still.
+_MAX_BUILDS = 3
 
 
 def retrain(run: Run) -> None:
-    """Learn from the labels, prove the model better, serve it."""
+    """Train on the labels, compare the model with the active one, and publish it if it is better."""
     run.step("labels", import_labels)
     run.step("snapshot", take_snapshot)
     run.step("split", split)
@@ -42,7 +42,7 @@ def retrain(run: Run) -> None:
 
 
 def build_from_catalogue(run: Run) -> None:
-    """Build a release of the catalogue as it is, with the model there is."""
+    """Build a release of the current catalogue with the active release's model."""
     _publish(run)
     if BuildRequest.model_validate(run.request).activate:
         run.step("activate", activate)
@@ -54,11 +54,11 @@ WORKFLOWS = {RETRAIN: retrain, BUILD: build_from_catalogue}
 
 
 def _publish(run: Run) -> None:
-    """Embed, build and publish, until the release holds what the catalogue does."""
+    """Embed the catalogue, then build and publish, until the release is up to date with the catalogue."""
     num_shards = run.step("plan", plan_embedding)["num_shards"]
     for shard in range(num_shards):
         run.step(f"embed-{shard + 1}", partial(embed_shard, shard=shard))
-    for attempt in range(_MOST_BUILDS):
+    for attempt in range(_MAX_BUILDS):
         suffix = f"-{attempt + 1}" if attempt else ""
         run.step(f"build{suffix}", partial(build, attempt=attempt))
         if run.step(f"catch-up{suffix}", count_changes)["num_changes_left"] == 0:

@@ -140,7 +140,7 @@ def test_a_server_has_time_to_drain_and_finish(services):
 
 
 def test_a_worker_has_time_to_save_its_training_state(services):
-    assert seconds(services["worker"]["stop_grace_period"]) > worker._STOP_SECONDS
+    assert seconds(services["worker"]["stop_grace_period"]) > worker.STOP_SECONDS
 
 
 def test_the_gateway_has_time_to_finish(services):

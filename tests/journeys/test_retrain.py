@@ -17,12 +17,12 @@ from tests.service.conftest import wait_for
 ROOT = Path(__file__).parents[2]
 KEY = "journey-key-0123456789"
 NUM_CLASSES, NUM_PHOTOS, NUM_QUERIES = 30, 12, 120
-# A few views of each image in place of 28, so that this takes a minute and not ten.
+# A few views of each image instead of 28, so that this takes a minute instead of ten.
 OVERRIDES = ["augmentation.views=1", "augmentation.catalogue_views=3", "augmentation.catalogue_scenes=4", "steps=300"]
 
 
 class Shop:
-    """A server and a worker on one folder, known by nothing but an address and a key."""
+    """A server and a worker on one folder, reached only by an address and a key."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -65,7 +65,7 @@ def shop(tmp_path: Path):
 
 
 def grocery_part(grocery: Path) -> tuple[bytes, bytes, list[tuple[str, Path]]]:
-    """Return a zip of a catalogue, one of labelled photos in a folder per product, and photos to search with."""
+    """Return a zip of a catalogue, a zip of labelled photos in a folder per product, and photos to search with."""
     dataset = grocery / "dataset"
     photos: dict[str, list[Path]] = {}
     for line in (dataset / "train.txt").read_text().splitlines():
@@ -94,7 +94,7 @@ def grocery_part(grocery: Path) -> tuple[bytes, bytes, list[tuple[str, Path]]]:
 
 
 def recall(client: httpx.Client, queries: list[tuple[str, Path]]) -> tuple[float, set[str]]:
-    """Search each photo; return recall@1, and the releases that answered."""
+    """Search with each photo; return recall@1, and the releases that answered."""
     num_first, releases = 0, set()
     for product, path in queries:
         answer = client.post("/search?k=1", files={"image": path.read_bytes()}).json()
@@ -112,6 +112,7 @@ def wait_until_ended(client: httpx.Client, location: str, seconds: float) -> dic
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_from_an_empty_folder_to_a_better_release_and_back(grocery: Path, shop: Shop):
     catalogue, labels, queries = grocery_part(grocery)
@@ -155,7 +156,7 @@ def test_from_an_empty_folder_to_a_better_release_and_back(grocery: Path, shop: 
         assert "recall@1" in report.text
         assert report.headers["content-type"].startswith("text/html")
 
-        rolled_back = client.post("/v1/admin/releases:rollback", json={"reason": "the journey ends where it began"})
+        rolled_back = client.post("/v1/admin/releases:rollback", json={"reason": "end of the journey"})
         assert rolled_back.status_code == 200, rolled_back.text
         wait_for(lambda: client.get("/readyz").json()["release_id"] == first, 30)
         again, answered_by = recall(client, queries)

@@ -1,4 +1,4 @@
-"""How operations are shown on a terminal."""
+"""Operations as tables and lines of text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ _PARTS = {
 
 
 def operations_table(views: Sequence[OperationView]) -> Table:
-    """Show operations a line each."""
+    """Return a table with a row for each operation."""
     table = Table()
-    # Ids are copied from here: never shortened, however narrow the terminal.
+    # Ids are copied from here, so they are never shortened, however narrow the terminal.
     table.add_column("operation", no_wrap=True, min_width=max((len(view.operation_id) for view in views), default=0))
-    for name in ("state", "step", "asked for", "by"):
+    for name in ("state", "step", "requested", "by"):
         table.add_column(name)
     for view in views:
         style = _STYLE.get(view.state, "")
@@ -30,7 +30,7 @@ def operations_table(views: Sequence[OperationView]) -> Table:
 
 
 def operation_lines(view: OperationView) -> Iterator[str]:
-    """Say what an operation is, how far it is, and what came of it."""
+    """Yield the lines that describe an operation: its steps, progress, metrics, verdict, release and error."""
     yield f"{view.operation_id}: {view.state}"
     for step in view.steps:
         took = f"{step.seconds:.1f} s" if step.seconds is not None else view.state
@@ -38,7 +38,7 @@ def operation_lines(view: OperationView) -> Iterator[str]:
     if view.progress is not None and view.progress.total:
         left = f", {view.progress.seconds_left:.0f} s left" if view.progress.seconds_left is not None else ""
         yield f"  {view.progress.stage}: {view.progress.done} of {view.progress.total}{left}"
-    yield from _figures(view.result)
+    yield from _metric_lines(view.result)
     verdict = view.result.get("verdict")
     if verdict:
         for reason in verdict["reasons"]:
@@ -46,12 +46,25 @@ def operation_lines(view: OperationView) -> Iterator[str]:
     if release := view.result.get("release"):
         active = "activated" if view.result.get("is_active") else "published, not activated by this operation"
         yield f"release {release['release_id']}: {active}"
-    # What the gate says stands above already, line by line.
+    # The gate's reasons are listed above already.
     if view.error is not None and not (verdict and view.error.code == "gate"):
         yield f"{view.error.code}: {view.error.detail}"
 
 
-def _figures(result: Mapping[str, Any]) -> Iterator[str]:
+def progress_line(view: OperationView) -> str:
+    """Return one line with an operation's state, step, progress, rate and time left, as far as they are known."""
+    line = f"{view.operation_id}: {view.state}"
+    if view.step:
+        line += f", {view.step}"
+    progress = view.progress
+    if progress is not None and progress.total:
+        line += f": {progress.stage}, {progress.done} of {progress.total}"
+        if progress.per_second is not None and progress.seconds_left is not None:
+            line += f", {progress.per_second:.3g} per second, {progress.seconds_left:.0f} s left"
+    return line
+
+
+def _metric_lines(result: Mapping[str, Any]) -> Iterator[str]:
     candidate, active = result.get("candidate"), result.get("active")
     if candidate is None:
         return
@@ -59,5 +72,5 @@ def _figures(result: Mapping[str, Any]) -> Iterator[str]:
         after = candidate["metrics"].get(part, {}).get("recall_at_1")
         before = active["metrics"].get(part, {}).get("recall_at_1") if active else None
         if after is not None:
-            was = f"{before:.3f} before, " if before is not None else ""
-            yield f"  recall@1, {title}: {was}{after:.3f} now"
+            previous = f"{before:.3f} before, " if before is not None else ""
+            yield f"  recall@1, {title}: {previous}{after:.3f} now"

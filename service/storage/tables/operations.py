@@ -1,6 +1,7 @@
 """Operations and the processes that perform them."""
 
 from datetime import datetime
+from typing import Literal, get_args
 
 from sqlalchemy import JSON, CheckConstraint, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -9,7 +10,10 @@ from service.storage.tables.table import Table, Timestamp
 
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, REJECTED, FAILED, CANCELLED = "succeeded", "rejected", "failed", "cancelled"
-OPERATION_STATES = (QUEUED, RUNNING, SUCCEEDED, REJECTED, FAILED, CANCELLED)
+ACTIVE_STATES = (QUEUED, RUNNING)
+
+OperationState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+OPERATION_STATES: tuple[OperationState, ...] = get_args(OperationState)
 
 
 class Operation(Table):

@@ -1,24 +1,22 @@
-"""Operations as they go over HTTP and to a terminal."""
+"""Operations as JSON, over HTTP and on the command line."""
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
-from service.operations.requests import RETRAIN
+from service.operations.kinds import RETRAIN, Kind
 from service.storage.database import in_utc
-from service.storage.tables.operations import SUCCEEDED, Operation
+from service.storage.tables.operations import SUCCEEDED, Operation, OperationState
 
 OPERATIONS_PATH = "/v1/operations"
 
-State = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
-
 
 class OperationStep(BaseModel):
-    """A step that was begun; without `finished_at` it is under way, or was cut off and is begun again.
+    """A step that was begun; without `finished_at` it is running, or was interrupted and will be repeated.
 
-    `seconds` are those of the attempt that finished it; a step that the operation ended in has none.
+    `seconds` is the duration of the attempt that finished it; the step that an operation ended in has none.
     """
 
     name: str
@@ -28,7 +26,7 @@ class OperationStep(BaseModel):
 
 
 class OperationProgress(BaseModel):
-    """How far the present step is."""
+    """The progress of the current step."""
 
     stage: str
     done: int | None = None
@@ -36,11 +34,11 @@ class OperationProgress(BaseModel):
     per_second: float | None = None
     seconds_left: float | None = None
     loss: float | None = None
-    validation: dict[str, Any] | None = Field(None, description="Metrics of the last validation, by name.")
+    validation: dict[str, Any] | None = Field(None, description="Metrics of the latest validation, by name.")
 
 
 class OperationError(BaseModel):
-    """Why it did not succeed. `code` is stable."""
+    """Why the operation did not succeed. `code` is stable."""
 
     code: str
     detail: str
@@ -50,15 +48,15 @@ class OperationView(BaseModel):
     """Work that outlasts a request."""
 
     operation_id: str
-    kind: Literal["retrain", "build"]
-    state: State = Field(
-        description="`queued`: no worker has it yet. `running`. `succeeded`. `rejected`: all went well, and the gate "
-        "did not let the result through. `failed`: `error` says why. `cancelled`."
+    kind: Kind
+    state: OperationState = Field(
+        description="`queued`: no worker has it yet. `running`. `succeeded`. `rejected`: everything worked, but the "
+        "gate did not accept the result. `failed`: see `error`. `cancelled`."
     )
-    step: str | None = Field(description="The step under way, or the last one.")
+    step: str | None = Field(description="The current step, or the last one.")
     steps: list[OperationStep]
     progress: OperationProgress | None
-    result: dict[str, Any] = Field(description="What the finished steps found, by name.")
+    result: dict[str, Any] = Field(description="Facts that the finished steps recorded, by name.")
     error: OperationError | None
     request: dict[str, Any]
     created_by: str
@@ -68,15 +66,17 @@ class OperationView(BaseModel):
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     worker_id: str | None
-    links: dict[str, str] = Field(description="Addresses: self, cancel, report, candidate, active, compare, release.")
+    links: dict[str, str] = Field(
+        description="URLs: self, cancel, report, candidate, active, compare, release, activate."
+    )
 
     @classmethod
     def of(cls, operation: Operation, root_path: str = "") -> "OperationView":
-        """Describe an operation; `root_path` is what the gateway has cut off."""
+        """Describe an operation; `root_path` is the path prefix that the gateway has removed."""
         return cls(
             operation_id=operation.id,
-            kind=cast(Literal["retrain", "build"], operation.kind),
-            state=cast(State, operation.state),
+            kind=cast(Kind, operation.kind),
+            state=cast(OperationState, operation.state),
             step=operation.step,
             steps=[OperationStep.model_validate(step) for step in operation.steps],
             progress=OperationProgress.model_validate(operation.progress) if operation.progress else None,
@@ -95,10 +95,10 @@ class OperationView(BaseModel):
 
 
 class OperationList(BaseModel):
-    """Operations, the newest first."""
+    """A page of operations, newest first."""
 
     operations: list[OperationView]
-    next: str | None = Field(description="Address of the next page, if there is one.")
+    next: str | None = Field(description="URL of the next page, if there is one.")
 
 
 def _links(operation: Operation) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""The steps of the workflows, one module a subject."""
+"""The steps of the workflows, one module for each subject."""

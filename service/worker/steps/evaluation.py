@@ -1,4 +1,4 @@
-"""The steps that prove a candidate: it and the active release measured on the same images, then the gate."""
+"""The steps that judge a candidate: measure it and the active release on the same images, then apply the gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from service.releases.records import ActiveRelease, active_release
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
 from service.worker.run import Facts, Run, reject
-from service.worker.steps.preparation import request_of
+from service.worker.steps.snapshot import request_of
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
 from training.gate import Measured, Verdict, decide
@@ -29,8 +29,8 @@ _NUM_LATENCY_IMAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """A model that is measured."""
+class _MeasuredModel:
+    """A model to measure."""
 
     name: str
     embedder: Embedder
@@ -38,33 +38,33 @@ class _Subject:
 
 
 def evaluate(run: Run) -> Facts:
-    """Measure the candidate and the active release on the evaluation set, in this one step, and keep both records."""
+    """Measure the candidate and the active release on the evaluation set, and record both."""
     with run.installation.database.reading() as session:
         active = active_release(session)
     evaluation_set = _evaluation_set(run)
-    subjects = _subjects(run, active)
+    models = _models(run, active)
     names = _names(run, evaluation_set)
-    latencies = _latencies(run, subjects, names)
+    latencies = _latencies(run, models, names)
     facts: Facts = {"compared_release_id": active.release_id, "compared_version": active.version}
-    for subject, latency in zip(subjects, latencies, strict=True):
-        measured = _measure(run, subject, evaluation_set, names)
+    for model, latency in zip(models, latencies, strict=True):
+        measured = _measure(run, model, evaluation_set, names)
         metrics = {part: dict(values) for part, values in measured.metrics.items()}
-        evaluation_id = evaluation_id_of(run.operation_id, subject.embedder.space_id)
+        evaluation_id = evaluation_id_of(run.operation_id, model.embedder.space_id)
         measured.write(measurement_path(run.installation.settings, evaluation_id))
         with run.installation.database.transaction() as session:
             record_evaluation(
                 session,
                 evaluation_id=evaluation_id,
                 evaluation_set_id=evaluation_set.evaluation_set_id,
-                space_id=subject.embedder.space_id,
-                release_id=subject.release_id,
+                space_id=model.embedder.space_id,
+                release_id=model.release_id,
                 operation_id=run.operation_id,
                 num_queries=len(evaluation_set.queries),
                 metrics=metrics,
             )
-        facts[subject.name] = {
+        facts[model.name] = {
             "evaluation_id": evaluation_id,
-            "space_id": subject.embedder.space_id,
+            "space_id": model.embedder.space_id,
             "metrics": metrics,
             "latency_milliseconds": round(latency, 3),
         }
@@ -72,11 +72,11 @@ def evaluate(run: Run) -> Facts:
 
 
 def decide_promotion(run: Run) -> Facts:
-    """Ask the gate; a candidate that is not better ends the operation as rejected, which is a normal end."""
+    """Apply the gate; a candidate that does not pass ends the operation as rejected, which is a normal end."""
     verdict = judge(run, None)
     facts = {"verdict": verdict.to_json()}
     if not verdict.promote:
-        raise reject("gate", _failures(verdict), facts)
+        raise reject("gate", unmet_reasons(verdict), facts)
     return facts
 
 
@@ -100,7 +100,8 @@ def judge(run: Run, index_recall: float | None) -> Verdict:
     return decide(candidate, active, request_of(run).policy())
 
 
-def _failures(verdict: Verdict) -> str:
+def unmet_reasons(verdict: Verdict) -> str:
+    """Return the reasons for which the gate rejected a candidate, in one line."""
     return "; ".join(reason.message for reason in verdict.reasons if not reason.is_met)
 
 
@@ -108,17 +109,17 @@ def _evaluation_set(run: Run) -> EvaluationSet:
     return EvaluationSet.read(set_path(run.installation.settings, run.facts["evaluation_set"]["id"]))
 
 
-def _subjects(run: Run, active: ActiveRelease) -> list[_Subject]:
+def _models(run: Run, active: ActiveRelease) -> list[_MeasuredModel]:
     settings = run.installation.settings
 
     def loaded(checkpoint: Path) -> Embedder:
         return load_embedder(checkpoint, device=settings.device, precision=settings.precision)
 
-    subjects = [_Subject("candidate", loaded(run.folder / RUN / CHECKPOINT), None)]
+    models = [_MeasuredModel("candidate", loaded(run.folder / RUN / CHECKPOINT), None)]
     if active.release_id is not None:
         directory = settings.releases_dir / active.release_id
-        subjects.append(_Subject("active", loaded(directory / CHECKPOINT_NAME), active.release_id))
-    return subjects
+        models.append(_MeasuredModel("active", loaded(directory / CHECKPOINT_NAME), active.release_id))
+    return models
 
 
 def _names(run: Run, evaluation_set: EvaluationSet) -> dict[str, MediaName]:
@@ -126,15 +127,17 @@ def _names(run: Run, evaluation_set: EvaluationSet) -> dict[str, MediaName]:
     with run.installation.database.reading() as session:
         names = media_names_of(session, digests)
     if missing := set(digests) - names.keys():
-        raise MediaError(f"{len(missing)} images of the evaluation set are not known any more: {min(missing)}")
-    # In one order on every database: what shares a batch changes the last bit of an embedding.
+        raise MediaError(f"{len(missing)} images of the evaluation set are no longer stored, such as {min(missing)}")
+    # The same order on every database: which images share a batch changes the last bit of an embedding.
     return {digest: names[digest] for digest in dict.fromkeys(digests)}
 
 
-def _measure(run: Run, subject: _Subject, evaluation_set: EvaluationSet, names: dict[str, MediaName]) -> SetMeasurement:
-    installation, embedder = run.installation, subject.embedder
-    stage = f"Evaluating the {subject.name} model" if subject.name == "candidate" else "Evaluating the active release"
-    # Kept with all other embeddings: what is measured now need not be embedded again, now or in the next retrain.
+def _measure(
+    run: Run, model: _MeasuredModel, evaluation_set: EvaluationSet, names: dict[str, MediaName]
+) -> SetMeasurement:
+    installation, embedder = run.installation, model.embedder
+    stage = f"Evaluating the {model.name} model" if model.name == "candidate" else "Evaluating the active release"
+    # Stored with all other embeddings, so that neither later steps nor the next retrain embed these images again.
     embed_missing(
         installation.database,
         installation.media_store,
@@ -153,11 +156,11 @@ def _measure(run: Run, subject: _Subject, evaluation_set: EvaluationSet, names: 
     return measure(evaluation_set, queries_QD, gallery_GD, str(embedder.device))
 
 
-def _latencies(run: Run, subjects: Sequence[_Subject], names: dict[str, MediaName]) -> list[float]:
-    """Return the milliseconds that each model takes for one image, measured in turn."""
+def _latencies(run: Run, models: Sequence[_MeasuredModel], names: dict[str, MediaName]) -> list[float]:
+    """Return the milliseconds per image of each model, measured in turn."""
     chosen = sorted(names)[:_NUM_LATENCY_IMAGES]
     store, limits = run.installation.media_store, run.installation.limits
     images = [decode_image(store.get(names[digest]), limits) for digest in chosen]
-    embedders = [subject.embedder for subject in subjects]
+    embedders = [model.embedder for model in models]
     prepared = [[embedder.to_pixels(image) for image in images] for embedder in embedders]
     return median_latencies(embedders, prepared)

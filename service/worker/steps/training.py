@@ -1,4 +1,4 @@
-"""The step that trains: in a process of its own, which ends with its worker and goes on from its last saved state."""
+"""The step that trains, in a process of its own that ends with its worker and resumes from its last saved state."""
 
 import fcntl
 import json
@@ -21,24 +21,24 @@ from service.releases.files import CHECKPOINT_NAME
 from service.releases.records import require_active_release
 from service.worker.errors import TrainingFailed
 from service.worker.run import Ended, Facts, Run
-from service.worker.steps.preparation import config_of, request_of
+from service.worker.steps.snapshot import config_of, request_of
 from training.config import TrainingConfig
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
 from training.run import CHECKPOINT, LOCK
 
 _POLL_SECONDS = 0.25
-# How long a process that was asked to end may take to save its state: a large model on a slow disk.
+# How long a process may take to save its state when asked to stop: a large model on a slow disk.
 _GRACE_SECONDS = 60
-_CANCEL_SECONDS = 8.0  # the same, where nobody wants the state
-# How often a training process that was killed is begun again without having got any further.
-_MOST_KILLS, _MOST_KILLS_IN_ALL = 3, 20
-_MOST_LOG_BYTES = 4000
+_CANCEL_SECONDS = 8.0  # the same after a cancel, when the state is not needed
+# How often a killed training process is restarted: without progress in between, and in all.
+_MAX_KILLS, _MAX_KILLS_IN_ALL = 3, 20
+_MAX_LOG_BYTES = 4000
 
 log = structlog.get_logger(__name__)
 
 
 def train(run: Run) -> Facts:
-    """Train until the checkpoint is there; what a run was killed at before, this one goes on from."""
+    """Train until the checkpoint is complete, resuming from the saved state of an interrupted run."""
     run_dir = run.folder / RUN
     num_kills, num_in_all, furthest = 0, 0, (False, -1)
     while True:
@@ -47,33 +47,33 @@ def train(run: Run) -> Facts:
             break
         ended = _train_once(run, run_dir)
         if ended.status == 0:
-            continue  # complete; or somebody asked the process to end, and not its worker
+            continue  # complete, or stopped by a signal that its worker did not get
         if not ended.is_killed:
             raise TrainingFailed(_reason(run.folder / TRAINING_LOG))
         num_in_all += 1
         num_kills = 1 if ended.progress > furthest else num_kills + 1
         furthest = max(furthest, ended.progress)
         log.warning("training_killed", operation_id=run.operation_id, status=ended.status, times=num_kills)
-        if num_kills >= _MOST_KILLS or num_in_all >= _MOST_KILLS_IN_ALL:
+        if num_kills >= _MAX_KILLS or num_in_all >= _MAX_KILLS_IN_ALL:
             raise TrainingFailed(
-                f"the training process was killed {num_in_all} times, {num_kills} of them without getting any further "
-                f"(signal {ended.signal}): most likely the memory ran out; lower batches.classes_per_batch, or give "
+                f"the training process was killed {num_in_all} times, {num_kills} of them without progress "
+                f"(signal {ended.signal}), most likely for lack of memory; lower batches.classes_per_batch, or give "
                 "the worker more memory"
             )
     return _facts(run_dir, run.facts["snapshot"]["hash"])
 
 
-class _End:
+class _ProcessEnd:
     """How a training process ended."""
 
     def __init__(self, status: int, progress: tuple[bool, int]) -> None:
         self.status, self.progress = status, progress
-        # The keeper gives 128 + signal for what was killed; where it was killed itself, it is we who are told.
+        # The keeper exits with 128 + signal if its child was killed; a negative status is the keeper's own signal.
         self.signal = -status if status < 0 else max(0, status - 128)
         self.is_killed = self.signal > 0
 
 
-def _train_once(run: Run, run_dir: Path) -> _End:
+def _train_once(run: Run, run_dir: Path) -> _ProcessEnd:
     progress_file = run.folder / TRAINING_PROGRESS
     progress_file.unlink(missing_ok=True)
     command = [
@@ -83,7 +83,7 @@ def _train_once(run: Run, run_dir: Path) -> _End:
     progress, cancelled = (False, -1), threading.Event()
     with (
         (run.folder / TRAINING_LOG).open("ab") as log_file,
-        _kept(command, log_file.fileno(), cancelled.is_set) as process,
+        _kept_process(command, log_file.fileno(), cancelled.is_set) as process,
     ):
         while process.poll() is None:
             try:
@@ -92,13 +92,15 @@ def _train_once(run: Run, run_dir: Path) -> _End:
                 cancelled.set()
                 raise
             time.sleep(_POLL_SECONDS)
-        return _End(process.returncode, progress)
+        return _ProcessEnd(process.returncode, progress)
 
 
 @contextmanager
-def _kept(command: list[str], output: int, is_cancelled: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command under a keeper; whatever ends the block ends the command, and waits until it has."""
-    # The pipe is what the keeper watches: it closes with this process, however that ends.
+def _kept_process(
+    command: list[str], output: int, is_cancelled: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command under a keeper; however the block ends, the command is stopped and awaited."""
+    # The keeper watches this pipe, which closes when this process dies, however it dies.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)  # noqa: S603  # our own
     try:
         yield process
@@ -109,7 +111,7 @@ def _kept(command: list[str], output: int, is_cancelled: Callable[[], bool]) -> 
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_CANCEL_SECONDS if is_cancelled() else None)
         if process.poll() is None:
-            # Nobody needs the state that it saves so slowly.
+            # It was cancelled, so the state that it is still saving is not needed.
             process.send_signal(signal.SIGTERM)
         process.stdin.close()
         process.wait()
@@ -137,7 +139,7 @@ def _training_command(run: Run, run_dir: Path, progress_file: Path) -> list[str]
 
 
 def _base(run: Run, config: TrainingConfig) -> list[str]:
-    """Return the override that starts from the active release's model, copied so that no retirement removes it."""
+    """Return the override that starts from the active release's model, copied since the release may be retired."""
     if request_of(run).base != "current" or config.network.checkpoint:
         return []
     copy = run.folder / BASE
@@ -152,7 +154,7 @@ def _base(run: Run, config: TrainingConfig) -> list[str]:
 
 
 def _num_processes(num_gpus: int, num_classes: int) -> int:
-    """Return the most processes that share the classes of a batch evenly: training refuses any other number."""
+    """Return the largest number of processes that divides the classes of a batch evenly, as training requires."""
     return max((number for number in range(1, num_gpus + 1) if num_classes % number == 0), default=1)
 
 
@@ -161,23 +163,23 @@ def _num_gpus(device: str) -> int:
 
 
 def _report(run: Run, progress_file: Path, before: tuple[bool, int]) -> tuple[bool, int]:
-    """Hand on what the process says of itself; return whether it trains already, and how far it is in that stage."""
+    """Report the process's progress; return whether it trains already, and how far that stage is."""
     try:
         progress = json.loads(progress_file.read_bytes())
         stage, done, total = str(progress.pop("stage")), int(progress.pop("done")), int(progress.pop("total"))
     except (OSError, ValueError, KeyError, TypeError):
         run.check()
         return before
-    known = {name: progress[name] for name in ("loss", "validation") if progress.get(name) is not None}
-    run.report(stage, done, total, **known)
+    details = {name: progress[name] for name in ("loss", "validation") if progress.get(name) is not None}
+    run.report(stage, done, total, **details)
     return stage == "Training", done
 
 
 def _wait_for_lock(run: Run, run_dir: Path) -> None:
-    """Wait until no other process trains into the folder: one of a worker that was killed may be saving its state."""
+    """Wait until no other process uses the folder: that of a killed worker may still be saving its state."""
     path = run_dir / LOCK
     while path.exists() and not _is_free(path):
-        # As long as it takes: it ends with its worker, or within a minute of that. A cancel ends the waiting.
+        # Without a limit: that process ends within a minute of its worker, and a cancel ends the wait.
         run.report("Waiting for an earlier process to save its state", 0, 1)
         time.sleep(_POLL_SECONDS)
 
@@ -192,7 +194,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _is_complete(run_dir: Path) -> bool:
-    # The report is a run's last file.
+    # The report is the last file that a run writes.
     if not (run_dir / REPORT).exists():
         return False
     return read_run_table(run_dir, RUN_CARD).get("status") == "completed"
@@ -202,7 +204,7 @@ def _facts(run_dir: Path, snapshot_hash: str) -> Facts:
     card = read_run_table(run_dir, RUN_CARD)
     if table(card, "snapshot").get("hash") != snapshot_hash:
         raise TrainingFailed(
-            f"the run in {run_dir} is of other images than this operation's snapshot; were stored images changed?"
+            f"the run in {run_dir} was not trained on this operation's snapshot; have stored images changed?"
         )
     names = ("space_id", "steps", "seconds", "stopped_early", "best", "warnings")
     known = {name: card.get(name) for name in names}
@@ -210,13 +212,13 @@ def _facts(run_dir: Path, snapshot_hash: str) -> Facts:
 
 
 def _reason(path: Path) -> str:
-    """Return the last error line of a log, for people."""
+    """Return the last error message of a log."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _MOST_LOG_BYTES))
+        file.seek(max(0, path.stat().st_size - _MAX_LOG_BYTES))
         text = file.read().decode("utf-8", "replace")
-    # Lines that torchrun puts before those of its processes begin with their rank.
+    # torchrun puts the rank before each line of its processes.
     errors = re.findall(r"^(?:\[\w+\d*\]:)?\s*error:\s*(.+)$", text, flags=re.MULTILINE)
     if errors:
         return str(errors[-1])
     lines = [line for line in text.splitlines() if line.strip()]
-    return f"the training process failed: {lines[-1] if lines else 'it said nothing'}; its log is {path}"
+    return f"the training process failed: {lines[-1] if lines else 'no output'}; its log is {path}"

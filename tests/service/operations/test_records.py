@@ -1,4 +1,4 @@
-"""The table of operations: one of a kind at a time, one owner at a time, on both databases."""
+"""Rows of operations: one active of each kind, one owner at a time, on both databases."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,9 @@ from service.operations.records import (
     end_operation,
     finish_step,
     get_operation,
-    list_operations,
     release_claim,
     request_cancel,
+    select_operations,
 )
 
 
@@ -34,7 +34,7 @@ def read(database, operation_id):
         return get_operation(session, operation_id)
 
 
-def test_a_second_one_of_a_kind_is_refused_by_name_and_another_kind_is_not(database):
+def test_refuses_a_second_operation_of_a_kind_but_not_of_another(database):
     first = make(database)
 
     with pytest.raises(OperationActive, match=f"{first.id} is queued.*akin operations cancel") as refused:
@@ -43,10 +43,10 @@ def test_a_second_one_of_a_kind_is_refused_by_name_and_another_kind_is_not(datab
     assert make(database, "build").kind == "build"
 
 
-def test_of_many_that_ask_at_once_one_is_queued(database):
+def test_of_concurrent_requests_one_is_queued(database):
     barrier = threading.Barrier(8)
 
-    def ask(_):
+    def request(_):
         barrier.wait()
         try:
             return make(database).id
@@ -54,36 +54,36 @@ def test_of_many_that_ask_at_once_one_is_queued(database):
             return refused
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(8)))
+        answers = list(pool.map(request, range(8)))
 
     queued = [answer for answer in answers if isinstance(answer, str)]
     assert len(queued) == 1
-    assert {it.operation_id for it in answers if isinstance(it, OperationActive)} == set(queued)
+    assert {refused.operation_id for refused in answers if isinstance(refused, OperationActive)} == set(queued)
 
 
-def test_the_same_key_gives_the_same_operation_also_when_it_has_ended(database):
+def test_a_repeated_key_returns_the_operation_even_after_its_end(database):
     first = make(database, idempotency_key="k")
     request_cancel(database, first.id)
 
     again, is_new = create_operation(database, "retrain", {"note": "a"}, actor="bob", idempotency_key="k")
 
     assert (again.id, is_new) == (first.id, False)
-    with pytest.raises(IdempotencyKeyReused, match=f"'k' came with another request before \\({first.id}\\)"):
+    with pytest.raises(IdempotencyKeyReused, match=f"'k' was used before with a different request \\({first.id}\\)"):
         make(database, request={"note": "b"}, idempotency_key="k")
 
 
-def test_of_many_with_one_key_at_once_all_get_the_same(database):
+def test_concurrent_requests_with_one_key_get_the_same_operation(database):
     barrier = threading.Barrier(6)
 
-    def ask(_):
+    def request(_):
         barrier.wait()
         return make(database, idempotency_key="k").id
 
     with ThreadPoolExecutor(6) as pool:
-        assert len(set(pool.map(ask, range(6)))) == 1
+        assert len(set(pool.map(request, range(6)))) == 1
 
 
-def test_what_waits_is_cancelled_at_once_and_only_asked_once(database):
+def test_a_queued_operation_is_cancelled_at_once_and_repeatably(database):
     operation = make(database)
 
     cancelled = request_cancel(database, operation.id)
@@ -94,18 +94,18 @@ def test_what_waits_is_cancelled_at_once_and_only_asked_once(database):
     assert make(database).state == "queued"
 
 
-def test_what_has_ended_cannot_be_cancelled(database):
+def test_an_ended_operation_cannot_be_cancelled(database):
     operation = make(database)
     claim_operation(database, operation.id, "w1")
     end_operation(database, operation.id, "w1", "succeeded", None)
 
-    with pytest.raises(OperationEnded, match="has succeeded already"):
+    with pytest.raises(OperationEnded, match="has already succeeded"):
         request_cancel(database, operation.id)
     with pytest.raises(OperationNotFound, match=r"'nonsense'.*akin operations list"):
         request_cancel(database, "nonsense")
 
 
-def test_a_worker_that_lost_an_operation_can_write_nothing(database):
+def test_a_worker_that_lost_an_operation_cannot_write(database):
     operation = make(database)
     claim_operation(database, operation.id, "w1")
     begin_step(database, operation.id, "w1", "train")
@@ -123,7 +123,7 @@ def test_a_worker_that_lost_an_operation_can_write_nothing(database):
     assert (found.state, found.worker_id, found.result, found.attempts) == ("running", "w2", {}, 2)
 
 
-def test_steps_keep_their_order_and_first_time_when_they_are_done_again(database):
+def test_repeated_steps_keep_their_order_and_first_start(database):
     operation = make(database)
     claim_operation(database, operation.id, "w1")
     for name in ("snapshot", "train"):
@@ -139,7 +139,7 @@ def test_steps_keep_their_order_and_first_time_when_they_are_done_again(database
     assert found.result == {"snapshot": 1, "train": 1}
 
 
-def test_an_orderly_end_of_a_worker_is_no_attempt(database):
+def test_an_orderly_stop_does_not_count_as_an_attempt(database):
     operation = make(database)
     claim_operation(database, operation.id, "w1")
     release_claim(database, operation.id, "w1")
@@ -148,16 +148,16 @@ def test_an_orderly_end_of_a_worker_is_no_attempt(database):
     assert read(database, operation.id).attempts == 1
 
 
-def test_lists_go_from_the_newest_on_in_pages(database):
+def test_pages_list_the_newest_first(database):
     ids = []
     for _ in range(5):
         ids.append(make(database).id)
         request_cancel(database, ids[-1])
 
     with database.reading() as session:
-        first = [operation.id for operation in list_operations(session, limit=3)]
-        rest = [operation.id for operation in list_operations(session, limit=3, before=first[-1])]
-        none = list_operations(session, states=["running"])
+        first = [operation.id for operation in select_operations(session, limit=3)]
+        rest = [operation.id for operation in select_operations(session, limit=3, before=first[-1])]
+        none = select_operations(session, states=["running"])
 
     assert first + rest == list(reversed(ids))
     assert none == []

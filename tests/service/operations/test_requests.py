@@ -4,7 +4,7 @@ from service.operations.errors import InvalidOperation
 from service.operations.requests import parse_build, parse_retrain
 
 
-def test_a_request_without_anything_takes_all_labels_and_the_default_gate():
+def test_an_empty_request_takes_all_labels_and_the_default_gate():
     request = parse_retrain({})
 
     assert request.data == "all"
@@ -16,13 +16,13 @@ def test_a_request_without_anything_takes_all_labels_and_the_default_gate():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"labels": "all"}, r"labels: Extra inputs.*it may have data, preset"),
+        ({"labels": "all"}, r"labels: Extra inputs.*allowed fields are data, preset"),
         ({"data": "yesterday"}, r"data.*'yesterday'"),
         ({"preset": "huge"}, r"no preset 'huge'; presets are .*head"),
         ({"preset": "../presets/head"}, r"no preset '../presets/head'"),
         ({"overrides": ["loss.nome=triplet"]}, r"loss.nome"),
         ({"overrides": ["steps"]}, r"'steps' is not of the form"),
-        ({"overrides": ["split.unseen_share=0"]}, r"may not change split.unseen_share: what is held out"),
+        ({"overrides": ["split.unseen_share=0"]}, r"may not change split.unseen_share: held-out images"),
         ({"overrides": ["split={unseen_share=0.0, seen_example_share=0.001}"]}, r"may not change split.unseen_share"),
         ({"overrides": ['network={checkpoint="/etc"}']}, r"may not change network.checkpoint: use base"),
         ({"overrides": ["network.checkpoint=/etc"]}, r"may not change network.checkpoint: use base"),
@@ -33,13 +33,13 @@ def test_a_request_without_anything_takes_all_labels_and_the_default_gate():
         ({"note": "x" * 1001}, r"note"),
     ],
 )
-def test_what_cannot_be_used_is_named(value, message):
+def test_names_the_invalid_value(value, message):
     with pytest.raises(InvalidOperation, match=message):
         parse_retrain(value)
 
 
-def test_a_body_that_is_no_json_is_refused():
-    with pytest.raises(InvalidOperation, match="cannot be used"):
+def test_refuses_a_body_that_is_not_json():
+    with pytest.raises(InvalidOperation, match="invalid request: body"):
         parse_retrain(b"{")
     with pytest.raises(InvalidOperation, match=r"activate.*'perhaps'"):
         parse_build({"activate": "perhaps"})
@@ -49,6 +49,6 @@ def test_a_time_without_zone_is_utc():
     assert parse_retrain({"data": "2025-03-01T10:00:00"}).model_dump(mode="json")["data"] == "2025-03-01T10:00:00Z"
 
 
-def test_the_test_part_is_held_out_by_hash_whatever_is_asked_for():
+def test_overrides_cannot_change_how_the_test_part_is_held_out():
     for override in ("split.validation_share=0", "split.test=none", 'split={test="none"}'):
         assert parse_retrain({"overrides": [override]}).config("head").split.test == "hash"

@@ -12,7 +12,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.operations.requests import BUILD
+from service.operations.kinds import BUILD
 from service.releases.build import build_release
 from service.storage import database as database_module
 from service.storage import postgresql

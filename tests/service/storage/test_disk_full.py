@@ -15,8 +15,8 @@ import pytest
 
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
+from service.operations.kinds import BUILD
 from service.operations.records import create_operation, get_operation
-from service.operations.requests import BUILD
 from tests.images import encode, scene
 from tests.service.conftest import product_image, wait_for
 from tests.service.fixtures.server_process import KEY, ROOT, serving

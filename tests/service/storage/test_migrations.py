@@ -347,16 +347,16 @@ WORKER = """
 from service.installation.settings import load_settings
 from service.storage.errors import DatabaseVersionError
 from service.worker.job_engine import migrate_jobs
-from service.worker.process import WorkerHooks, run_worker
+from service.worker.process import WorkerOptions, run_worker
 
 try:
-    run_worker(load_settings(), WorkerHooks(until_idle=True))
+    run_worker(load_settings(), WorkerOptions(until_idle=True))
 except DatabaseVersionError as error:
     assert "the workers' tables are not of this version" in str(error), error
 else:
     raise SystemExit("a worker ran without its tables")
 migrate_jobs(load_settings())
-run_worker(load_settings(), WorkerHooks(until_idle=True))
+run_worker(load_settings(), WorkerOptions(until_idle=True))
 """
 
 

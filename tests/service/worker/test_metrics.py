@@ -1,4 +1,4 @@
-"""What a real worker tells Prometheus while it works, and after."""
+"""The metrics of a worker."""
 
 import signal
 import socket
@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from service.cli.main import main
+from service.operations.kinds import BUILD
 from service.operations.records import create_operation, get_operation
-from service.operations.requests import BUILD, parse_build
+from service.operations.requests import parse_build
 from service.releases.build import build_release
 from service.web.server import listen
 from service.worker.metrics import WorkerMetrics
@@ -31,10 +32,11 @@ def operation(installation, operation_id):
         return get_operation(session, operation_id)
 
 
-def test_a_worker_tells_of_its_steps_and_of_the_jobs(shop, tmp_path, monkeypatch):
+@pytest.mark.long
+def test_a_worker_exposes_its_steps_and_the_operations(shop, tmp_path, monkeypatch):
     build_release(shop, checkpoint=save_tiny_checkpoint(tmp_path / "tiny"))
-    asked = parse_build({}).model_dump(mode="json")
-    operation_id = create_operation(shop.database, BUILD, asked, actor="test")[0].id
+    request = parse_build({}).model_dump(mode="json")
+    operation_id = create_operation(shop.database, BUILD, request, actor="test")[0].id
     port = free_port()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("AKIN_DEVICE", "cpu")
@@ -42,7 +44,7 @@ def test_a_worker_tells_of_its_steps_and_of_the_jobs(shop, tmp_path, monkeypatch
 
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait_for(lambda: operation(shop, operation_id).state == "succeeded", seconds=120)
+            wait_for(lambda: operation(shop, operation_id).state == "succeeded", seconds=280)
             # The tables are read again after five seconds.
             wait_for(lambda: value(scraped(port), "akin_operations", kind="build", state="succeeded") == 1, seconds=60)
             found = scraped(port)
@@ -67,7 +69,7 @@ def scraped(port):
     return samples(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
 
 
-def test_a_port_that_is_taken_ends_the_start_with_one_line(settings, capsys):
+def test_a_port_in_use_is_reported_in_one_line(settings, capsys):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit) as ended:
@@ -78,7 +80,7 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(settings, capsys):
     assert " ".join(capsys.readouterr().err.split()) == message
 
 
-def test_a_worker_that_makes_no_rounds_is_not_up(monkeypatch):
+def test_a_worker_without_rounds_is_not_up(monkeypatch):
     metrics = WorkerMetrics()
     assert metrics.registry.get_sample_value("akin_worker_up") == 0
 
@@ -90,7 +92,7 @@ def test_a_worker_that_makes_no_rounds_is_not_up(monkeypatch):
 
 
 @pytest.mark.parametrize("outcome", ["done", "failed"])
-def test_steps_are_counted_by_how_they_end(outcome):
+def test_steps_are_counted_by_outcome(outcome):
     metrics = WorkerMetrics()
 
     metrics.record_step("train", outcome, 12.0)

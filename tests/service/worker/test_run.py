@@ -1,4 +1,4 @@
-"""Steps and how they end, without an engine: a dictionary remembers."""
+"""Steps and how they end, without an engine: a dictionary records their results."""
 
 import pytest
 
@@ -12,18 +12,18 @@ from service.worker.run import Ended, Facts, Run, WorkerStopping, reject
 
 @pytest.fixture
 def started(installation):
-    """A run that a worker has claimed, with a memory that outlasts it."""
+    """Make runs of one operation that a worker has claimed; recorded results outlast a run."""
     operation, _ = create_operation(installation.database, "build", {}, actor="test")
-    memory: dict[str, Facts] = {}
+    recorded: dict[str, Facts] = {}
 
-    def remember(name, work):
-        if name not in memory:
-            memory[name] = work()
-        return memory[name]
+    def run_once(name, work):
+        if name not in recorded:
+            recorded[name] = work()
+        return recorded[name]
 
     def start(**more) -> Run:
         claim_operation(installation.database, operation.id, "w")
-        return Run(installation, operation.id, "w", {}, "test", remember, **more)
+        return Run(installation, operation.id, "w", {}, "test", run_once, **more)
 
     return start
 
@@ -40,7 +40,7 @@ def failing(error):
     return work
 
 
-def test_a_step_is_done_once_and_its_facts_are_there_again(started):
+def test_a_step_is_performed_once_and_its_facts_are_restored(started):
     calls = []
 
     def work(run):
@@ -68,11 +68,11 @@ def test_a_step_is_done_once_and_its_facts_are_there_again(started):
         (reject("gate", "not better", {"verdict": 1}), "rejected", "gate", "not better"),
     ],
 )
-def test_how_a_step_ends_is_remembered_like_what_it_found(started, error, state, code, detail):
+def test_the_end_in_a_step_is_recorded_like_its_facts(started, error, state, code, detail):
     with pytest.raises(Ended) as first:
         started().step("one", failing(error))
     with pytest.raises(Ended) as again:
-        started().step("one", failing(AssertionError("done twice")))
+        started().step("one", failing(AssertionError("performed twice")))
 
     for ended in (first.value, again.value):
         assert (ended.state, ended.code) == (state, code)
@@ -80,7 +80,7 @@ def test_how_a_step_ends_is_remembered_like_what_it_found(started, error, state,
         assert "surprise" not in ended.detail
 
 
-def test_what_a_rejection_found_is_kept(started):
+def test_the_facts_of_a_rejection_are_kept(started):
     run = started()
     with pytest.raises(Ended):
         run.step("decide", failing(reject("gate", "not better", {"verdict": {"promote": False}})))
@@ -89,7 +89,7 @@ def test_what_a_rejection_found_is_kept(started):
     assert "finished_at" in read(run).steps[0]
 
 
-def test_a_cancel_ends_the_step_and_after_activation_nothing(started):
+def test_a_cancel_ends_a_step_but_not_after_activation(started):
     run = started()
     run.step("activate", lambda _: {"is_active": False})
     with run.installation.database.transaction() as session:
@@ -102,14 +102,14 @@ def test_a_cancel_ends_the_step_and_after_activation_nothing(started):
     assert ended.value.state == "cancelled"
 
 
-def test_a_worker_that_stops_remembers_nothing_of_the_step(started):
+def test_a_stopping_worker_records_nothing_of_the_step(started):
     with pytest.raises(WorkerStopping):
         started(is_stopping=lambda: True).step("one", lambda run: run.report("a", 1, 2) or {})
 
     assert started().step("one", lambda _: {"b": 2}) == {"b": 2}
 
 
-def test_an_outage_of_the_database_is_waited_for_however_long_the_step_took(started, monkeypatch):
+def test_a_step_is_repeated_after_an_outage_of_the_database(started, monkeypatch):
     monkeypatch.setattr(run_module, "_DATABASE_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(run_module, "_DATABASE_SECONDS", 5.0)
     failures = iter([DatabaseUnavailable("away"), DatabaseUnavailable("away")])
@@ -133,7 +133,7 @@ def test_an_outage_of_the_database_is_waited_for_however_long_the_step_took(star
         (DatabaseFull("13"), "storage-full", "full"),
     ],
 )
-def test_an_outage_that_does_not_end_fails_the_operation(started, monkeypatch, error, code, detail):
+def test_an_outage_that_lasts_fails_the_operation(started, monkeypatch, error, code, detail):
     monkeypatch.setattr(run_module, "_DATABASE_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(run_module, "_DATABASE_SECONDS", 0.05)
     run = started()

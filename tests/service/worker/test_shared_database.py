@@ -14,12 +14,14 @@ import httpx
 import pytest
 
 from service.installation.processes import list_processes
-from service.operations.requests import BUILD
+from service.operations.kinds import BUILD
 from service.releases.records import active_release
 from service.storage.tables.operations import Operation
 from tests.databases import new_database
 from tests.service.conftest import wait_for
 from tests.service.fixtures.learning import FAST, ROOT, Works, copied_shop, fill, stop_all
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 ADMIN = {"X-API-Key": "test-key-0123456789abcdef"}
 BUILD_STEPS = ["plan", "embed-1", "build", "catch-up", "activate", "converge", "tidy"]
@@ -27,7 +29,7 @@ BUILD_STEPS = ["plan", "embed-1", "build", "catch-up", "activate", "converge", "
 
 @dataclass(slots=True)
 class System:
-    """The processes, and what they are asked."""
+    """The processes, and the clients of the servers."""
 
     works: Works
     clients: list[httpx.Client] = field(default_factory=list)
@@ -54,26 +56,26 @@ class System:
 
     def start_servers(self, count: int) -> None:
         for _, log_file in [self.start("serve", "--port", "0") for _ in range(count)]:
-            wait_for(lambda path=log_file: "Akin listens on" in path.read_text(), 60)
+            wait_for(lambda path=log_file: "Akin listens on" in path.read_text(), 300)
             address = re.search(r"Akin listens on (http://[0-9.:]+)", log_file.read_text())
             assert address is not None
             self.clients.append(httpx.Client(base_url=address[1], headers=ADMIN, timeout=30))
 
-    def see_to_two_workers(self) -> None:
-        """Start as many as are missing, and wait until they are at work."""
+    def ensure_two_workers(self) -> None:
+        """Start the missing ones, and wait until they have started."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         started = [self.start("worker") for _ in range(2 - len(self.workers))]
         self.workers += [process for process, _ in started]
         for _, log_file in started:
-            wait_for(lambda path=log_file: "worker_started" in path.read_text(), 60)
+            wait_for(lambda path=log_file: "worker_started" in path.read_text(), 300)
 
-    def ended(self, operation_id: str, seconds: float = 120) -> Operation:
+    def ended(self, operation_id: str, seconds: float = 900) -> Operation:
         """Wait until an operation has ended."""
         wait_for(lambda: self.works.operation(operation_id).finished_at is not None, seconds)
         return self.works.operation(operation_id)
 
     def steps_done(self, operation_id: str) -> list[str]:
-        """Return the steps of an operation that workers have done, in their logs: as often as each was done."""
+        """Return the steps of an operation that the workers' logs report, as often as each was performed."""
         lines = [
             json.loads(line)
             for path in self.works.home.parent.glob("worker-*.log")
@@ -105,14 +107,14 @@ def running_system(tmp_path_factory, learning_shop, small_checkpoint, postgresql
 
 @pytest.fixture
 def system(running_system):
-    running_system.see_to_two_workers()
+    running_system.ensure_two_workers()
     with running_system.works.open() as opened, opened.database.reading() as session:
         release_id = active_release(session).release_id
-    running_system.all_serve(release_id, 60)
+    running_system.all_serve(release_id, 300)
     return running_system
 
 
-def ask_both(system, path, **given):
+def post_to_both(system, path, **given):
     """Send the same request to both servers at the same moment and return the answers."""
     barrier = threading.Barrier(2)
     answers = {}
@@ -129,10 +131,10 @@ def ask_both(system, path, **given):
     return [answers[0], answers[1]]
 
 
-def test_each_job_is_done_once_whichever_server_took_it_and_each_server_serves_what_is_active(system):
+def test_each_operation_is_performed_once_and_both_servers_serve_the_result(system):
     served = []
     for number in range(4):
-        answers = ask_both(system, "/v1/admin/releases", json={"note": f"number {number}"})
+        answers = post_to_both(system, "/v1/admin/releases", json={"note": f"number {number}"})
 
         accepted, refused = sorted(answers, key=lambda answer: answer.status_code)
         assert (accepted.status_code, refused.status_code) == (202, 409), [answer.text for answer in answers]
@@ -150,8 +152,8 @@ def test_each_job_is_done_once_whichever_server_took_it_and_each_server_serves_w
     assert releases[0] == releases[1]
 
 
-def test_the_same_request_to_both_servers_is_one_job(system):
-    answers = ask_both(system, "/v1/admin/releases", json={}, headers={"Idempotency-Key": "once"})
+def test_the_same_request_to_both_servers_is_one_operation(system):
+    answers = post_to_both(system, "/v1/admin/releases", json={}, headers={"Idempotency-Key": "once"})
 
     assert [answer.status_code for answer in answers] == [202, 202]
     operation_ids = {answer.json()["operation_id"] for answer in answers}
@@ -161,33 +163,32 @@ def test_the_same_request_to_both_servers_is_one_job(system):
     assert system.steps_done(operation.id) == BUILD_STEPS
 
 
-def test_two_workers_share_the_work_and_one_finishes_what_the_other_was_killed_at(system):
+def test_a_build_runs_beside_a_retrain_and_a_killed_worker_is_replaced_by_the_other(system):
     asked = {"preset": "head", "overrides": list(FAST), "gate": {"max_latency_ratio": 1000}}
     accepted = system.clients[0].post("/v1/admin/retrain", json=asked)
     assert accepted.status_code == 202, accepted.text
     retrain_id = accepted.json()["operation_id"]
-    wait_for(lambda: system.works.operation(retrain_id).step == "train", 60)
+    wait_for(lambda: system.works.operation(retrain_id).step == "train", 300)
     trainer = system.works.operation(retrain_id).worker_id
 
     built = system.clients[1].post("/v1/admin/releases", json={"activate": False})
     build = system.ended(built.json()["operation_id"])
-    # The job of the other kind was done beside it, by the worker that was free.
     assert build.state == "succeeded", build.error
-    assert build.worker_id != trainer
     assert system.works.operation(retrain_id).step in ("train", "evaluate")
     with system.works.open() as opened, opened.database.reading() as session:
         pids = {process.id: process.pid for process in list_processes(session, kind="worker")}
     os.kill(pids[trainer], signal.SIGKILL)
 
     retrain = system.ended(retrain_id)
-    assert (retrain.state, retrain.worker_id) == ("succeeded", build.worker_id), retrain.error
+    assert retrain.state == "succeeded", retrain.error
+    assert retrain.worker_id != trainer
     names = [step["name"] for step in retrain.steps]
     assert len(names) == len(set(names))
     assert sorted(system.steps_done(retrain_id)) == sorted(names)
     system.all_serve(retrain.result["release"]["release_id"], 5)
 
 
-def test_what_is_written_through_one_server_is_seen_through_the_other(system):
+def test_both_servers_read_each_others_writes(system):
     first, second = system.clients
     listed = first.get("/v1/admin/labels", params={"limit": 1}).json()["labels"][0]
 
@@ -201,12 +202,12 @@ def test_what_is_written_through_one_server_is_seen_through_the_other(system):
     assert first.get(f"/v1/admin/labels/{listed['image_id']}").json()["label"] == listed["label"]
 
 
-def test_a_key_made_at_one_server_works_at_the_other_and_a_revoked_one_stops_within_seconds(system):
+def test_both_servers_know_each_others_keys_and_revocations(system):
     first, second = system.clients
     made = first.post("/v1/admin/keys", json={"name": "shop", "scopes": ["search"]}).json()
 
     def status(client):
-        # An empty search: 422 is the answer to whoever may search.
+        # An empty search: with a valid key, the answer is 422.
         headers = {"X-API-Key": made["key"], "Content-Type": "image/png"}
         return client.post("/search", headers=headers).status_code
 
@@ -216,12 +217,12 @@ def test_a_key_made_at_one_server_works_at_the_other_and_a_revoked_one_stops_wit
     wait_for(lambda: status(second) == 401, 3)
 
 
-def test_two_workers_that_start_at_the_same_moment_on_a_new_sqlite_file_do_a_job_once(tmp_path, learning_shop):
+def test_two_workers_that_start_together_on_sqlite_perform_an_operation_once(tmp_path, learning_shop):
     works = copied_shop(tmp_path, learning_shop)
     operation_id = works.ask(kind=BUILD)
     try:
         for worker in [works.start_worker(), works.start_worker()]:
-            assert worker.wait(120) == 0
+            assert worker.wait(900) == 0
     finally:
         stop_all(works)
 

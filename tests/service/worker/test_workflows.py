@@ -1,10 +1,9 @@
-"""Whole operations: undisturbed, killed everywhere, on both databases; the outcome is always the same."""
+"""Whole retrains, undisturbed or killed anywhere, on both databases: the outcome is always the same."""
 
 import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,15 @@ STEPS = (
     "labels", "snapshot", "split", "train", "evaluate", "decide", "plan", "embed-1", "build", "catch-up", "activate",
     "converge", "tidy",
 )  # fmt: skip
-# Where a worker may die: before a step, in the moment between its end and the memory of it, and after that.
+# Where a worker may die: before a step, between its end and the engine's record of it, and after that.
 POINTS = ("begin", *(f"{when} {step}" for step in STEPS for when in ("before", "within", "after")))
 
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+
+
 def outcome(works: Works, operation_id: str) -> dict[str, Any]:
-    """What must not depend on what happened on the way."""
+    """Return what must not depend on interruptions."""
     operation = works.operation(operation_id)
     result: dict[str, Any] = operation.result
     assert operation.state == "succeeded", (operation.error, works.last_log()[-3000:])
@@ -59,18 +61,17 @@ def undisturbed(tmp_path_factory, learning_shop) -> dict[str, Any]:
     return outcome(works, operation_id)
 
 
-def test_a_retrain_goes_from_labels_to_a_better_release(undisturbed):
+def test_a_retrain_leads_from_labels_to_a_better_release(undisturbed):
     assert undisturbed["steps"] == list(STEPS)
     assert undisturbed["activations"] == 2
     (_, after), (_, before) = undisturbed["candidate"], undisturbed["active"]
     assert after["mean_of_parts"]["recall_at_1"] > before["mean_of_parts"]["recall_at_1"]
 
 
-@pytest.mark.timeout(600)
-def test_a_worker_that_dies_after_one_step_after_the_other_changes_nothing(works_on_both: Works, undisturbed):
-    """Each death falls between a step's end and the memory of it, so that each step is done twice."""
+def test_workers_that_die_after_each_step_change_nothing(works_on_both: Works, undisturbed):
+    """Each dies between a step's end and the engine's record of it, so that each step is performed twice."""
     operation_id = works_on_both.ask()
-    # Each takes a process that starts for seconds: the long sweep has all, before and after too.
+    # Each death costs the start of a process; the slow sweep below has all points.
     steps: tuple[str, ...] = ("snapshot", "train", "evaluate", "decide", "embed-1", "build", "activate", "converge")
     if works_on_both.database_url:
         steps = ("snapshot", "train", "evaluate", "build", "activate")
@@ -82,7 +83,7 @@ def test_a_worker_that_dies_after_one_step_after_the_other_changes_nothing(works
     assert outcome(works_on_both, operation_id) == undisturbed
 
 
-def test_workers_that_die_in_training_and_in_embedding_change_nothing(works: Works, undisturbed):
+def test_workers_that_die_while_training_or_embedding_change_nothing(works: Works, undisturbed):
     operation_id = works.ask()
 
     for step, seconds in (("train", 3.0), ("train", 4.5), ("train", 6.0), ("evaluate", 0.3), ("embed-1", 0.02)):
@@ -93,68 +94,47 @@ def test_workers_that_die_in_training_and_in_embedding_change_nothing(works: Wor
 
 
 @pytest.mark.parametrize("is_keeper_killed", [False, True])
-def test_a_training_process_that_is_killed_goes_on(works: Works, undisturbed, is_keeper_killed):
+def test_a_training_process_that_is_killed_is_restarted(works: Works, undisturbed, is_keeper_killed):
     operation_id = works.ask()
     worker = works.start_worker()
     run = works.settings.operations_dir / operation_id / RUN
-    wait_for(lambda: (run / "run_card.json").exists(), 60)
+    wait_for(lambda: (run / "run_card.json").exists(), 300)
     keeper = int(_pgrep("-f", f"training.keeper.*{operation_id}")[0])
 
     os.kill(keeper if is_keeper_killed else int(_pgrep("-P", str(keeper))[0]), signal.SIGKILL)
-    assert worker.wait(120) == 0
+    assert worker.wait(600) == 0
 
     assert "training_killed" in works.last_log()
     assert outcome(works, operation_id) == undisturbed
 
 
-def test_sigterm_saves_the_state_and_another_worker_goes_on(works: Works, undisturbed):
+def test_sigterm_saves_the_state_and_the_next_worker_continues(works: Works, undisturbed):
     operation_id = works.ask()
     worker = works.start_worker("--stay")
     run = works.settings.operations_dir / operation_id / RUN
-    wait_for(lambda: (run / "run_card.json").exists(), 60)
+    wait_for(lambda: (run / "run_card.json").exists(), 300)
 
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.wait(60) == 0
+    assert worker.wait(600) == 0
     assert works.operation(operation_id).state == "running"
     assert not _processes_of(operation_id)
     assert works.work() == 0
     assert outcome(works, operation_id) == undisturbed
 
 
-def test_cancel_stops_training_within_seconds_and_leaves_no_process(works: Works):
+def test_cancel_stops_training_and_leaves_no_process(works: Works):
     operation_id = works.ask(overrides=["network.image_size=112", "augmentation.views=1", "steps=100000"])
     works.start_worker("--stay")
     run = works.settings.operations_dir / operation_id / RUN
-    wait_for(lambda: (run / "run_card.json").exists(), 60)
+    wait_for(lambda: (run / "run_card.json").exists(), 300)
 
-    start = time.monotonic()
     with works.open() as installation:
         request_cancel(installation.database, operation_id)
-    wait_for(lambda: works.operation(operation_id).state == "cancelled", 20)
-    seconds = time.monotonic() - start
+    wait_for(lambda: works.operation(operation_id).state == "cancelled", 120)
 
-    assert seconds < 15
     assert not _processes_of(operation_id)
     assert (works.operation(operation_id).error or {})["code"] == "cancelled"
-
-
-def test_a_worker_of_another_machine_takes_over_what_a_dead_one_had(works: Works, undisturbed):
-    """Its lock cannot be seen from there: only its heartbeat, which is not heard any more."""
-    operation_id = works.ask()
-    assert works.work("--kill-at", "within split") == -signal.SIGKILL
-    for lock in works.settings.workers_dir.glob("*.lock"):
-        lock.rename(lock.with_name(f"elsewhere.{lock.name.split('.', 1)[1]}"))
-
-    patient = works.start_worker("--takeover-seconds", "3600", "--stay")
-    time.sleep(6)
-    still = works.operation(operation_id)
-    patient.kill()
-    patient.wait()
-    assert works.work("--takeover-seconds", "0.5") == 0
-
-    assert [step["name"] for step in still.steps] == ["labels", "snapshot", "split"]
-    assert outcome(works, operation_id) == undisturbed
 
 
 @pytest.mark.slow
@@ -174,12 +154,12 @@ def test_moments_in_training_evaluation_and_what_follows(tmp_path: Path, learnin
         for number in range(10)
     ]
 
-    # On a fast machine the last moments may come when the worker has ended already.
+    # On a fast machine, a worker may have ended before the last moments.
     assert _num_died(tmp_path, learning_shop, undisturbed, deaths) >= 15
 
 
 def _num_died(root: Path, learning_shop: Path, undisturbed: dict[str, Any], deaths: Sequence[tuple[str, ...]]) -> int:
-    """Let a worker die each of the deaths in an operation of its own, and another go on; return how many did die."""
+    """Let a worker die in each of the ways, in an operation of its own each, and another continue; count the deaths."""
     num_died = 0
     for number, death in enumerate(deaths):
         works = copied_shop(root / str(number), learning_shop)

@@ -1,4 +1,4 @@
-"""POST /admin/retrain and /v1/operations over HTTP; no worker runs here."""
+"""POST /admin/retrain and /v1/operations over HTTP, without a worker."""
 
 import io
 import zipfile
@@ -37,7 +37,7 @@ def archive_of(names=("amber/1.png",)) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/admin/retrain", "/v1/admin/retrain"])
-def test_a_request_is_accepted_and_can_be_looked_at(admin, path):
+def test_an_accepted_request_is_shown_at_its_location(admin, path):
     response = admin.post(path, json={"note": "spring", "overrides": ["steps=10"]})
 
     assert response.status_code == 202
@@ -49,31 +49,28 @@ def test_a_request_is_accepted_and_can_be_looked_at(admin, path):
     assert shown["links"]["cancel"] == f"/v1/operations/{body['operation_id']}:cancel"
 
 
-def test_an_empty_body_is_a_request(admin):
+def test_accepts_an_empty_body(admin):
     assert admin.post("/admin/retrain").status_code == 202
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
+def test_every_route_requires_the_key(admin):
+    routes = [
         ("POST", "/admin/retrain"), ("POST", "/v1/admin/retrain"), ("POST", "/v1/admin/releases"),
         ("GET", "/v1/operations"), ("GET", "/v1/operations/x"), ("POST", "/v1/operations/x:cancel"),
         ("GET", "/v1/operations/x/report"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    ("header", "code"), [("", "missing-key"), ("Bearer wrong", "invalid-key"), (f"Basic {KEY}", "missing-key")]
-)
-def test_without_the_key_nothing_is_told_or_done(admin, method, path, header, code):
-    response = admin.request(method, path, headers={"Authorization": header})
+    ]  # fmt: skip
+    headers = {"": "missing-key", "Bearer wrong": "invalid-key", f"Basic {KEY}": "missing-key"}
 
-    assert response.status_code == 401
-    assert response.json()["code"] == code
-    assert response.headers["www-authenticate"] == "Bearer"
+    for method, path in routes:
+        for header, code in headers.items():
+            response = admin.request(method, path, headers={"Authorization": header})
+
+            assert (response.status_code, response.json()["code"]) == (401, code), (method, path, header)
+            assert response.headers["www-authenticate"] == "Bearer"
     assert admin.get("/v1/operations").json()["operations"] == []
 
 
-def test_a_second_one_is_told_which_is_under_way(admin):
+def test_a_second_request_names_the_active_operation(admin):
     first = admin.post("/admin/retrain").json()["operation_id"]
 
     response = admin.post("/admin/retrain")
@@ -82,7 +79,7 @@ def test_a_second_one_is_told_which_is_under_way(admin):
     assert (response.json()["code"], response.json()["operation_id"]) == ("operation-active", first)
 
 
-def test_the_same_key_is_the_same_request(admin):
+def test_the_same_key_returns_the_same_operation(admin):
     headers = {"Idempotency-Key": "nightly-7"}
     first = admin.post("/admin/retrain", json={"note": "a"}, headers=headers)
     again = admin.post("/admin/retrain", json={"note": "a"}, headers=headers)
@@ -95,7 +92,7 @@ def test_the_same_key_is_the_same_request(admin):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "detail"),
     [
         (b"{", "Invalid JSON"),
         (b"[]", "object"),
@@ -103,15 +100,15 @@ def test_the_same_key_is_the_same_request(admin):
         (b'{"gate": {"force": true}}', "force_reason"),
     ],
 )
-def test_what_cannot_be_used_is_named(admin, body, said):
+def test_names_the_invalid_value(admin, body, detail):
     response = admin.post("/admin/retrain", content=body, headers={"Content-Type": "application/json"})
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid-operation")
-    assert said in response.json()["detail"]
+    assert detail in response.json()["detail"]
     assert admin.get("/v1/operations").json()["operations"] == []
 
 
-def test_an_archive_comes_with_the_request_and_waits_in_the_operations_folder(admin):
+def test_an_archive_is_kept_in_the_operations_folder(admin):
     content = archive_of()
     files = {"archive": ("new.zip", content, "application/zip")}
     headers = {"Idempotency-Key": "with-archive"}
@@ -135,7 +132,7 @@ def test_an_archive_comes_with_the_request_and_waits_in_the_operations_folder(ad
         (b"x" * 900_000, 413, "body-too-large"),
     ],
 )
-def test_a_bad_archive_is_refused_at_once_and_leaves_nothing(admin, content, status, code):
+def test_an_invalid_archive_is_refused_and_leaves_no_files(admin, content, status, code):
     response = admin.post("/admin/retrain", files={"archive": ("new.zip", content, "application/zip")})
 
     assert (response.status_code, response.json()["code"]) == (status, code)
@@ -144,13 +141,13 @@ def test_a_bad_archive_is_refused_at_once_and_leaves_nothing(admin, content, sta
     assert list((admin.home / "uploads").iterdir()) == []
 
 
-def test_another_content_type_is_refused(admin):
+def test_refuses_another_content_type(admin):
     response = admin.post("/admin/retrain", content=b"x", headers={"Content-Type": "text/plain"})
 
     assert (response.status_code, response.json()["code"]) == (415, "unsupported-content-type")
 
 
-def test_operations_are_listed_in_pages_and_cancelled(admin):
+def test_lists_cancelled_operations_in_pages(admin):
     ids = []
     for _ in range(3):
         ids.append(admin.post("/admin/retrain").json()["operation_id"])
@@ -165,7 +162,7 @@ def test_operations_are_listed_in_pages_and_cancelled(admin):
     assert second["next"] is None
 
 
-def test_what_has_ended_or_is_not_there_cannot_be_cancelled(admin):
+def test_an_ended_or_unknown_operation_cannot_be_cancelled(admin):
     operation_id = admin.post("/v1/admin/releases", json={"note": "x"}).json()["operation_id"]
     claim_operation(admin.database, operation_id, "w")
     end_operation(admin.database, operation_id, "w", "failed", {"code": "c", "detail": "d"})

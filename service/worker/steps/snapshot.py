@@ -1,6 +1,6 @@
-"""First steps of a retrain: take in what came with the request, fix what is trained on and what is measured on.
+"""First steps of a retrain: import the labels of the request, then fix the training images and the evaluation set.
 
-Each leaves files written whole, and may be done again: what nothing stands on yet is made anew.
+Each leaves files that are written atomically, and may be repeated: the files of an earlier try are replaced.
 """
 
 import json
@@ -29,24 +29,24 @@ from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
 from training.data.splits import Split, held_out_images, split_snapshot
 from training.evaluation.evaluation_set import evaluation_set_of
 
-_MOST_ERRORS_KEPT = 50
+_MAX_ERRORS_KEPT = 50
 
 
 def request_of(run: Run) -> RetrainRequest:
-    """Return the request of a retrain; `archive` beside it is no part of what people ask for."""
+    """Return the request of a retrain, without the digest of its archive, which is recorded beside it."""
     return RetrainRequest.model_validate({name: value for name, value in run.request.items() if name != "archive"})
 
 
 def config_of(run: Run) -> TrainingConfig:
-    """Return the configuration that the run trains with."""
+    """Return the configuration of the training run."""
     return request_of(run).config(run.facts["preset"])
 
 
 def import_labels(run: Run) -> Facts:
-    """Take the labelled images of the archive that came with the request, if one did; choose the preset.
+    """Import the labelled images of the request's archive, if there is one, and choose the preset.
 
-    The preset where the request names none is that of `akin train`. It is chosen once: another worker that goes on
-    with the operation may have other devices.
+    A request without a preset gets the default of `akin train`. It is chosen once: a worker that continues the
+    operation may have another device.
     """
     device = choose_device(run.installation.settings.device, "float32")
     facts: Facts = {"preset": request_of(run).preset or ("small" if device.type == "cuda" else "head")}
@@ -64,19 +64,19 @@ def import_labels(run: Run) -> Facts:
     )
     shutil.rmtree(unpacked, ignore_errors=True)
     if report.num_usable == 0:
-        raise InvalidLabels(f"nothing of the archive could be used: {report.reasons()}")
+        raise InvalidLabels(f"no label of the archive is usable: {report.reasons()}")
     counts = report.to_json()
-    counts["errors"] = counts["errors"][:_MOST_ERRORS_KEPT]
+    counts["errors"] = counts["errors"][:_MAX_ERRORS_KEPT]
     return {**facts, "labels": counts}
 
 
 def take_snapshot(run: Run) -> Facts:
-    """Fix what is trained on: a manifest of the stored images under their labels, named by its hash."""
+    """Write the manifest of the images to train on, with their labels; its hash identifies it."""
     installation = run.installation
     with installation.database.reading() as session:
         images = labelled_images(session)
     if not images:
-        raise InvalidOperation("the catalogue has no images to learn from; import some: akin catalogue import PATH")
+        raise InvalidOperation("the catalogue has no images to train on; import some: akin catalogue import PATH")
     config = config_of(run)
     snapshot = _snapshot_of(images)
     since = request_of(run).data
@@ -92,7 +92,7 @@ def take_snapshot(run: Run) -> Facts:
         run.report("Collecting images", number + 1, len(snapshot.images))
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.folder / SNAPSHOT, ("\n".join(lines) + "\n").encode())
-    # Beside it the digests, so that later steps know the same rows without reading every image.
+    # The digests are stored beside it, so that later steps know the same rows without reading every image.
     rows = [[image.location, image.label, image.role, image.sha256] for image in snapshot.images]
     write_whole(run.folder / SNAPSHOT_ROWS, json.dumps(rows).encode())
     return {
@@ -106,12 +106,12 @@ def take_snapshot(run: Run) -> Facts:
 
 
 def split(run: Run) -> Facts:
-    """Fix what is measured on: the evaluation set, whose id goes with every figure."""
+    """Write the evaluation set; its id accompanies every measurement on it."""
     config = config_of(run)
     snapshot = read_snapshot_rows(run)
     parts = split_snapshot(snapshot, config.split)
     evaluation_set = evaluation_set_of(snapshot, parts)
-    # Written again where it is there: the same bytes, and one that was damaged is mended by it.
+    # Written even if the file exists: the bytes are the same, and a damaged file is repaired.
     evaluation_set.write(set_path(run.installation.settings, evaluation_set.evaluation_set_id))
     num_unseen = int(np.count_nonzero(evaluation_set.is_unseen))
     return {
@@ -128,7 +128,7 @@ def split(run: Run) -> Facts:
 
 
 def read_snapshot_rows(run: Run) -> Snapshot:
-    """Read the rows of the snapshot that this operation took."""
+    """Read the rows of the operation's snapshot."""
     rows = json.loads((run.folder / SNAPSHOT_ROWS).read_bytes())
     return snapshot_of(
         "catalogue",
@@ -148,12 +148,12 @@ def _snapshot_of(images: Sequence[LabelledImage]) -> Snapshot:
 
 
 def _since(images: Sequence[LabelledImage], snapshot: Snapshot, parts: Split, since: datetime) -> list[LabelledImage]:
-    """Drop the examples labelled before `since`, but none that is held out: what is measured never depends on it."""
+    """Drop the examples labelled before `since`, except held-out ones: measurements never depend on `since`."""
     is_held_out: NDArray[np.bool_] = held_out_images(snapshot, parts)
-    held_out = {image.location for image, it in zip(snapshot.images, is_held_out, strict=True) if it}
+    held_out = {image.location for image, is_out in zip(snapshot.images, is_held_out, strict=True) if is_out}
     is_new = {image.image_id for image in images if image.role == "example" and image.labelled_at >= since}
     if not is_new - held_out:
-        raise InvalidOperation(f"no example that may be trained on was labelled since {since.isoformat()}")
+        raise InvalidOperation(f"no example outside the held-out set was labelled since {since.isoformat()}")
     return [
         image for image in images if image.role != "example" or image.image_id in is_new or image.image_id in held_out
     ]

@@ -1,0 +1,138 @@
+"""Build, publish and activate beside others that do the same: each waits for the builder's lock, and the first wins."""
+
+import threading
+
+import pytest
+
+from service.catalogue.records import remove_products
+from service.operations.kinds import BUILD, RETRAIN
+from service.operations.records import claim_operation, create_operation, get_operation, request_cancel
+from service.releases.build import build_release, only_builder
+from service.releases.records import activate_release, active_release, select_releases
+from service.worker import execution
+from service.worker.execution import OperationRunner
+from service.worker.run import Ended, Run
+from service.worker.steps import publishing
+from service.worker.steps.embedding import plan_embedding
+from service.worker.steps.publishing import activate, build
+from service.worker.workflows import build_from_catalogue
+from tests.service.conftest import PRODUCTS
+from tests.service.fixtures.tiny_model import save_tiny_checkpoint
+
+
+@pytest.fixture
+def served(shop, tmp_path):
+    """A shop with an active release."""
+    build_release(shop, checkpoint=save_tiny_checkpoint(tmp_path / "tiny"))
+    return shop
+
+
+@pytest.fixture
+def run(served):
+    """The run of a build that has planned its embedding."""
+    operation_id = create_operation(served.database, BUILD, {}, actor="test")[0].id
+    claim_operation(served.database, operation_id, "w")
+    run = Run(served, operation_id, "w", {}, "test", lambda _, work: work())
+    run.facts |= plan_embedding(run)
+    return run
+
+
+def test_a_build_waits_while_another_process_builds(run, monkeypatch):
+    lock = only_builder(run.installation.settings)
+    waits = []
+
+    def wait(_):
+        waits.append(1)
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(publishing, "wait_for_builder", wait)
+    lock.__enter__()
+
+    facts = build(run, 0)
+
+    assert waits == [1]
+    assert facts["release"]["release_id"] == run.facts["release_id"]
+
+
+def test_a_cancel_ends_the_wait_for_another_builder(run):
+    request = request_cancel(run.installation.database, run.operation_id)
+    assert request.state == "cancelled"  # no worker "w" is registered
+    with run.installation.database.transaction() as session:
+        get_operation(session, run.operation_id).state = "running"
+
+    with only_builder(run.installation.settings), pytest.raises(Ended) as ended:
+        build(run, 0)
+
+    assert ended.value.state == "cancelled"
+
+
+def test_a_release_is_not_activated_over_one_that_was_activated_meanwhile(run, tmp_path):
+    run.facts |= build(run, 0)
+    other = build_release(run.installation, checkpoint=tmp_path / "tiny").release_id
+
+    with pytest.raises(Ended) as ended:
+        activate(run)
+
+    assert (ended.value.state, ended.value.code) == ("rejected", "active-release-changed")
+    with run.installation.database.transaction() as session:
+        assert active_release(session).release_id == other
+        # It is published all the same, and can be activated by hand.
+        assert activate_release(session, run.facts["release"]["release_id"])
+
+
+def test_a_release_is_rebuilt_if_the_catalogue_changes_meanwhile(run):
+    def on_point(point):
+        if point == "within build":
+            with run.installation.database.transaction() as session:
+                remove_products(session, [PRODUCTS[0]])
+
+    run.on_point, run.request = on_point, {"activate": False}
+
+    build_from_catalogue(run)
+
+    with run.installation.database.reading() as session:
+        operation = get_operation(session, run.operation_id)
+    assert [step["name"] for step in operation.steps] == [
+        "plan", "embed-1", "build", "catch-up", "build-2", "catch-up-2", "tidy",
+    ]  # fmt: skip
+    assert operation.result["num_changes_left"] == 0
+    assert operation.result["release"]["num_products"] == len(PRODUCTS) - 1
+
+
+def test_an_activation_that_is_repeated_after_a_kill_changes_nothing(run):
+    run.facts |= build(run, 0)
+    first = activate(run)
+    with run.installation.database.reading() as session:
+        version = active_release(session).version
+
+    assert activate(run) == first
+
+    with run.installation.database.reading() as session:
+        assert active_release(session).version == version
+
+
+def test_a_retrain_and_a_build_that_publish_at_the_same_time_both_end(served, monkeypatch):
+    """Both compared with the same release: the first to activate succeeds, the other says that it was overtaken."""
+    monkeypatch.setitem(execution.WORKFLOWS, RETRAIN, build_from_catalogue)  # what matters of it: it publishes
+    both_planned = threading.Barrier(2)
+
+    def on_point(point):
+        if point == "after plan":
+            both_planned.wait(60)
+
+    runner = OperationRunner(served, "w", lambda _, work: work(), on_point=on_point, record_step=lambda *_: None)
+    ids = [create_operation(served.database, kind, {}, actor="test")[0].id for kind in (RETRAIN, BUILD)]
+    threads = [threading.Thread(target=runner.perform, args=(operation_id,)) for operation_id in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+
+    with served.database.reading() as session:
+        ended = {operation.state: operation for operation in (get_operation(session, id_) for id_ in ids)}
+        published = {release.id for release in select_releases(session)}
+        active_id = active_release(session).release_id
+    assert set(ended) == {"succeeded", "rejected"}
+    assert ended["rejected"].error["code"] == "active-release-changed"
+    assert active_id == ended["succeeded"].result["release"]["release_id"]
+    assert {operation.result["release"]["release_id"] for operation in ended.values()} < published
