@@ -59,7 +59,6 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 
     `is_loopback`: only this machine can reach the server. Searches then need no key unless the settings require one.
     """
-
     metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
 
     @contextlib.asynccontextmanager
