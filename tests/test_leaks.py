@@ -12,6 +12,8 @@ import pytest
 
 from tests.leaks import leak_check
 
+PROGRAM = "import sys; print(flush=True); sys.stdin.read()"
+
 
 @contextmanager
 def thread():
@@ -25,7 +27,10 @@ def thread():
 
 @contextmanager
 def child_process():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE):
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         yield
 
 
@@ -54,7 +59,7 @@ def message_after(opened):
     ("opened", "message"),
     [
         (thread, "threads behind: left-behind"),
-        (child_process, f"child processes behind: {sys.executable} -c input()"),
+        (child_process, f"child processes behind: {sys.executable} -c {PROGRAM}"),
         (logging_handler, "logging handlers behind: <NullHandler (NOTSET)> of left.behind"),
         (open_socket, "sockets behind: socket:["),
     ],

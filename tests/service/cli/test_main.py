@@ -108,7 +108,7 @@ def test_invalid_rows_give_status_1_and_a_report(akin, tmp_path):
         (["release", "show", "r9"], "there is no release 'r9'"),
         (["release", "activate", "r9"], "there is no release 'r9'"),
         (["catalogue", "remove", "zebra"], "no product 'zebra'"),
-        (["checkpoint", "show", "nowhere"], "no akin-checkpoint/1 directory"),
+        (["checkpoint", "show", "nowhere"], "akin-checkpoint/1 directory: it has no model.json"),
         (["checkpoint", "create", "out", "--backbone", "resnet51"], "unknown backbone 'resnet51'"),
         (["checkpoint", "create", "out", "--pooling", "max"], "pooling must be"),
         (["demo"], "is not a folder"),
@@ -125,14 +125,14 @@ def test_an_error_is_one_line_with_the_remedy(akin, arguments, message):
 def test_rejects_a_search_with_a_file_that_is_not_an_image(akin, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
 
-    assert "no image in a supported format" in akin("search", "text.jpg", status=1).stderr
+    assert "not an image in a supported format" in akin("search", "text.jpg", status=1).stderr
 
 
 def test_names_invalid_settings(akin):
     assert "AKIN_PORT=99999" in akin("serve", status=1, AKIN_PORT="99999").stderr
     assert "AKIN_HOEM is set, but" in akin("catalogue", "show", AKIN_HOEM="x").stderr
     assert "AKIN_HOME=/proc/x" in akin("catalogue", "show", status=1, AKIN_HOME="/proc/x").stderr
-    assert "sees 0 CUDA devices" in akin("serve", "--port", "0", status=1, AKIN_DEVICE="cuda:7").stderr
+    assert "finds 0 CUDA devices" in akin("serve", "--port", "0", status=1, AKIN_DEVICE="cuda:7").stderr
     assert "AKIN_DEVICE" in akin("doctor", status=1, AKIN_DEVICE="tpu").stdout
 
 
