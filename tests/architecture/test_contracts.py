@@ -107,6 +107,21 @@ def test_only_rooms_with_tables_use_sql():
     assert {name.split("/")[1] for name in importers_of("sqlalchemy")} <= SQL_ROOMS
 
 
+def test_routes_and_commands_open_no_database_session():
+    """They call one function of a domain room, which opens a short session of its own."""
+    calls = {
+        f"{name_of(path)}:{node.lineno}"
+        for path in SOURCES
+        if name_of(path).startswith(("service/web/", "service/cli/"))
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("reading", "transaction")
+    }
+
+    assert calls == set()
+
+
 def test_imports_stand_at_the_top_unless_they_are_slow():
     late = {
         name_of(path)
@@ -184,7 +199,7 @@ def migrated_home(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", ["keys list"])
+@pytest.mark.parametrize("command", ["release list", "keys list", "operations list"])
 def test_commands_that_list_rows_load_no_heavy_library(modules_loaded_by, migrated_home, command):
     loaded = modules_loaded_by(f"from service.cli.main import main\nmain({command.split()})", migrated_home)
 
