@@ -1,4 +1,4 @@
-"""What commands print with: results on standard output, everything else on standard error."""
+"""Output of commands: results on standard output, everything else on standard error."""
 
 import json
 import time
@@ -16,20 +16,29 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_SECONDS_BETWEEN_LINES = 10.0
-
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
-    """Print a result for machines."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201  # not through rich: no markup
+    """Print a result as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201  # rich would interpret markup
 
 
 @contextmanager
-def progress_bar(title: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with count and time left; gives the function that moves it: (done, total)."""
+def progress_bar(
+    title: str, unit: str = "images", *, console: Console = notes, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, int], None]]:
+    """Show progress until the block ends; yields the function that updates it: (done, total).
+
+    On a terminal this is a bar, elsewhere one line about every ten seconds with count, rate and time left.
+    """
+    if not console.is_interactive:
+        from training.report.progress import LineProgress
+
+        lines = LineProgress(console, clock=clock)
+        yield lambda done, total: lines.stage(f"{title} {unit}", done, total)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -39,29 +48,13 @@ def progress_bar(title: str, unit: str = "images") -> Iterator[Callable[[int, in
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    if not notes.is_terminal:
-        yield _occasional_lines(title, unit)
-        return
-    with Progress(*columns, console=notes) as progress:
+    with Progress(*columns, console=console) as progress:
         tasks: list[TaskID] = []
 
         def move(done: int, total: int) -> None:
-            # Not before there is something to show: a mistake found at once leaves no empty bar behind.
+            # The bar appears with the first update, so that an early error leaves no empty bar.
             if not tasks:
                 tasks.append(progress.add_task(title))
             progress.update(tasks[0], completed=done, total=total)
 
         yield move
-
-
-def _occasional_lines(title: str, unit: str) -> Callable[[int, int], None]:
-    """Say every ten seconds how far it is: for logs, where a bar would be noise and silence a riddle."""
-    last = time.monotonic()
-
-    def move(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            notes.print(f"{title}: {done} of {total} {unit}", highlight=False)
-
-    return move

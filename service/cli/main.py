@@ -1,4 +1,4 @@
-"""akin: the command line. Each command translates and calls; imports stand inside, so that each loads what it needs."""
+"""akin, the command line. Commands import inside their functions, so that each loads only what it needs."""
 
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [AKI
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; an error that we know is one line and exit status 1, never a traceback."""
+    """Run a command; a known error is one line and exit status 1, without a traceback."""
     try:
         app(arguments)
     except (ServiceError, TrainingError, EmbeddingError, VectorIndexError) as error:
@@ -92,7 +92,7 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
-    # A device, database or store that cannot be used is told here, and not in the log of a server that then ends.
+    # Report an unusable device, database or store here, rather than in the log of a server that then ends.
     choose_device(settings.device, settings.precision)
     with open_installation(settings) as installation:
         show_new_key(installation)
@@ -101,17 +101,17 @@ def serve(port: PortOption = None, host: HostOption = None) -> None:
             notes.print(f"[yellow]warning:[/] {warning}", highlight=False)
         notes.print(f"Akin listens on {address_of(listener)}  (state: {settings.home.absolute()})", highlight=False)
         if serve_app(create_app(settings, is_loopback=is_loopback(listener)), listener):
-            raise typer.Exit(1)  # requests were cut off
+            raise typer.Exit(1)  # requests were cancelled
 
 
 def search_warning(settings: "Settings", is_loopback: bool) -> str | None:
-    """Say whom searching without a key lets in, where that may not be meant."""
+    """Return a warning if searching without a key is open to more clients than may be intended."""
     if settings.public_search is True and not is_loopback:
-        return "AKIN_PUBLIC_SEARCH lets everybody search who can reach this server"
+        return "with AKIN_PUBLIC_SEARCH=true, every client that can reach this server can search"
     if settings.public_search == "auto" and settings.trusted_proxies and is_loopback:
         return (
-            "this listens on loopback, so searching needs no key, through the gateways of AKIN_TRUSTED_PROXIES "
-            "neither; say true or false in AKIN_PUBLIC_SEARCH"
+            "the server listens on loopback, so searching needs no key, not even through the gateways of "
+            "AKIN_TRUSTED_PROXIES; set AKIN_PUBLIC_SEARCH to true or false"
         )
     return None
 
@@ -139,7 +139,7 @@ def search(
 
 @app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look at versions, devices, weights, database and folders, each with a remedy."""
+    """Check versions, devices, weights, database and folders, and suggest remedies."""
     from service.cli.doctor import Status, examine
     from service.cli.tables.doctor import doctor_table
     from service.installation.settings import load_settings
@@ -156,10 +156,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 @app.command()
 def demo(
     port: PortOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Search held-out images, print recall@1, stop.")] = False,
-    train: Annotated[bool, typer.Option("--train", help="Learn from the labelled images first: some minutes.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Search with held-out images, print recall@1 and exit.")
+    ] = False,
+    train: Annotated[bool, typer.Option("--train", help="Train on the labelled images first; takes minutes.")] = False,
 ) -> None:
-    """Fill a small catalogue, build a release and serve it: Akin in one command.
+    """Import a small catalogue, build a release and serve it.
 
     Images: a folder per product or the GroceryStoreDataset where AKIN_DEMO_DATA names it, otherwise a catalogue
     that Akin draws.
@@ -179,10 +181,10 @@ def demo(
     def announce(text: str) -> None:
         output.print(escape(text), highlight=False)
 
-    # The port first: one in use is told before any work. A check takes any free one.
+    # Listen first, so that a port in use is reported before any work. A check uses a free port.
     with listen(settings.host, 0 if check else settings.port if port is None else port) as listener:
         with open_installation(settings) as installation, progress_bar("Working") as move:
-            # Not in this thread, which goes on to serve.
+            # Not in the main thread, which serves afterwards.
             prepared = run_in_own_thread(lambda: prepare_demo(installation, announce=announce, on_progress=move))
             if train:
                 from service.demo.training import train_demo
@@ -199,10 +201,10 @@ def demo(
                 check_demo(prepared, address, announce=announce)
         else:
             with worker_beside(settings) as log_file:
-                announce(f"A worker does what /admin/retrain asks for  (log: {log_file})")
+                announce(f"A worker runs the jobs of /admin/retrain  (log: {log_file})")
                 announce(f"Serving at {address_of(listener)}  (Ctrl+C stops)")
                 if serve_app(application, listener):
-                    raise typer.Exit(1)  # requests were cut off
+                    raise typer.Exit(1)  # requests were cancelled
 
 
 @app.command()

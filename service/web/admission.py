@@ -1,7 +1,7 @@
-"""How many searches a process takes at a time, and what becomes of one whose client goes away.
+"""Limit the concurrent searches of a process, and cancel the search of a client that disconnects.
 
-There is no queue of requests: past the bound the answer is a quick refusal, which a gateway gives to another replica
-and a client tries again. So the time that a search takes stays what it is when the process is busy but not too busy.
+Requests do not queue. Beyond the limit they are refused at once, so that a gateway can try another replica and a client
+can retry. The latency of accepted searches therefore stays bounded under overload.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Admission:
-    """A bounded number of places for searches. Belongs to one event loop, whose tasks take turns."""
+    """A limited number of slots for searches; not thread-safe: for the tasks of one event loop."""
 
     def __init__(self, max_searches: int) -> None:
         self.limit = max_searches
@@ -26,12 +26,10 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place for as long as the block runs; raises Overloaded at once where none is free."""
+        """Hold a slot until the block ends; raises Overloaded at once if none is free."""
         if self.num_in_progress >= self.limit:
             self.num_refused += 1
-            raise Overloaded(
-                f"{self.limit} searches are in progress, as many as this process takes; try again in a moment"
-            )
+            raise Overloaded(f"{self.limit} searches are in progress, the limit of this process; try again in a moment")
         self.num_in_progress += 1
         try:
             yield
@@ -40,24 +38,24 @@ class Admission:
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` does; where the client goes away first, cancel it and raise ClientLeft.
+    """Return the result of `work`; cancel it and raise ClientLeft if the client disconnects first.
 
-    To be called when the body has been read: what is received after it can only be the client's leaving.
+    Call this after the body has been read: the only message after the body is the disconnect.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_departure(request))
+    leaving = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ClientLeft("the client went away before it had its answer")
+        raise ClientLeft("the client disconnected before the response")
     finally:
         for task in (working, leaving):
             task.cancel()
-        # Until both have ended: nothing of them goes on behind the answer, and no error of theirs stays unread.
+        # Wait for both, so that neither runs on after the response and no exception is left unretrieved.
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _departure(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The HTTP application: where its parts are put together."""
+"""Create the HTTP application and connect its parts."""
 
 import asyncio
 import contextlib
@@ -51,15 +51,14 @@ from service.web.routes import metrics as metrics_route
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.
 
 Every error is an `application/problem+json` document (RFC 9457) with a stable `code`.
-Every answer carries `X-Request-ID`, the id under which the log has the request."""
+Every response has the header `X-Request-ID`; the server logs the request with this id."""
 
 
 def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
-    """Build the application; nothing is opened before it starts.
+    """Create the application; its lifespan opens the installation.
 
-    `is_loopback` says that only this machine can reach it: then searching needs no key, unless the settings say so.
+    `is_loopback`: only this machine can reach the server. Searches then need no key unless the settings require one.
     """
-
     metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
 
     @contextlib.asynccontextmanager
@@ -91,9 +90,9 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
         version=version("akin"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        # The contract is the same whatever gateway stands before it.
+        # The OpenAPI document is the same behind every gateway.
         root_path_in_servers=False,
-        # It would send clients to whatever host they name, and repeat the path.
+        # Redirects would go to whatever host the client names, and duplicate the path prefix.
         redirect_slashes=False,
         dependencies=[Depends(refuse_key_in_address)],
     )
@@ -106,7 +105,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
     app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
     app.add_middleware(AuditRecorder)
-    # The last is the outermost: it sees each answer as the client gets it.
+    # The last middleware is the outermost: it sees each response as the client receives it.
     app.add_middleware(RequestLog, metrics=metrics, process_state=process_state, admin_key=settings.admin_key)
     for error_class in STATUSES:
         app.add_exception_handler(error_class, as_handler(known_problem))
@@ -121,7 +120,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 async def _following_releases(
     installation: Installation, live: LiveEngine, database_state: DatabaseState
 ) -> AsyncIterator[None]:
-    """Serve the active release, and each later one, for as long as the block runs."""
+    """Serve the active release, and each later one, until the block ends."""
     settings = installation.settings
     inference = InferenceThread()
     decoders = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")

@@ -1,4 +1,4 @@
-"""The parts of a running application, and how routes get them."""
+"""The parts of a running application, and the dependencies that give them to routes."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -21,7 +21,7 @@ from service.web.readiness import ProcessState
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """The parts of one application that live as long as it runs."""
+    """The parts of an application that exist from its start to its end."""
 
     installation: Installation
     live: LiveEngine
@@ -41,7 +41,7 @@ class AppState:
 
     @property
     def media_store(self) -> MediaStore:
-        """Where images lie."""
+        """The store of image files."""
         return self.installation.media_store
 
     @property
@@ -55,7 +55,7 @@ async def _app_state(request: Request) -> AppState:
 
 
 def app_state_of(request: Request) -> AppState:
-    """Return the parts of the application that a request belongs to."""
+    """Return the parts of the application that handles a request."""
     return cast(AppState, request.app.state.akin)
 
 
@@ -66,5 +66,5 @@ async def _engine(app_state: AppStateDep) -> SearchEngine:
     return app_state.live.get()
 
 
-# Taken once a request: the whole answer comes from this release.
+# Resolved once per request, so that the whole response comes from one release.
 EngineDep = Annotated[SearchEngine, Depends(_engine)]

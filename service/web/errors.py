@@ -1,14 +1,14 @@
-"""What can go wrong with a request.
+"""Errors of the room `web`.
 
 ServiceError
-├── Overloaded                  as many searches as the process may have are in progress
-├── NotReady                    the server is not to be given requests, and why
-├── ImageNotShown               no product on show has the image
-├── MediaUnavailable            the same, as a client is told
-└── RequestError                a request that cannot be understood
+├── Overloaded                  the limit of concurrent searches is reached
+├── NotReady                    the server should receive no requests
+├── ImageNotShown               no product of the active release has the image
+├── MediaUnavailable            the file of an image cannot be read
+└── RequestError                the request is invalid
     ├── BodyTooLarge
     ├── BodyTooSlow
-    ├── ClientLeft              the client went away before it had its answer
+    ├── ClientLeft              the client disconnected before the response
     ├── EmptyBody
     ├── UnsupportedContentType
     ├── InvalidForm
@@ -21,13 +21,13 @@ from service.errors import ServiceError
 
 
 class Overloaded(ServiceError):
-    """As many searches as a process may have are in progress."""
+    """The limit of concurrent searches of the process is reached."""
 
     code = "overloaded"
 
 
 class NotReady(ServiceError):
-    """The server is not to be given requests; `members` says what is not ready."""
+    """The server should receive no requests; `members` lists what is not ready."""
 
     code = "not-ready"
 
@@ -37,65 +37,65 @@ class NotReady(ServiceError):
 
     @property
     def members(self) -> dict[str, object]:
-        """What the problem document says besides."""
+        """Additional members of the problem document."""
         return {"checks": self.checks}
 
 
 class ImageNotShown(ServiceError):
-    """No product on show has the image."""
+    """No product of the active release has the image."""
 
     code = "media-not-found"
 
 
 class MediaUnavailable(ServiceError):
-    """An image on show cannot be read; where it should be is nothing for clients."""
+    """The file of an image cannot be read; its location is not disclosed."""
 
     code = "media-unavailable"
 
 
 class RequestError(ServiceError):
-    """A request cannot be understood."""
+    """The request is invalid."""
 
     code = "request-error"
 
 
 class BodyTooLarge(RequestError):
-    """The body of a request exceeds the limit."""
+    """The body exceeds the limit."""
 
     code = "body-too-large"
 
 
 class BodyTooSlow(RequestError):
-    """The body of a request does not arrive."""
+    """The body does not arrive in time."""
 
     code = "body-too-slow"
 
 
 class ClientLeft(RequestError):
-    """The client went away before it had its answer."""
+    """The client disconnected before the response."""
 
     code = "client-left"
 
 
 class EmptyBody(RequestError):
-    """A request that needs an image has no body."""
+    """The request needs an image but has no body."""
 
     code = "empty-body"
 
 
 class UnsupportedContentType(RequestError):
-    """A body has a content type that the route does not read."""
+    """The route does not support the content type of the body."""
 
     code = "unsupported-content-type"
 
 
 class InvalidForm(RequestError):
-    """A multipart form cannot be read or lacks its image."""
+    """The multipart form cannot be parsed or lacks its image."""
 
     code = "invalid-form"
 
 
 class InvalidBase64(RequestError):
-    """A JSON body whose image is not base64."""
+    """The image in a JSON body is not base64."""
 
     code = "invalid-base64"

@@ -1,6 +1,6 @@
-"""What one server tells Prometheus: its searches, its requests, and what it serves.
+"""Prometheus metrics of one server: its searches, its requests and its state.
 
-Everything stands in a registry of the application's own, so that two in one process do not mix.
+Each application has its own registry, so two applications in one process do not share metrics.
 """
 
 import asyncio
@@ -25,42 +25,42 @@ from service.web.readiness import ProcessState
 
 _STAGES = ("decode", "wait", "embed", "search", "group")
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# An upload may take minutes.
+# Uploads may take minutes.
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-# A client may send any word as a method: the others are one label.
+# Clients may send any word as a method; all others share one label.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "other"
 
 
 class ServerMetrics:
-    """Counts and measures what a server does, and asks its parts for their state when it is scraped."""
+    """Counters and histograms of a server, and gauges that are read from its parts at each scrape."""
 
     def __init__(self) -> None:
         self.registry = new_registry()
         self._scraper: ThreadPoolExecutor | None = None
         self._stage_seconds = Histogram(
             "akin_search_stage_seconds",
-            "Seconds that each stage of an answered search took.",
+            "Seconds that each stage of a successful search took.",
             ["stage"],
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
         self._requests = Counter(
-            "akin_http_requests", "Answered requests.", ["method", "route", "status"], registry=self.registry
+            "akin_http_requests", "Completed requests.", ["method", "route", "status"], registry=self.registry
         )
         self._request_seconds = Histogram(
             "akin_http_request_seconds",
-            "Seconds from the head of a request to the end of its answer.",
+            "Seconds from the head of a request to the end of its response.",
             ["route"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
 
         for stage in _STAGES:
-            self._stage_seconds.labels(stage)  # there from the start, at 0
+            self._stage_seconds.labels(stage)  # creates the series at 0
 
     def record_search(self, timing: Timing) -> None:
-        """Note how long the stages of a search took."""
+        """Record the durations of the stages of a search."""
         seconds = (
             timing.decode_seconds,
             timing.wait_seconds,
@@ -72,16 +72,16 @@ class ServerMetrics:
             self._stage_seconds.labels(stage).observe(spent)
 
     def record_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        """Note one request; `route` is the template of its address, never the address."""
+        """Record a request; `route` is the path template of its route, never the path."""
         known = method if method in _METHODS else _OTHER_METHOD
         self._requests.labels(known, route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics in a format that the header `Accept` asks for, and its content type."""
+        """Return all metrics in the format that the header `Accept` selects, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version in it that is no number
+        except (TypeError, ValueError):  # its version is not a number
             encode, content_type = choose_encoder("")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._scraper, encode, self.registry), content_type
@@ -95,12 +95,12 @@ class ServerMetrics:
         admission: Admission,
         process_state: ProcessState,
     ) -> Iterator[None]:
-        """Tell of these parts for as long as the block runs."""
-        collectors = (InstallationMetrics(installation, disk), _Parts(live, admission, process_state))
+        """Expose the state of these parts until the block ends."""
+        collectors = (InstallationMetrics(installation, disk), _ServerState(live, admission, process_state))
         for collector in collectors:
             self.registry.register(collector)
         try:
-            # A thread for it alone: a scrape waits behind no route that waits for the database.
+            # A thread of its own, so that a scrape does not wait for routes that wait for the database.
             with ThreadPoolExecutor(1, thread_name_prefix="scrape") as self._scraper:
                 yield
         finally:
@@ -109,32 +109,32 @@ class ServerMetrics:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Parts(Collector):
-    """Reads the state of a server's parts at each scrape: nothing is kept twice."""
+class _ServerState(Collector):
+    """Reads the state of the server's parts at each scrape."""
 
     live: LiveEngine
     admission: Admission
     process_state: ProcessState
 
     def collect(self) -> Iterator[Metric]:
-        release = GaugeMetricFamily(
-            "akin_active_release_info", "The release that answers; always 1.", labels=["release_id"]
-        )
+        release = GaugeMetricFamily("akin_active_release_info", "The release in use; always 1.", labels=["release_id"])
         if self.live.release_id is not None:
             release.add_metric([self.live.release_id], 1)
         yield release
         yield GaugeMetricFamily(
             "akin_release_refused",
-            "1 while the release that should be served cannot be, and the one before answers.",
+            "1 while the active release cannot be loaded and the previous one is in use.",
             value=self.live.refusal is not None,
         )
         yield GaugeMetricFamily(
-            "akin_searches_in_progress", "Searches that have a place.", value=self.admission.num_in_progress
+            "akin_searches_in_progress", "Searches that hold a slot.", value=self.admission.num_in_progress
         )
-        yield GaugeMetricFamily("akin_searches_limit", "Places for searches.", value=self.admission.limit)
+        yield GaugeMetricFamily("akin_searches_limit", "Slots for searches.", value=self.admission.limit)
         yield CounterMetricFamily(
             "akin_searches_refused",
-            "Searches that were told to come again, as all places were taken.",
+            "Searches that were refused because all slots were in use.",
             value=self.admission.num_refused,
         )
-        yield GaugeMetricFamily("akin_draining", "1 from the signal to end on.", value=self.process_state.is_draining)
+        yield GaugeMetricFamily(
+            "akin_draining", "1 after the signal to shut down.", value=self.process_state.is_draining
+        )

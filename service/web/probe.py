@@ -1,8 +1,7 @@
-"""Ask one address whether it is well: `python -m service.web.probe [URL [TEXT]]`, for containers that have no curl.
+"""Check the health of a URL, for containers without curl: `python -m service.web.probe [URL [TEXT]]`.
 
-Status 0 when the answer is 2xx and holds the text, where one is named; otherwise 1, with the reason on standard error.
-Started every few seconds beside a server that needs the processor itself, so it loads nothing but the standard library,
-and goes through no proxy.
+Exit status 0 if the response is 2xx and contains the optional text; otherwise 1, with the reason on standard error. The
+probe runs every few seconds beside the server, so it imports only the standard library. It ignores proxy settings.
 """
 
 import http.client
@@ -16,10 +15,10 @@ _SHOWN_CHARACTERS = 500
 
 
 def complaint(url: str, wanted: str = "", *, timeout_seconds: float = _TIMEOUT_SECONDS) -> str:
-    """Return what is wrong with the answer of a URL, which may have to hold a text; empty when it is well."""
+    """Return what is wrong with the response of a URL, which must contain `wanted`; empty if nothing is."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
-        return f"{url!r} is not an address such as {_DEFAULT_URL}"
+        return f"{url!r} is not a URL such as {_DEFAULT_URL}"
     path = parts.path or "/"
     try:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)
@@ -29,17 +28,17 @@ def complaint(url: str, wanted: str = "", *, timeout_seconds: float = _TIMEOUT_S
             body = response.read(_READ_BYTES).decode(errors="replace")
         finally:
             connection.close()
-    # ValueError: a port that is no number.
+    # ValueError: the port is not a number.
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"{url} does not answer: {error or type(error).__name__}"
-    # A redirect is no answer either: it would lead to another server.
+        return f"no response from {url}: {error or type(error).__name__}"
+    # Redirects are not followed: they would lead to another server.
     if not 200 <= response.status < 300:
-        return f"{url} answers {response.status}: {body[:_SHOWN_CHARACTERS]}"
-    return "" if wanted in body else f"{url} answers without {wanted!r}"
+        return f"{url} responds {response.status}: {body[:_SHOWN_CHARACTERS]}"
+    return "" if wanted in body else f"the response of {url} does not contain {wanted!r}"
 
 
 def main(arguments: list[str]) -> str | None:
-    """Return what `sys.exit` takes: None for status 0, or a message for status 1."""
+    """Return the argument of `sys.exit`: None for status 0, or a message for status 1."""
     if len(arguments) > 2:
         return f"usage: python -m service.web.probe [URL [TEXT]]; default: {_DEFAULT_URL}"
     return complaint(*arguments or [_DEFAULT_URL]) or None

@@ -1,6 +1,6 @@
-"""Describe errors as problem JSON (RFC 9457): the one place that maps an error class to an HTTP status.
+"""Describe errors as problem JSON (RFC 9457), and map error classes to HTTP statuses.
 
-The stable `code` of a problem is that of the error's class.
+The `code` of a problem is that of the error's class; it is stable.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -62,7 +62,7 @@ from service.web.errors import (
 
 log = structlog.get_logger(__name__)
 
-# The most derived class with an entry decides. An error of any other class is unexpected: 500.
+# The most derived class with an entry decides. Errors of other classes are unexpected and give 500.
 STATUSES: dict[type[Exception], int] = {
     BodyTooLarge: 413,
     EmptyBody: 422,
@@ -119,10 +119,9 @@ Describe = Callable[[Request, Exception], JSONResponse]
 
 
 def as_handler(describe: Describe) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
-    """Return a function of this module as a handler that answers at once.
+    """Return `describe` as an async exception handler.
 
-    A plain function would be run in the framework's pool of threads, and wait there behind routes that wait for a
-    database.
+    The framework would run a plain function in its thread pool, behind routes that wait for the database.
     """
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
@@ -139,7 +138,7 @@ def known_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 def _headers(status: int) -> dict[str, str]:
-    """Return what a client is told besides: how to show a key, or when to ask again."""
+    """Return the headers that tell a client how to authenticate or when to retry."""
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     if status == HTTPStatus.FORBIDDEN:
@@ -150,46 +149,48 @@ def _headers(status: int) -> dict[str, str]:
 
 
 def _title(status: int) -> str:
-    # nginx's number for a client that left, which the standard does not have.
+    # nginx's status for a client that disconnected; not in the standard.
     return "Client Closed Request" if status == _CLIENT_LEFT else HTTPStatus(status).phrase
 
 
 def disk_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe an error of the system that means a full disk; any other is as unexpected as without this."""
+    """Describe an OSError of a full disk; raise any other again as an unexpected error."""
     if not is_disk_full(error):
         raise error
     log.error("storage_full", reason=str(error))
-    return known_problem(request, StorageFull("the server's disk is full, and this was not done; the log says where"))
+    return known_problem(
+        request, StorageFull("the server's disk is full and the request failed; the log has the location")
+    )
 
 
 def http_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe what the framework refuses (no such route, wrong method) as problem JSON."""
+    """Describe an HTTPException of the framework, such as an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)
     cause = error.__cause__
     if isinstance(cause, Exception) and isinstance(cause, tuple(STATUSES)):
-        # Raised where the framework read the body, which it tells of with a 400 of its own.
+        # Raised while the framework read the body; the framework wraps it in a 400 of its own.
         return known_problem(request, cause)
     if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
-        # So the framework calls a body that its parser gave up on: numbers or nesting without end, no UTF-8.
+        # The parser failed in an unusual way: a huge number, deep nesting, or invalid UTF-8.
         return _problem(
-            request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, "body: it cannot be read as JSON"
+            request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, "body: cannot be parsed as JSON"
         )
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
 
 
 def validation_problem(request: Request, error: Exception) -> JSONResponse:
-    """Describe parameters that do not fit their schema, each by name and with the value that was sent."""
+    """Describe parameters that do not match their schema, each by name and with the value received."""
     assert isinstance(error, RequestValidationError)
     details = error.errors()
     if any(detail["loc"][0] == "body" for detail in details) and not _is_json(request):
         given = request.headers.get("content-type", "")
-        shown = f"{given!r:.80} is not read here" if given else "the request has no Content-Type"
+        shown = f"{given!r:.80} is not supported here" if given else "the request has no Content-Type"
         return known_problem(request, UnsupportedContentType(f"{shown}; send application/json"))
     for detail in details:
         if detail["type"] == "json_invalid":
-            reason = detail.get("ctx", {}).get("error", "it cannot be read")
-            summary = f"body: it is not JSON: {reason} (at character {detail['loc'][-1]})"
+            reason = detail.get("ctx", {}).get("error", "it cannot be parsed")
+            summary = f"body: not JSON: {reason} (at character {detail['loc'][-1]})"
             return _invalid_request(request, summary)
     reasons = [
         {
@@ -210,12 +211,12 @@ def _is_json(request: Request) -> bool:
 
 
 def unexpected_problem(request: Request) -> JSONResponse:
-    """Say nothing of an unknown error but where to look it up; its details are in the log."""
+    """Describe an unexpected error without its details, which are only in the log."""
     return _problem(
         request,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         ServiceError.code,
-        "an unexpected error occurred; the log has it under this request id",
+        "an unexpected error occurred; the log has its details under this request id",
     )
 
 
@@ -233,7 +234,7 @@ def _problem(
     headers: Mapping[str, str] | None = None,
     **members: object,
 ) -> JSONResponse:
-    # For the audit log and the metrics, which see only bytes go by.
+    # For the audit log, which is a middleware and sees only the bytes of the response.
     request.state.problem_code = code
     body = {
         "type": f"/problems/{code}",

@@ -1,7 +1,7 @@
-"""Whether a process is to be given requests, and which of release, database and disk is in the way.
+"""Readiness of a process: its release, its database and its disk.
 
-Nothing here asks or waits: each part was looked at a moment ago by whoever does so anyway, so that /readyz is quick
-when a database or a disk hangs.
+Nothing here waits for I/O: other parts check the database and the disk in the background, so that /readyz responds
+quickly even if either hangs.
 """
 
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ from service.web.schemas.health import Readiness, ReadinessCheck, ReadinessCheck
 
 @dataclass(slots=True)
 class ProcessState:
-    """State of a process as a whole: `create_app` makes it as `app.state.process_state`.
+    """State of the whole process; `create_app` stores it as `app.state.process_state`.
 
-    Whoever ends the process sets `is_draining` first, from any thread: /readyz then answers 503 at once, and the
-    gateway sends requests elsewhere, while those that still come are answered.
+    The shutdown begins with `is_draining`, which any thread may set. /readyz then responds 503, so that the gateway
+    sends requests elsewhere; requests that still arrive are served.
     """
 
     is_draining: bool = False
@@ -27,9 +27,9 @@ class ProcessState:
 
 
 def check_readiness(live: LiveEngine, state: ProcessState, disk: DiskWatch) -> Readiness:
-    """Say how ready the process is; raises NotReady where it is to be given no requests.
+    """Return the readiness of the process; raises NotReady if it should receive no requests.
 
-    A database or a disk that is away does not stop searches, and so does not make a process not ready.
+    Searches need neither the database nor the disk, so without them the process is degraded but ready.
     """
     release_id, refusal = live.release_id, live.refusal
     problem = refusal
@@ -41,11 +41,11 @@ def check_readiness(live: LiveEngine, state: ProcessState, disk: DiskWatch) -> R
         disk=_check(disk.problem()),
     )
     if state.is_draining:
-        raise NotReady("the process is about to end; send requests to another", checks.model_dump())
+        raise NotReady("the process is shutting down; send requests to another", checks.model_dump())
     if release_id is None:
-        raise NotReady(f"no search can be answered: {problem}", checks.model_dump())
-    is_all_well = checks.release.ok and checks.database.ok and checks.disk.ok
-    status: Literal["ready", "degraded"] = "ready" if is_all_well else "degraded"
+        raise NotReady(f"searches are not possible: {problem}", checks.model_dump())
+    are_all_ok = checks.release.ok and checks.database.ok and checks.disk.ok
+    status: Literal["ready", "degraded"] = "ready" if are_all_ok else "degraded"
     return Readiness(status=status, release_id=release_id, warning=refusal, checks=checks)
 
 

@@ -1,7 +1,7 @@
-"""Run the application: the socket first, so that a port in use is told at once; and its end, in steps.
+"""Run the application: bind the socket first, so that a port in use is reported at once, and shut down in steps.
 
-Asked to end, a server is first not ready (`ProcessState.is_draining`), then takes no more connections, then waits for
-the requests in progress; what takes too long is told so where it can be, and cut off.
+On a signal, the server first becomes not ready (`ProcessState.is_draining`), then stops accepting connections, then
+waits for the requests in progress. Requests that take too long are cancelled, with a 503 response if none has begun.
 """
 
 import asyncio
@@ -33,28 +33,28 @@ MAX_HEAD_BYTES = 64 * 1024
 _START_SECONDS = 60
 _BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# After the listener is closed: requests in connections that were taken a moment ago arrive within this.
+# After the listener is closed, requests on connections that were accepted last arrive within this time.
 _LAST_REQUESTS_SECONDS = 0.2
-# For those that were cut off to be told so.
+# Time to send the responses of cancelled requests.
 _CUT_OFF_SECONDS = 1
-# Past the limit for requests, for the rest: the last heartbeat, threads that are at work yet.
+# Time for the rest of the shutdown, beyond the limit for requests: the last heartbeat, threads that still run.
 _OVERTIME_SECONDS = 10.0
-# Longer than nginx keeps a connection to a server that it does not use (60 s): so it is the gateway that closes, and
-# never sends a request into a connection that is just being closed here.
+# Longer than nginx keeps an idle connection to a server (60 s). The gateway is then the one that closes, and never
+# sends a request on a connection that the server is closing.
 _KEEP_ALIVE_SECONDS = 75
 
 log = structlog.get_logger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket; port 0 takes a free one. Raises PortInUse naming the port and what to do."""
+    """Bind a socket and listen; port 0 chooses a free one. Raises PortInUse, which names the port and the remedy."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where a socket says that it is TCP: else answers wait 40 ms.
+    # asyncio disables Nagle's algorithm only on sockets whose protocol is TCP. Otherwise responses wait 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # Listening now, and not when the server starts, is what fails when another listens.
+        # Listen here rather than when the server starts: with SO_REUSEADDR, only this fails if the port is in use.
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -71,16 +71,16 @@ def address_of(listener: socket.socket) -> str:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Say whether only this machine can reach a bound socket."""
+    """Return whether only this machine can reach a bound socket."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def serve(app: FastAPI, listener: socket.socket) -> int:
-    """Serve until SIGINT or SIGTERM; return how many requests were cut off in the end, as they took too long.
+    """Serve until SIGINT or SIGTERM; return the number of requests that took too long and were cancelled.
 
-    SIGTERM: /readyz says 503 at once, requests are taken for `drain_seconds` yet, and those in progress then have
-    `shutdown_seconds`. SIGINT does without the first. A second signal ends the process at once. Raises PortInUse for
-    the port of the metrics.
+    After SIGTERM, /readyz responds 503, new requests are accepted for `drain_seconds`, and requests in progress then
+    have `shutdown_seconds`. SIGINT skips `drain_seconds`. A second signal ends the process at once. Raises PortInUse
+    if the port of the metrics is in use.
     """
     settings = _settings(app)
     metrics = cast(ServerMetrics, app.state.metrics)
@@ -89,7 +89,7 @@ def serve(app: FastAPI, listener: socket.socket) -> int:
         server = _Server(app, is_whole_process=True)
         server.run(sockets=[listener])
     if not server.num_cut_off:
-        # Else a thread may still be at work, for which Python would wait when all else is done.
+        # After a cancellation a thread may still run, and Python would wait for it at exit.
         server.overtime.cancel()
     log.info("server_stopped", cut_off=server.num_cut_off)
     return server.num_cut_off
@@ -97,14 +97,14 @@ def serve(app: FastAPI, listener: socket.socket) -> int:
 
 @contextlib.contextmanager
 def running(app: FastAPI, listener: socket.socket) -> Iterator[str]:
-    """Serve in a thread for as long as the block runs; gives the address."""
+    """Serve in a thread until the block ends; yields the address."""
     server = _Server(app, is_whole_process=False)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
     thread.start()
     deadline = time.monotonic() + _START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
-            raise ServiceError("the server did not start; its log says why")
+            raise ServiceError("the server did not start; the log has the reason")
         time.sleep(0.01)
     try:
         yield address_of(listener)
@@ -114,7 +114,7 @@ def running(app: FastAPI, listener: socket.socket) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with an end in steps, and with status 0 when it was asked to end."""
+    """uvicorn's server with a shutdown in steps, which ends with status 0 after a signal."""
 
     def __init__(self, app: FastAPI, *, is_whole_process: bool) -> None:
         super().__init__(_config(app))
@@ -123,15 +123,15 @@ class _Server(uvicorn.Server):
         self._drain_seconds = settings.drain_seconds
         self._shutdown_seconds = settings.shutdown_seconds
         self._is_whole_process = is_whole_process
-        self._exit_at: float | None = None  # since a signal came
-        self._has_told = False
+        self._exit_at: float | None = None  # set by a signal
+        self._is_drain_logged = False
         self.num_cut_off = 0
         self.overtime = threading.Timer(settings.shutdown_seconds + _OVERTIME_SECONDS, _end_at_once)
         self.overtime.daemon = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for as long as the block runs; uvicorn would raise them again after its end."""
+        """Handle SIGINT and SIGTERM until the block ends; uvicorn's own version raises them again afterwards."""
         if not self._is_whole_process:
             yield
             return
@@ -143,30 +143,30 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
-        """Begin to end; a second signal has its usual effect, which is the end of the process at once."""
+        """Begin the shutdown; a second signal has its default effect and ends the process at once."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self._process_state.is_draining = True
         self._exit_at = time.monotonic() + (self._drain_seconds if sig == signal.SIGTERM else 0.0)
 
     async def on_tick(self, counter: int) -> bool:
-        """Do what uvicorn does each tenth of a second, and end when the time has come."""
+        """Extend uvicorn's check, which runs every 0.1 s, by the end of the drain time."""
         if self._exit_at is not None:
             seconds_left = self._exit_at - time.monotonic()
             self.should_exit = self.should_exit or seconds_left <= 0
-            if not self._has_told:  # not in the handler: a signal may come while a line is being logged
-                self._has_told = True
+            if not self._is_drain_logged:  # not in the handler: the signal may interrupt logging
+                self._is_drain_logged = True
                 log.info("server_drains", seconds=round(max(0.0, seconds_left), 1))
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, wait for the requests in progress, and cut off what takes too long."""
+        """Stop accepting connections, wait for requests in progress, and cancel those that take too long."""
         self._process_state.is_draining = True
         if self._is_whole_process:
             self.overtime.start()
         log.info("server_stops", requests=self._num_requests(), connections=len(self.server_state.connections))
         await self._close_listeners(sockets or [])
-        # A request that is on its way in a connection taken a moment ago is answered, and the connection closed.
+        # Requests on connections that were accepted last still get a response before their connection closes.
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         for connection in list(self.server_state.connections):
             connection.shutdown()
@@ -176,16 +176,16 @@ class _Server(uvicorn.Server):
         self.num_cut_off = self._num_requests()
         if self.num_cut_off:
             log.error("requests_cut_off", requests=self.num_cut_off, after_seconds=self._shutdown_seconds)
-            # `RequestLog` answers 503 where no answer has begun.
+            # `RequestLog` sends 503 if no response has begun.
             for task in list(self.server_state.tasks):
                 task.cancel()
         await super().shutdown(sockets)
 
     async def _close_listeners(self, listeners: list[socket.socket]) -> None:
-        """Take the connections that wait in the listeners' queues, which closing would break off; then close."""
+        """Accept the connections in the listeners' queues, which closing would reset, then close the listeners."""
         waiting = []
         for listener in listeners:
-            with contextlib.suppress(OSError):  # BlockingIOError where no more wait
+            with contextlib.suppress(OSError):  # BlockingIOError: the queue is empty
                 for _ in range(_BACKLOG):
                     waiting.append(listener.accept()[0])
         for server in self.servers:
@@ -195,18 +195,18 @@ class _Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._make_protocol, connection)
 
     def _make_protocol(self) -> asyncio.Protocol:
-        # What uvicorn makes for each connection that it accepts.
+        # As uvicorn does for each connection that it accepts.
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _num_requests(self) -> int:
-        """Count what is not done: requests, and answers that their clients have not taken yet."""
+        """Count requests in progress, and responses that clients have not received completely."""
         return max(len(self.server_state.tasks), len(self.server_state.connections))
 
 
 def _end_at_once() -> None:
-    # A thread cannot be cancelled, and Python would wait for it. Whatever it does is safe to be killed.
-    log.error("server_killed_itself", reason="a thread was still at work long after the limit")
+    # Threads cannot be cancelled, and Python would wait for them at exit. All their work tolerates a kill.
+    log.error("server_killed_itself", reason="a thread still ran long after the time limit")
     os._exit(1)
 
 
@@ -219,20 +219,20 @@ def _config(app: FastAPI) -> uvicorn.Config:
     trusted_proxies = settings.trusted_proxies
     return uvicorn.Config(
         app,
-        # Put before each path again, as a gateway has cut it off: files and redirects are found under the whole path.
+        # The gateway strips this prefix; uvicorn restores it, so that static files and redirects have the full path.
         root_path=settings.root_path,
-        # The process has configured its logs; one line a request is ours.
+        # The process configures logging itself, and `RequestLog` writes one line per request.
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="on",
         backlog=_BACKLOG,
-        # Slower than httptools by 0.15 ms a request, and bounded: a head, a chunk size or trailers that grow beyond this
-        # end with an error. The gateway bounds how long they take.
+        # h11 costs 0.15 ms more per request than httptools, but limits the size of the head, of chunk sizes and of
+        # trailers. The gateway limits how long they take.
         http="h11",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
-        # Said in both cases: uvicorn by itself believes 127.0.0.1, and an environment variable.
+        # Always explicit: by default, uvicorn trusts 127.0.0.1 and reads an environment variable.
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=trusted_proxies,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

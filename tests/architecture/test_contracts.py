@@ -1,17 +1,22 @@
-"""What the layout promises, checked on the code: see docs/architecture.md."""
+"""Rules of the layout that import-linter cannot express: see docs/architecture.md."""
 
 import ast
+import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from service.storage.database import open_database
+
 ROOT = Path(__file__).parents[2]
-ROOMS = ("embedding", "index", "training", "service")
-SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-# Modules of the rooms that read or write tables; every other module passes a session on or has none.
-SQL_ROOMS = (
+PACKAGES = ("embedding", "index", "training", "service")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# Rooms that read or write tables. All other rooms pass a session on, or have none.
+SQL_ROOMS = {
     "access",
     "catalogue",
     "embeddings",
@@ -22,124 +27,209 @@ SQL_ROOMS = (
     "releases",
     "storage",
     "worker",
+}
+# Modules that may import inside functions, because a command or a library is slow to load.
+MAY_IMPORT_LATE = (
+    "service/cli/",
+    "service/storage/migration.py",
+    "training/cli.py",
+    "embedding/backbones.py",
+    "embedding/torchvision_library.py",
+    "embedding/model.py",
+    "index/faiss_library.py",
 )
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def imports_of(path):
-    """Return (module, is inside a function) of each import."""
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in inside) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found.append((node.module or "", id(node) in inside))
-    return found
+@functools.cache
+def nodes_of(path):
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+def imported_by(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
 
 
 def importers_of(package):
-    return {name_of(path) for path in SOURCES for name, _ in imports_of(path) if name.split(".")[0] == package}
+    return {
+        name_of(path)
+        for path in SOURCES
+        for node in nodes_of(path)
+        for name in imported_by(node)
+        if name.split(".")[0] == package
+    }
 
 
 def test_only_settings_read_the_environment():
     readers = {
         name_of(path)
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
 
     assert readers == {"service/installation/settings.py"}
 
 
-def test_only_problems_answer_for_errors():
+def test_only_problems_creates_error_responses():
     """Routes document statuses; none raises or returns one for an error."""
-    raising = {
+    creators = {
         name_of(path)
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("HTTPException", "JSONResponse")
     }
 
-    assert raising == {"service/web/problems.py"}
+    assert creators == {"service/web/problems.py"}
 
 
 def test_only_the_index_imports_faiss():
+    """import-linter does not see an import by name."""
     assert importers_of("faiss") <= {"index/faiss_library.py"}
     text = "\n".join(path.read_text() for path in SOURCES if not name_of(path).startswith("index/"))
     assert 'import_module("faiss' not in text
 
 
-def test_only_one_module_decodes_images():
+def test_only_decoding_opens_images():
     openers = {name_of(path) for path in SOURCES if "Image.open(" in path.read_text()}
 
-    # The sample's renderer reads back the JPEG that it has just written, for its noise.
+    # The sample's renderer decodes the JPEG that it has just encoded, to reproduce compression noise.
     assert openers == {"embedding/decoding.py", "service/demo/sample/views.py"}
 
 
-def test_only_the_rooms_below_serving_use_sql():
-    users = {name.split("/")[1] for name in importers_of("sqlalchemy")}
-
-    assert users <= set(SQL_ROOMS)
+def test_only_rooms_with_tables_use_sql():
+    assert {name.split("/")[1] for name in importers_of("sqlalchemy")} <= SQL_ROOMS
 
 
-def test_imports_inside_functions_only_where_they_spare_a_load():
-    allowed = (
-        "service/cli/", "training/cli.py", "embedding/backbones.py", "embedding/torchvision_library.py",
-        "embedding/model.py",
-    )  # fmt: skip
-    late = {name_of(path) for path in SOURCES for _, inside in imports_of(path) if inside}
+def test_routes_and_commands_open_no_database_session():
+    """They call one function of a domain room, which opens a short session of its own."""
+    calls = {
+        f"{name_of(path)}:{node.lineno}"
+        for path in SOURCES
+        if name_of(path).startswith(("service/web/", "service/cli/"))
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("reading", "transaction")
+    }
 
-    assert {name for name in late if not name.startswith((*allowed, "index/faiss_library.py"))} == set()
+    assert calls == set()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_files_stay_short(path):
-    assert path.read_text().count("\n") <= 400
+def test_imports_stand_at_the_top_unless_they_are_slow():
+    late = {
+        name_of(path)
+        for path in SOURCES
+        for function in nodes_of(path)
+        if isinstance(function, FUNCTIONS)
+        for node in ast.walk(function)
+        if imported_by(node)
+    }
+
+    assert {name for name in late if not name.startswith(MAY_IMPORT_LATE)} == set()
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if "migrations" not in path.parts], ids=name_of)
-def test_functions_stay_short(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is long"
+def test_files_are_short():
+    lengths = {name_of(path): path.read_text().count("\n") for path in SOURCES}
+
+    assert {name: length for name, length in lengths.items() if length > MAX_FILE_LINES} == {}
+
+
+def test_functions_are_short():
+    lengths = {
+        f"{name_of(path)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in SOURCES
+        if "migrations" not in path.parts
+        for node in nodes_of(path)
+        if isinstance(node, FUNCTIONS)
+    }
+
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 
 
 def test_packages_reexport_nothing():
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("__init__.py"):
-            assert imports_of(path) == [], name_of(path)
+    packages = [path for path in SOURCES if path.name == "__init__.py"]
+
+    assert {name_of(path) for path in packages for node in nodes_of(path) if imported_by(node)} == set()
 
 
-def test_the_command_line_starts_without_the_network():
-    """`akin --help` must not wait for torch or SQLAlchemy."""
-    program = (
-        "import sys, service.cli.main\n"
-        "print([name for name in ('torch', 'sqlalchemy', 'faiss', 'timm', 'training.loop') if name in sys.modules])"
-    )
-
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-
-    assert done.stdout.strip() == "[]"
+# Written at exit, because commands end with SystemExit.
+WRITE_MODULES = """
+import atexit, pathlib, sys
+path = pathlib.Path(sys.argv.pop())
+atexit.register(lambda: path.write_text("\\n".join(sys.modules)))
+"""
 
 
-def test_the_request_path_never_loads_what_it_does_not_need():
-    program = (
-        "import sys, service.web.app\n"
-        "print([name for name in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'training.loop', "
-        "'service.releases.build', 'service.worker.process', 'dbos') if name in sys.modules])"
-    )
+@pytest.fixture
+def modules_loaded_by(tmp_path):
+    """Run a program in a process of its own and return the names of all modules that it has imported."""
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    def run(program, home=tmp_path / "home"):
+        written = tmp_path / "modules"
+        environment = {**os.environ, "AKIN_HOME": str(home), "AKIN_DATABASE_URL": ""}
+        command = [sys.executable, "-c", WRITE_MODULES + program, str(written)]
+        subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
+        return set(written.read_text().splitlines())
 
-    assert done.stdout.strip() == "[]"
+    return run
+
+
+@pytest.mark.long
+def test_the_command_line_starts_without_heavy_libraries(modules_loaded_by):
+    """`akin --help` waits for neither torch nor SQLAlchemy."""
+    loaded = modules_loaded_by("import service.cli.main")
+
+    assert loaded & {"torch", "sqlalchemy", "faiss", "timm", "numpy", "fastapi", "alembic", "pyarrow"} == set()
+
+
+@pytest.fixture(scope="module")
+def migrated_home(tmp_path_factory):
+    """A home folder with a database at the newest revision."""
+    home = tmp_path_factory.mktemp("migrated") / "home"
+    home.mkdir()
+    open_database(f"sqlite:///{home / 'akin.db'}").close()
+    return home
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["release list", "keys list", "operations list"])
+def test_commands_that_list_rows_load_no_heavy_library(modules_loaded_by, migrated_home, command):
+    loaded = modules_loaded_by(f"from service.cli.main import main\nmain({command.split()})", migrated_home)
+
+    assert "sqlalchemy" in loaded
+    assert loaded & {"torch", "pyarrow", "fastapi", "alembic", "faiss", "scipy"} == set()
+
+
+# Serves nothing: `akin serve` runs up to the start of the application, with all that it imports on the way.
+SERVE = """
+import service.web.server
+from starlette.testclient import TestClient
+
+def started(app, listener):
+    with TestClient(app) as client:
+        client.get("/livez").raise_for_status()
+    return 0
+
+service.web.server.serve = started
+from service.cli.main import main
+main(["serve", "--port", "0"])
+"""
+
+
+@pytest.mark.long
+def test_serve_loads_no_trainer(modules_loaded_by, migrated_home):
+    loaded = modules_loaded_by(SERVE, migrated_home)
+
+    assert "service.web.app" in loaded
+    trainer = {"loop", "run", "batches", "mining", "optimisation", "projections", "preparation", "keeper"}
+    assert loaded & {f"training.{name}" for name in trainer} == set()
+    assert {name for name in loaded if name.startswith(("service.worker", "service.demo"))} == set()
+    assert loaded & {"timm", "torchvision", "sklearn", "matplotlib", "tensorboard", "dbos"} == set()
+    assert "service.releases.build" not in loaded

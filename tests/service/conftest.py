@@ -51,13 +51,15 @@ def write_shop(folder: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_they_were() -> Iterator[None]:
-    """Undo what a command did to the logs of this process: they would go on to a stream that is closed."""
+def _logging_restored() -> Iterator[None]:
+    """Undo `configure_logging` of a command: its handler would write to the stream of a test that has ended."""
     root, configuration = logging.getLogger(), structlog.get_config()
-    level = root.level
+    handlers, level = list(root.handlers), root.level
     yield
-    # Not those of pytest, which come and go by themselves.
-    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    # The handlers that pytest adds and removes by itself stay.
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        if handler not in handlers:
+            root.removeHandler(handler)
     root.setLevel(level)
     structlog.configure(**configuration)
 

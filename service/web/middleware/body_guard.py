@@ -1,7 +1,7 @@
-"""Bodies of requests, bounded for every route before it sees them: in bytes and in time.
+"""Limit the bodies of requests to every route, in bytes and in time.
 
-The framework's own limit (`max_body_size`) answers a body that declares too much in plain text and without a request
-id, in place of whatever the answer was, that a key is wrong for instance; so this one stands in its place.
+The framework's own limit (`max_body_size`) is not used: its response to a declared length is plain text without a
+request id, and replaces the route's own response, for instance that the key is invalid.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.web.errors import BodyTooLarge, BodyTooSlow, ClientLeft
 
-# What any route takes that does not say otherwise: JSON of a few fields.
+# The limit of routes that set none: they receive small JSON documents.
 DEFAULT_BODY_BYTES = 2**20
-# An answer that came before the end of the body: so much of the rest is read and dropped, to keep the connection.
+# After an early response, at most this much of the rest is read and discarded to keep the connection.
 _DROPPED_BYTES = 16 * 2**20
-# For the others the connection is closed, but not before the client had time to read why.
+# Otherwise the connection is closed, after the client has had time to read the response.
 _LINGER_SECONDS = 2.0
 _STATE = "body"
 
 
 class BodyGuard:
-    """Count the bytes of each body while they arrive, and how long they take, chunked bodies included.
+    """Count the bytes of each body as they arrive, chunked bodies included, and limit how long they take.
 
-    What goes too far ends where the body is read: with BodyTooLarge, BodyTooSlow or ClientLeft.
+    Whatever reads the body gets BodyTooLarge, BodyTooSlow or ClientLeft.
     """
 
     def __init__(self, app: ASGIApp, *, timeout_seconds: float) -> None:
@@ -44,10 +44,10 @@ class BodyGuard:
 
 
 async def read_chunks(request: Request, limit: int, too_large: str, *, may_pause: bool) -> AsyncIterator[bytes]:
-    """Yield a body of at most `limit` bytes as it arrives; this is how a route takes more than the default.
+    """Yield a body of at most `limit` bytes as it arrives; routes use this to receive more than the default.
 
-    With `may_pause` the time limit is one for each pause, else for the whole. Raises BodyTooLarge before anything is
-    read where the length is declared, and otherwise with the first byte over the limit; BodyTooSlow; ClientLeft.
+    With `may_pause`, the time limit applies to each pause, not to the whole body. Raises BodyTooLarge, before reading
+    if the declared length exceeds the limit; BodyTooSlow; ClientLeft.
     """
     guarded = request.scope.get("state", {}).get(_STATE)
     if isinstance(guarded, _Body):
@@ -66,7 +66,7 @@ async def read_chunks(request: Request, limit: int, too_large: str, *, may_pause
 
 
 class _Body:
-    """The body of one request, on its way to whoever reads it."""
+    """The body of one request, between the server and the application."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, timeout_seconds: float) -> None:
         self.limit = DEFAULT_BODY_BYTES
@@ -83,7 +83,7 @@ class _Body:
         self._is_closing = False
 
     async def receive(self) -> Message:
-        """Receive as the server does; raises BodyTooLarge, BodyTooSlow, ClientLeft."""
+        """Receive a message from the server; raises BodyTooLarge, BodyTooSlow, ClientLeft."""
         if self._is_complete:
             return await self._receive()
         if (self._declared_bytes or 0) > self.limit:
@@ -98,7 +98,7 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send as the server does; where nobody wants the rest of the body, the connection ends with the answer."""
+        """Send a message to the server; close the connection after the response if the rest of the body is unwanted."""
         if message["type"] == "http.response.start":
             self._is_closing = not self._is_complete and self._is_rest_unwanted()
             if self._is_closing:
@@ -107,7 +107,7 @@ class _Body:
         if not (is_last and self._is_closing):
             await self._send(message)
             return
-        # Closed with bytes of the client's unread, a connection is reset, and the answer may be lost with it.
+        # Closing a connection with unread bytes resets it, and the client may lose the response.
         await self._send({**message, "more_body": True})
         await self._drop_rest()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -143,10 +143,10 @@ class _Body:
 def _declared_bytes(scope: Scope) -> int | None:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
-            # Cut off: more digits than these are too much in any case, and slow to read.
+            # A longer number exceeds every limit, and is slow to parse.
             return int(value[:20])
     return None
 
 
 def _client_left() -> ClientLeft:
-    return ClientLeft("the client went away before its request was complete")
+    return ClientLeft("the client disconnected before the request was complete")

@@ -1,4 +1,4 @@
-"""Logs: JSON lines off a terminal, one canonical line a request."""
+"""Log one line per request, and count it."""
 
 import asyncio
 import logging
@@ -24,11 +24,11 @@ from service.web.readiness import ProcessState
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = b"x-request-id"
-# What a gateway may hand over: anything else would let a client write into the log.
+# Request ids that are accepted from a gateway. Anything else would let clients write into the log.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-# Asked every few seconds by a gateway and by Prometheus; worth a line only when they fail.
+# Requested every few seconds by gateways and Prometheus; logged at level info only when they fail.
 _QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics"})
-# The route of requests for which there is none: what a client makes up is no label and no field of ours.
+# The route of requests that match none: paths made up by clients must not become labels or fields.
 UNKNOWN_ROUTE = "unknown"
 _LONGEST_PATH = 500
 _LONGEST_CLIENT = 64
@@ -36,10 +36,10 @@ _CLOSE = (b"connection", b"close")
 
 
 class RequestLog:
-    """Give each request an id, return it, and log and count the request when its answer is complete.
+    """Give each request an id, send it in the response, and log and count the request when the response is complete.
 
-    An error that nobody expected ends here: a traceback in the log, a bare 500 to the client. A request that the end
-    of the process cuts off ends here too, with 503.
+    Unexpected errors end here, with a traceback in the log and a bare 500 response, and so do requests that the
+    shutdown cancels, with a 503 response.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
                 headers = [*message.get("headers", []), (REQUEST_ID_HEADER, seen.request_id.encode())]
-                # A connection that is kept would be broken off in a moment, perhaps under the next request.
+                # Otherwise the shutdown would close the connection later, perhaps during the next request.
                 message["headers"] = [*headers, _CLOSE] if self._process_state.is_draining else headers
             else:
                 seen.bytes_out += len(message.get("body", b""))
@@ -83,7 +83,7 @@ class RequestLog:
             except Exception:
                 log.exception("request_failed")
                 if seen.status:
-                    raise  # an answer that has begun can only be broken off
+                    raise  # a response that has begun can only be aborted
                 await unexpected_problem(Request(scope))(scope, receive, send_with_id)
             finally:
                 self._note(scope, seen)
@@ -99,7 +99,7 @@ class RequestLog:
             "request",
             method=scope["method"],
             route=route,
-            # Cut off afterwards: a part of a key would not be known as one.
+            # Truncated only after keys are masked: part of a key would not be recognised.
             path=without_keys(scope["path"], self._admin_key, instead=f"{route} {WITH_A_KEY}")[:_LONGEST_PATH],
             status=seen.status,
             milliseconds=round(1000 * seconds, 1),
@@ -112,25 +112,25 @@ class RequestLog:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is seen of a request on its way through."""
+    """What is recorded of a request."""
 
     request_id: str
     start: float = field(default_factory=time.perf_counter)
-    status: int = 0  # nothing was sent yet
+    status: int = 0  # no response yet
     bytes_in: int = 0
     bytes_out: int = 0
 
 
 def _cut_off() -> NotReady:
-    message = "the process ends, and has not finished this in time; send it again"
-    return NotReady(message, {"process": {"ok": False, "reason": "it ends"}})
+    message = "the process is shutting down and did not finish the request in time; send it again"
+    return NotReady(message, {"process": {"ok": False, "reason": "shutting down"}})
 
 
 def _route_of(scope: Scope) -> str:
-    """Return the template of the address that was asked for, such as /media/{name}."""
+    """Return the path template of the matched route, such as /media/{name}."""
     path = getattr(scope.get("route"), "path", None)
     if path is None and "endpoint" in scope:
-        # The framework's own routes and mounts, which leave no other trace.
+        # The framework's own routes and mounts set only the endpoint.
         routes = (route for route in scope["app"].routes if isinstance(route, Route | Mount))
         path = next((route.path for route in routes if _endpoint(route) is scope["endpoint"]), None)
     return path or UNKNOWN_ROUTE

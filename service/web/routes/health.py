@@ -1,4 +1,4 @@
-"""GET /livez, /readyz, /version: what an operator and a gateway ask."""
+"""GET /livez, /readyz, /version: health checks for gateways and operators."""
 
 import platform
 from importlib.metadata import version
@@ -17,16 +17,16 @@ router = APIRouter(tags=["health"], dependencies=[PUBLIC])
 @router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Liveness:
-    """Say that the process runs."""
+    """Respond that the process runs."""
     return Liveness()
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, and why."}})
+@router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, with the reasons."}})
 async def readyz(app_state: AppStateDep) -> Readiness:
-    """Say whether searches are to be sent here: 503 while there is no release, and while the process ends.
+    """Tell whether this process should receive searches: 503 without a release and during shutdown.
 
-    `checks` says of release, database and disk which is not ready; without the latter two, searches are answered.
+    `checks` has the state of release, database and disk. Searches need neither the database nor the disk.
     """
     return check_readiness(app_state.live, app_state.process_state, app_state.disk)
 
@@ -34,7 +34,7 @@ async def readyz(app_state: AppStateDep) -> Readiness:
 @router.head("/version", include_in_schema=False)
 @router.get("/version")
 async def version_of_all(app_state: AppStateDep) -> Version:
-    """Say which versions of Akin, its model and its catalogue run here."""
+    """Return the versions of Akin, its model and its catalogue."""
     release = app_state.live.current_release()
     facts = release.facts if release else {}
     return Version(

@@ -1,4 +1,4 @@
-"""The state of a process as it goes over HTTP."""
+"""The state of a process, as JSON."""
 
 from typing import Literal
 
@@ -12,20 +12,20 @@ class Liveness(BaseModel):
 
 
 class ReadinessCheck(BaseModel):
-    """One of the things that a server needs."""
+    """The state of one dependency of the server."""
 
     ok: bool
-    reason: str | None = Field(description="What is wrong; null where nothing is.")
+    reason: str | None = Field(description="What is wrong; null if nothing is.")
 
 
 class ReleaseCheck(ReadinessCheck):
-    """The release: not ok while there is none, and while another should be served than `release_id`."""
+    """The release in use; not ok if there is none, or if it is not the active one because that cannot be loaded."""
 
     release_id: str | None
 
 
 class ReadinessChecks(BaseModel):
-    """All of them; where the database or the disk is not ok, searches are answered all the same."""
+    """All checks. Searches need neither the database nor the disk."""
 
     release: ReleaseCheck
     database: ReadinessCheck
@@ -33,16 +33,18 @@ class ReadinessChecks(BaseModel):
 
 
 class Readiness(BaseModel):
-    """A release is loaded and searches are answered."""
+    """A release is loaded and searches are possible."""
 
-    status: Literal["ready", "degraded"] = Field(description="degraded: one of the checks is not ok.")
+    status: Literal["ready", "degraded"] = Field(description="degraded: at least one check is not ok.")
     release_id: str | None = None
-    warning: str | None = Field(None, description="Why a newer release was refused while this one goes on serving.")
+    warning: str | None = Field(
+        None, description="Why the active release cannot be loaded, while this one stays in use."
+    )
     checks: ReadinessChecks
 
 
 class Version(BaseModel):
-    """What runs here."""
+    """Versions of what runs in this process."""
 
     akin: str
     python: str

@@ -1,4 +1,4 @@
-"""Errors as they go over HTTP."""
+"""Errors, as problem JSON."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457). `code` is stable: switch on it, not on the text."""
+    """An error (RFC 9457). `code` is stable, unlike the text."""
 
     type: str
     title: str
@@ -17,6 +17,6 @@ class Problem(BaseModel):
 
 
 KEY_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "No key, or one that is not known, has expired or was revoked."},
-    403: {"model": Problem, "description": "The key has not the scope."},
+    401: {"model": Problem, "description": "The key is missing, unknown, expired or revoked."},
+    403: {"model": Problem, "description": "The key lacks the scope."},
 }

@@ -196,9 +196,9 @@ def test_a_start_warns_if_there_is_no_valid_admin_key(installation, capsys):
 @pytest.mark.parametrize(
     ("public_search", "trusted_proxies", "is_loopback", "said"),
     [
-        (True, "", False, "lets everybody search"),
+        (True, "", False, "every client that can reach"),
         (True, "", True, None),
-        ("auto", "127.0.0.1", True, "say true or false in AKIN_PUBLIC_SEARCH"),
+        ("auto", "127.0.0.1", True, "set AKIN_PUBLIC_SEARCH to true or false"),
         ("auto", "127.0.0.1", False, None),
         ("auto", "", True, None),
         (False, "127.0.0.1", True, None),

@@ -1,4 +1,4 @@
-"""The command line: exit status, output, messages."""
+"""The command line: exit status, output and messages."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.service.conftest import product_image, wait_for, write_shop
 
 @dataclass
 class Done:
-    """What a command printed."""
+    """The output of a command."""
 
     stdout: str
     stderr: str
@@ -28,14 +28,14 @@ class Done:
 
 @pytest.fixture
 def akin(akin_on_sqlite, monkeypatch, new_address):
-    """Run a command in an empty folder with its own home."""
+    """Run a command in an empty folder with a home of its own."""
     monkeypatch.setenv("AKIN_DATABASE_URL", new_address())
     return akin_on_sqlite
 
 
 @pytest.fixture
 def akin_on_sqlite(tmp_path, monkeypatch, capsys):
-    """The same where the database lies in the home folder, whatever the tests were told."""
+    """The same with the database in the home folder, whatever --database says."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, status=0, **environment):
@@ -51,8 +51,8 @@ def akin_on_sqlite(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_from_images_to_an_answer(akin, tmp_path):
-    """Import, build, search, list, switch, remove: each command once, as a new user would."""
+def test_from_images_to_a_search(akin, tmp_path):
+    """Import, build, search, list, activate and remove, each once, as a new user would."""
     write_shop(tmp_path / "shop")
     (tmp_path / "photo.png").write_bytes(encode(product_image("cedar", 1)))
 
@@ -81,7 +81,7 @@ def test_from_images_to_an_answer(akin, tmp_path):
     assert "2 products, 4 images of role catalogue" in akin("catalogue", "show").stdout
 
 
-def test_bad_rows_give_status_1_and_a_report_of_all(akin, tmp_path):
+def test_invalid_rows_give_status_1_and_a_report(akin, tmp_path):
     (tmp_path / "good.png").write_bytes(encode(product_image("amber")))
     (tmp_path / "c.csv").write_text(
         "product_id,image,attributes\na,good.png,\n,good.png,\nb,none.png,\nc,good.png,[1]\n"
@@ -108,13 +108,13 @@ def test_bad_rows_give_status_1_and_a_report_of_all(akin, tmp_path):
         (["release", "show", "r9"], "there is no release 'r9'"),
         (["release", "activate", "r9"], "there is no release 'r9'"),
         (["catalogue", "remove", "zebra"], "no product 'zebra'"),
-        (["checkpoint", "show", "nowhere"], "no akin-checkpoint/1 directory"),
+        (["checkpoint", "show", "nowhere"], "akin-checkpoint/1 directory: it has no model.json"),
         (["checkpoint", "create", "out", "--backbone", "resnet51"], "unknown backbone 'resnet51'"),
         (["checkpoint", "create", "out", "--pooling", "max"], "pooling must be"),
         (["demo"], "is not a folder"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_to_do(akin, arguments, message):
+def test_an_error_is_one_line_with_the_remedy(akin, arguments, message):
     done = akin(*arguments, status=1, AKIN_DEMO_DATA="nothing-here", AKIN_PORT="0")
 
     assert done.stderr.startswith("error: ")
@@ -122,21 +122,21 @@ def test_a_mistake_is_one_line_that_says_what_to_do(akin, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_search_with_a_file_that_is_no_image(akin, tmp_path):
+def test_rejects_a_search_with_a_file_that_is_not_an_image(akin, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
 
-    assert "no image in a supported format" in akin("search", "text.jpg", status=1).stderr
+    assert "not an image in a supported format" in akin("search", "text.jpg", status=1).stderr
 
 
-def test_settings_that_cannot_be_used_are_named(akin):
+def test_names_invalid_settings(akin):
     assert "AKIN_PORT=99999" in akin("serve", status=1, AKIN_PORT="99999").stderr
     assert "AKIN_HOEM is set, but" in akin("catalogue", "show", AKIN_HOEM="x").stderr
     assert "AKIN_HOME=/proc/x" in akin("catalogue", "show", status=1, AKIN_HOME="/proc/x").stderr
-    assert "sees 0 CUDA devices" in akin("serve", "--port", "0", status=1, AKIN_DEVICE="cuda:7").stderr
+    assert "finds 0 CUDA devices" in akin("serve", "--port", "0", status=1, AKIN_DEVICE="cuda:7").stderr
     assert "AKIN_DEVICE" in akin("doctor", status=1, AKIN_DEVICE="tpu").stdout
 
 
-def test_a_port_in_use_is_named_with_the_remedy(akin):
+def test_names_a_port_in_use_and_the_remedy(akin):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         for command in ("serve", "demo"):
@@ -144,14 +144,14 @@ def test_a_port_in_use_is_named_with_the_remedy(akin):
             assert f"port {port} of 127.0.0.1 is in use; choose another with --port" in done.stderr
 
 
-def test_the_version_and_the_help_of_every_command(akin):
+def test_prints_the_version_and_help(akin):
     assert akin("--version").stdout == "akin 0.1.0\n"
     for group in ("catalogue", "checkpoint", "index", "release"):
         assert group in akin("--help").stdout
         akin(group, "--help")
 
 
-def test_the_doctor_finds_a_new_machine_well_and_writes_nothing(akin_on_sqlite, tmp_path):
+def test_the_doctor_accepts_a_new_machine_and_writes_nothing(akin_on_sqlite, tmp_path):
     findings = {finding["name"]: finding for finding in json.loads(akin_on_sqlite("doctor", "--json").stdout)}
 
     assert findings["home (AKIN_HOME)"]["detail"].startswith(str(tmp_path / "home"))
@@ -159,7 +159,7 @@ def test_the_doctor_finds_a_new_machine_well_and_writes_nothing(akin_on_sqlite, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_doctor_sees_the_catalogue_and_a_damaged_release(akin, tmp_path):
+def test_the_doctor_finds_a_damaged_release(akin, tmp_path):
     write_shop(tmp_path / "shop")
     akin("catalogue", "import", "shop")
     release_id = json.loads(akin("index", "build", "--json").stdout)["release_id"]
@@ -173,7 +173,7 @@ def test_the_doctor_sees_the_catalogue_and_a_damaged_release(akin, tmp_path):
     assert "akin index build" in damaged.stdout
 
 
-def test_a_database_of_a_newer_version_is_one_line_for_every_command(akin_on_sqlite, tmp_path):
+def test_a_newer_database_is_a_one_line_error_of_every_command(akin_on_sqlite, tmp_path):
     akin_on_sqlite("catalogue", "show")
     with sqlite3.connect(tmp_path / "home" / "akin.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -185,7 +185,7 @@ def test_a_database_of_a_newer_version_is_one_line_for_every_command(akin_on_sql
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_dry_run_makes_no_home(akin_on_sqlite, tmp_path):
+def test_a_dry_run_creates_no_home(akin_on_sqlite, tmp_path):
     write_shop(tmp_path / "shop")
 
     akin_on_sqlite("catalogue", "import", "shop", "--dry-run")
@@ -193,7 +193,7 @@ def test_a_dry_run_makes_no_home(akin_on_sqlite, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 
 
-def test_an_import_into_the_demos_home_is_warned_of(akin, tmp_path):
+def test_an_import_into_the_home_of_the_demo_prints_a_warning(akin, tmp_path):
     write_shop(tmp_path / "shop")
     akin("catalogue", "show")
     (tmp_path / "home" / "demo.json").write_text("{}")
@@ -201,18 +201,19 @@ def test_an_import_into_the_demos_home_is_warned_of(akin, tmp_path):
     assert "holds the demo's catalogue" in akin("catalogue", "import", "shop").stderr
 
 
-def test_a_server_starts_answers_and_stops_cleanly(tmp_path):
+@pytest.mark.long
+def test_a_server_starts_responds_and_stops(tmp_path):
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service.cli.main", "serve", "--port", str(port)]
     environment = {**os.environ, "AKIN_HOME": str(tmp_path / "home")}
 
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: _answers(port), seconds=60)
+        wait_for(lambda: _is_listening(port), seconds=60)
         response = httpx.get(f"http://127.0.0.1:{port}/readyz")
         process.send_signal(signal.SIGTERM)
         log = process.stderr.read() if process.stderr else ""
-        status = process.wait(30)
+        status = process.wait(60)
 
     assert response.status_code == 503
     assert status == 0
@@ -221,13 +222,13 @@ def test_a_server_starts_answers_and_stops_cleanly(tmp_path):
     assert (request["status"], request["request_id"]) == (503, response.headers["x-request-id"])
 
 
-def _answers(port):
+def _is_listening(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.one_database
-def test_principal_components_make_a_smaller_model(akin, tmp_path):
+def test_creates_a_checkpoint_with_principal_components(akin, tmp_path):
     write_shop(tmp_path / "shop")
 
     done = akin("checkpoint", "create", "small", "--principal-components", "shop", "--embedding-dim", "5")

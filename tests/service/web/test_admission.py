@@ -1,4 +1,4 @@
-"""Places for searches: how many, and how one that is given up makes room; with real connections to a real server."""
+"""Slots for searches: their limit, and their release when a client disconnects, over real connections."""
 
 import asyncio
 import contextlib
@@ -24,10 +24,11 @@ from tests.service.conftest import product_image, wait_for
 from tests.service.fixtures.server_process import KEY, Line
 
 IMAGE = encode(product_image("birch"))
+FRAMEWORK_THREADS = 40  # the limit of AnyIO's thread pool
 
 
 class Server:
-    """A server in this process, whose parts can be looked into."""
+    """A server in this process, whose parts tests can inspect."""
 
     def __init__(self, app, port):
         self.port = port
@@ -43,7 +44,7 @@ class Server:
             yield line
 
     def begin_search(self, stack):
-        """Send a whole search; who wants the answer asks for it."""
+        """Send a complete search without waiting for the response."""
         line = stack.enter_context(self.line())
         line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
         line.send(IMAGE)
@@ -55,9 +56,9 @@ class Server:
             return line.answer()
 
 
-@pytest.fixture
-def server(served_home, caplog):
-    """Three places, one thread that decodes; nothing may be logged as an error."""
+@pytest.fixture(scope="module")
+def running_server(served_home):
+    """Three slots and one thread that decodes."""
     settings = Settings(
         home=served_home, release_poll_seconds=0.05, max_searches=3, decode_workers=1, admin_key=SecretStr(KEY)
     )
@@ -67,6 +68,13 @@ def server(served_home, caplog):
             opened = Server(app, listener.getsockname()[1])
             wait_for(lambda: opened.get("/readyz").status == 200)
             yield opened
+
+
+@pytest.fixture
+def server(running_server, caplog):
+    """The server without searches in progress; nothing may be logged as an error."""
+    yield running_server
+    wait_for(lambda: running_server.admission.num_in_progress == 0)
     gc.collect()
     assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
 
@@ -78,37 +86,37 @@ def stack():
 
 
 class Hold:
-    """Holds every call of a function until it is let go."""
+    """Blocks calls of functions until they are released."""
 
     def __init__(self, monkeypatch):
         self._monkeypatch = monkeypatch
-        self._letting_go = threading.Event()
+        self._is_released = threading.Event()
 
     def calls_of(self, module, name):
-        """Hold the calls of a function of a module; gives the arguments of those that have begun."""
+        """Block the calls of a function of a module; return the list of the arguments of each call."""
         function, begun = getattr(module, name), []
 
         def held_function(*arguments):
             begun.append(arguments)
-            assert self._letting_go.wait(20)
+            assert self._is_released.wait(20)
             return function(*arguments)
 
         self._monkeypatch.setattr(module, name, held_function)
         return begun
 
-    def let_go(self):
-        """Let them go on."""
-        self._letting_go.set()
+    def release(self):
+        """Let the calls continue."""
+        self._is_released.set()
 
 
 @pytest.fixture
 def held(monkeypatch):
     hold = Hold(monkeypatch)
     yield hold
-    hold.let_go()
+    hold.release()
 
 
-def test_a_place_is_given_back_however_its_block_ends():
+def test_a_slot_is_released_however_its_block_ends():
     admission = Admission(1)
 
     for error in (None, ValueError, asyncio.CancelledError):
@@ -124,25 +132,25 @@ def test_a_place_is_given_back_however_its_block_ends():
     assert (admission.limit, admission.num_refused) == (1, 3)
 
 
-def test_past_the_places_the_answer_comes_while_all_are_held(server, stack, held):
+def test_beyond_the_slots_a_search_is_refused_while_all_are_in_use(server, stack, held):
+    num_refused = server.admission.num_refused
     held.calls_of(engine, "decode_image")
     lines = [server.begin_search(stack) for _ in range(3)]
     wait_for(lambda: server.admission.num_in_progress == 3)
 
     with server.line() as line:
         line.send_head("/search", content_length=str(10**6), content_type="image/png")
-        answer = line.answer()  # and not a byte of the body was sent
+        response = line.answer()  # nothing of the body was sent
 
-    assert answer.told == (503, "overloaded")
-    assert answer.headers["retry-after"] == "1"
-    assert server.admission.num_refused == 1
-    held.let_go()
+    assert response.told == (503, "overloaded")
+    assert response.headers["retry-after"] == "1"
+    assert server.admission.num_refused == num_refused + 1
+    held.release()
     assert [line.answer().status for line in lines] == [200] * 3
-    assert server.admission.num_in_progress == 0
 
 
-def test_a_client_that_leaves_takes_its_image_out_of_the_queue(server, stack, held):
-    """One decodes, two wait for the thread; of those that leave, nothing is ever decoded."""
+def test_the_image_of_a_disconnected_client_is_not_decoded(server, stack, held):
+    """One search is decoded, and two wait for the thread when their clients disconnect."""
     begun = held.calls_of(engine, "decode_image")
     first = server.begin_search(stack)
     wait_for(lambda: len(begun) == 1)
@@ -153,13 +161,13 @@ def test_a_client_that_leaves_takes_its_image_out_of_the_queue(server, stack, he
         line.close()
 
     wait_for(lambda: server.admission.num_in_progress == 1)
-    held.let_go()
+    held.release()
     assert first.answer().status == 200
     assert server.begin_search(stack).answer().status == 200
     assert len(begun) == 2
 
 
-def test_a_client_that_leaves_while_its_image_is_decoded_frees_its_place_at_once(server, stack, held):
+def test_a_client_that_disconnects_during_decoding_releases_its_slot_at_once(server, stack, held):
     begun = held.calls_of(engine, "decode_image")
     leaving = server.begin_search(stack)
     wait_for(lambda: len(begun) == 1)
@@ -167,11 +175,11 @@ def test_a_client_that_leaves_while_its_image_is_decoded_frees_its_place_at_once
     leaving.close()
 
     wait_for(lambda: server.admission.num_in_progress == 0)
-    held.let_go()
+    held.release()
     assert server.begin_search(stack).answer().status == 200
 
 
-def test_a_client_that_leaves_while_its_image_waits_for_the_network_is_not_embedded(server, stack, held):
+def test_the_image_of_a_client_that_disconnects_before_embedding_is_not_embedded(server, stack, held):
     batches = held.calls_of(inference, "_embed_batch")
     first = server.begin_search(stack)
     wait_for(lambda: len(batches) == 1)
@@ -181,21 +189,26 @@ def test_a_client_that_leaves_while_its_image_waits_for_the_network_is_not_embed
     leaving.close()
 
     wait_for(lambda: server.admission.num_in_progress == 1)
-    held.let_go()
+    held.release()
     assert first.answer().status == 200
     assert server.begin_search(stack).answer().status == 200
     assert [len(batch) for (batch,) in batches] == [1, 1]
 
 
-def test_answers_wait_for_no_route_that_waits_for_the_database(server, stack, monkeypatch):
-    """More requests hang at the database than the framework has threads; whatever needs none is answered."""
-    hanging = threading.Event()
-    monkeypatch.setattr("service.web.routes.evaluations.list_evaluations", lambda *_, **__: hanging.wait(20) and [])
+def test_searches_do_not_wait_for_routes_that_block_a_thread(server, stack):
+    """More requests than the framework has threads block, as they do while the database hangs."""
+    may_end, begun = threading.Event(), []
+
+    def block():
+        begun.append(True)
+        may_end.wait(60)
+
+    server.app.add_api_route("/blocking", block)
     try:
-        for _ in range(60):
+        for _ in range(FRAMEWORK_THREADS + 20):
             line = stack.enter_context(server.line())
-            line.send_head("/v1/admin/evaluations", method="GET", authorization=f"Bearer {KEY}")
-        wait_for(lambda: sum("AnyIO" in thread.name for thread in threading.enumerate()) == 40)
+            line.send_head("/blocking", method="GET")
+        wait_for(lambda: len(begun) == FRAMEWORK_THREADS)
 
         assert server.begin_search(stack).answer().status == 200
         assert server.get("/readyz").status == 200
@@ -204,11 +217,11 @@ def test_answers_wait_for_no_route_that_waits_for_the_database(server, stack, mo
             line.send_head("/search", content_length=str(2**30), content_type="image/png")
             assert line.answer().told == (413, "body-too-large")
     finally:
-        hanging.set()
+        may_end.set()
 
 
-def test_what_was_cancelled_waits_without_its_image():
-    """The pool keeps the place of cancelled work in its queue; the image must not be kept with it."""
+def test_cancelled_work_does_not_keep_its_image():
+    """The pool keeps cancelled work in its queue until a thread takes it."""
 
     async def cancel_in_queue(pool):
         search_engine = SearchEngine.__new__(SearchEngine)
@@ -234,9 +247,9 @@ def test_what_was_cancelled_waits_without_its_image():
             hanging.set()
 
 
-def request_of_a_client(*, leaves=False):
+def request_of_a_client(*, disconnects=False):
     """Return a request whose body has been read."""
-    messages = [{"type": "http.disconnect"}] if leaves else []
+    messages = [{"type": "http.disconnect"}] if disconnects else []
 
     async def receive():
         return messages.pop() if messages else await asyncio.Event().wait()
@@ -244,27 +257,27 @@ def request_of_a_client(*, leaves=False):
     return Request({"type": "http", "headers": []}, receive)
 
 
-async def long_work(ended):
-    """Work for longer than any test, and note the end of it."""
+async def endless_work(ended):
+    """Work without end, and record when it is cancelled."""
     try:
-        await asyncio.sleep(20)
+        await asyncio.Event().wait()
     finally:
         ended.append(True)
 
 
-def test_work_ends_before_the_leaving_is_told():
+def test_work_ends_before_the_disconnect_is_raised():
     ended: list[bool] = []
 
-    async def leave():
+    async def run():
         with pytest.raises(ClientLeft):
-            await unless_client_leaves(request_of_a_client(leaves=True), long_work(ended))
+            await unless_client_leaves(request_of_a_client(disconnects=True), endless_work(ended))
         assert ended == [True]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(leave())
+    asyncio.run(run())
 
 
-def test_an_error_of_the_work_is_raised_as_it_is():
+def test_errors_of_the_work_are_raised_unchanged():
     async def fail():
         raise ValueError("3")
 
@@ -276,12 +289,13 @@ def test_an_error_of_the_work_is_raised_as_it_is():
     asyncio.run(run())
 
 
-def test_a_request_that_is_cancelled_cancels_its_work():
+def test_cancelling_the_request_cancels_its_work():
     ended: list[bool] = []
 
     async def run():
-        task = asyncio.create_task(unless_client_leaves(request_of_a_client(), long_work(ended)))
-        await asyncio.sleep(0.01)
+        task = asyncio.create_task(unless_client_leaves(request_of_a_client(), endless_work(ended)))
+        for _ in range(3):  # until the work has started
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

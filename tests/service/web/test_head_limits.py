@@ -1,4 +1,4 @@
-"""The parts of a request that are not its body are bounded as well."""
+"""Limits on the head of a request, on chunk sizes and on trailers."""
 
 from contextlib import closing
 
@@ -34,21 +34,21 @@ ENDLESS_HEADS = {
 }
 
 
-def counting(function, taken):
-    """Wrap `data_received` to record how many bytes each call gets."""
+def counting(function, received):
+    """Wrap `data_received` to record the number of bytes of each call."""
 
     def count(self, data):
-        taken.append(len(data))
+        received.append(len(data))
         return function(self, data)
 
     return count
 
 
 @pytest.mark.parametrize("kind", ENDLESS_HEADS)
-def test_an_endless_head_closes_the_connection(port, monkeypatch, kind):
+def test_an_endless_head_ends_the_connection(port, monkeypatch, kind):
     beginning, more = ENDLESS_HEADS[kind]
-    taken: list[int] = []
-    monkeypatch.setattr(H11Protocol, "data_received", counting(H11Protocol.data_received, taken))
+    received: list[int] = []
+    monkeypatch.setattr(H11Protocol, "data_received", counting(H11Protocol.data_received, received))
 
     def send_without_end(line):
         line.send(beginning)
@@ -58,11 +58,11 @@ def test_an_endless_head_closes_the_connection(port, monkeypatch, kind):
     with closing(Line(port)) as line, pytest.raises(ConnectionError):
         send_without_end(line)
 
-    # The read that crosses the limit may bring more than the limit.
-    assert sum(taken) < MAX_HEAD_BYTES + 2 * max(taken)
+    # The read that crosses the limit may exceed it.
+    assert sum(received) < MAX_HEAD_BYTES + 2 * max(received)
 
 
-def test_a_head_over_the_limit_is_refused_and_the_limit_counts_per_request(port):
+def test_a_head_over_the_limit_is_rejected_and_the_limit_is_per_request(port):
     with closing(Line(port)) as line:
         line.send_head("/livez", method="GET", x="y" * (MAX_HEAD_BYTES // 2))
         assert line.answer().status == 200
@@ -74,7 +74,7 @@ def test_a_head_over_the_limit_is_refused_and_the_limit_counts_per_request(port)
         assert line.answer().status == 400
 
 
-def test_many_small_chunks_do_not_count_as_a_head(port):
+def test_many_small_chunks_are_not_limited_as_a_head(port):
     with closing(Line(port)) as line:
         line.send_head("/search", transfer_encoding="chunked", content_type="image/png")
         line.send(b"".join(b"1\r\n%c\r\n" % byte for byte in IMAGE) + b"0\r\n\r\n")

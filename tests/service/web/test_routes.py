@@ -1,19 +1,22 @@
 """Health, version, media and the OpenAPI document."""
 
+import hashlib
 import json
 from pathlib import Path
+
+from fastapi.testclient import TestClient
 
 from service.installation.settings import Settings
 from service.web.app import create_app
 from tests.images import encode
-from tests.service.conftest import product_image
+from tests.service.conftest import product_image, wait_for
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 
 def image_url(client, product_id="birch"):
-    answer = client.post("/search", files={"image": encode(product_image(product_id))}).json()
-    return answer["hits"][0]["image_url"]
+    result = client.post("/search", files={"image": encode(product_image(product_id))}).json()
+    return result["hits"][0]["image_url"]
 
 
 def test_health_routes(client):
@@ -24,7 +27,7 @@ def test_health_routes(client):
     assert (version["num_products"], version["num_images"]) == (3, 6)
 
 
-def test_head_is_answered_wherever_get_is(client):
+def test_head_is_supported_with_get(client):
     for path in ("/", "/livez", "/readyz", "/version", image_url(client)):
         response = client.head(path)
         assert (response.status_code, response.content) == (200, b"")
@@ -42,14 +45,12 @@ def test_images_are_served_with_safe_headers(client):
 
 
 def test_examples_are_not_served(client):
-    import hashlib
-
     digest = hashlib.sha256(encode(product_image("birch", 2))).hexdigest()
 
     assert client.get(f"/media/{digest}.png").status_code == 404
 
 
-def test_a_store_that_lost_a_image_says_nothing_of_where_it_is(client, served_home):
+def test_a_missing_file_does_not_disclose_its_location(client, served_home):
     url = image_url(client, "cedar")
     (path,) = (served_home / "media").rglob(url.rpartition("/")[2])
     hidden = path.rename(path.with_suffix(".hidden"))
@@ -62,19 +63,19 @@ def test_a_store_that_lost_a_image_says_nothing_of_where_it_is(client, served_ho
     assert client.get(url).status_code == 200
 
 
-def test_names_that_are_no_images_on_show_are_not_found(client):
+def test_other_names_are_not_found(client):
     for name in ("0" * 64 + ".png", "x", "..%2f..%2fakin.db", "%2e%2e/akin.db", "a" * 5000):
         response = client.get(f"/media/{name}")
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_the_committed_openapi_document_is_that_of_the_code():
-    """Write it anew with: make openapi"""
+def test_the_committed_openapi_document_is_current():
+    """Update it with: make openapi"""
     assert json.loads(DOCUMENT.read_text()) == create_app(Settings()).openapi()
 
 
-def test_every_route_documents_its_problems():
+def test_search_routes_document_their_problems():
     paths = create_app(Settings()).openapi()["paths"]
 
     is_public = {path for path in paths if not path.startswith(("/v1/admin", "/v1/operations", "/admin", "/metrics"))}
@@ -85,11 +86,7 @@ def test_every_route_documents_its_problems():
         assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
 
 
-def test_addresses_carry_the_path_prefix_of_a_gateway(served_home):
-    from fastapi.testclient import TestClient
-
-    from tests.service.conftest import wait_for
-
+def test_urls_carry_the_path_prefix_of_a_gateway(served_home):
     app = create_app(Settings(home=served_home))
     with TestClient(app, root_path="/shop") as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)

@@ -1,19 +1,22 @@
-"""No route reads more of a body than its limit, whatever it is told of its type."""
+"""Limits on bodies: in bytes for every route and content type, and in time."""
 
 import asyncio
 import re
 
+import pytest
+from fastapi import Request
 from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 
 from service.installation.settings import Settings
 from service.web.app import create_app
-from service.web.middleware.body_guard import DEFAULT_BODY_BYTES
+from service.web.errors import BodyTooSlow, ClientLeft
+from service.web.middleware.body_guard import DEFAULT_BODY_BYTES, BodyGuard, read_chunks
 from tests.service.fixtures.server_process import KEY
 
 MIB = 2**20
 _CHUNK = bytes(65_536)
-# Of these a client may send more than the default.
+# Routes with a limit above the default.
 LARGE_BODIES = {
     "/search": 4 * MIB,
     "/v1/search": 4 * MIB,
@@ -25,17 +28,17 @@ LARGE_BODIES = {
 CONTENT_TYPES = ("application/json", "image/png", "application/zip", "text/csv", "multipart/form-data; boundary=x", "")
 
 
-async def bytes_taken(app, method, path, content_type):
-    """Send a body of 64 MiB to a route; return how much of it was taken, and the status."""
-    taken = 0
+async def bytes_received(app, method, path, content_type):
+    """Send a body of 64 MiB to a route; return the number of bytes that the application received, and the status."""
+    received = 0
     statuses: list[int] = []
 
     async def receive():
-        nonlocal taken
+        nonlocal received
         if statuses:
             return {"type": "http.disconnect"}
-        taken += len(_CHUNK)
-        return {"type": "http.request", "body": _CHUNK, "more_body": taken < 64 * MIB}
+        received += len(_CHUNK)
+        return {"type": "http.request", "body": _CHUNK, "more_body": received < 64 * MIB}
 
     async def send(message):
         if message["type"] == "http.response.start":
@@ -57,13 +60,13 @@ async def bytes_taken(app, method, path, content_type):
     }
     await app(scope, receive, send)
     (status,) = statuses
-    return taken, status
+    return received, status
 
 
-def test_every_route_takes_no_more_than_its_limit(served_home):
-    """All routes, with all content types that any of them reads."""
+def test_no_route_receives_more_than_its_limit(tmp_path):
+    """All routes, with all content types that any of them supports."""
     settings = Settings(
-        home=served_home,
+        home=tmp_path / "home",
         admin_key=SecretStr(KEY),
         max_image_bytes=2 * MIB,
         max_upload_bytes=8 * MIB,
@@ -79,13 +82,79 @@ def test_every_route_takes_no_more_than_its_limit(served_home):
     async def walk():
         async with app.router.lifespan_context(app):
             return {
-                (method, path): [await bytes_taken(app, method, path, content_type) for content_type in CONTENT_TYPES]
+                (method, path): [
+                    await bytes_received(app, method, path, content_type) for content_type in CONTENT_TYPES
+                ]
                 for method, path in routes
             }
 
     for (method, path), outcomes in asyncio.run(walk()).items():
         limit = LARGE_BODIES.get(path, DEFAULT_BODY_BYTES) if method == "POST" else DEFAULT_BODY_BYTES
-        for taken, _ in outcomes:
-            assert taken <= limit + len(_CHUNK), (method, path)
+        for received, _ in outcomes:
+            assert received <= limit + len(_CHUNK), (method, path)
         if method == "POST" and path != "/static":
-            assert 413 in {status for _, status in outcomes} or max(taken for taken, _ in outcomes) == 0, path
+            assert 413 in {status for _, status in outcomes} or max(received for received, _ in outcomes) == 0, path
+
+
+TIMEOUT_SECONDS = 10.0
+
+
+class SimulatedTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer as soon as nothing else is left to do."""
+
+    def __init__(self):
+        self._now = 0.0
+        super().__init__()
+
+    def time(self):
+        return self._now
+
+    def _run_once(self):
+        timers = [timer.when() for timer in self._scheduled if not timer.cancelled()]
+        if timers and not self._ready:
+            self._now = max(self._now, min(timers))
+        super()._run_once()
+
+
+def read_slowly(pauses, *, may_pause, then=None):
+    """Read a body that has one byte after each pause, in seconds, and then the message `then`; return the body."""
+
+    async def read(scope, receive, send):
+        chunks = read_chunks(Request(scope, receive), 100, "too large", may_pause=may_pause)
+        return b"".join([chunk async for chunk in chunks])
+
+    messages = [(pause, {"type": "http.request", "body": b"x", "more_body": True}) for pause in pauses]
+    messages.append((0.0, then or {"type": "http.request", "body": b"", "more_body": False}))
+
+    async def receive():
+        pause, message = messages.pop(0)
+        await asyncio.sleep(pause)
+        return message
+
+    results = []
+
+    async def app(scope, receive, send):
+        results.append(await read(scope, receive, send))
+
+    guard = BodyGuard(app, timeout_seconds=TIMEOUT_SECONDS)
+    scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
+    with asyncio.Runner(loop_factory=SimulatedTimeLoop) as runner:
+        runner.run(guard(scope, receive, None))
+    return results[0]
+
+
+def test_a_small_body_may_take_the_time_limit_in_all():
+    assert read_slowly([3.0, 3.0, 3.0], may_pause=False) == b"xxx"
+    with pytest.raises(BodyTooSlow, match="did not arrive within 10 s"):
+        read_slowly([3.0, 3.0, 3.0, 3.0], may_pause=False)
+
+
+def test_an_upload_may_take_longer_but_not_pause_longer():
+    assert read_slowly([9.0] * 10, may_pause=True) == b"x" * 10
+    with pytest.raises(BodyTooSlow, match="paused for 10 s"):
+        read_slowly([9.0, 11.0], may_pause=True)
+
+
+def test_a_client_that_disconnects_within_the_body_is_recognised():
+    with pytest.raises(ClientLeft):
+        read_slowly([0.0], may_pause=True, then={"type": "http.disconnect"})

@@ -1,13 +1,11 @@
-"""The log: one line for each request, and whose word is taken for where a request comes from."""
+"""The log has one line per request, and the client addresses that trusted proxies report."""
 
 import io
 import json
-import logging
 from contextlib import contextmanager
 
 import httpx
 import pytest
-import structlog
 from fastapi.testclient import TestClient
 
 from service.installation.logs import configure_logging
@@ -24,31 +22,27 @@ IMAGE = encode(product_image("birch"))
 
 @pytest.fixture
 def log(monkeypatch):
-    """What is logged off a terminal, line by line; the state of the logging is put back after the test."""
-    root = logging.getLogger()
-    handlers, level, configuration = root.handlers, root.level, structlog.get_config()
+    """The log as written without a terminal; an autouse fixture restores the configuration of logging."""
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     configure_logging("debug")
-    yield stream
-    structlog.configure(**configuration)
-    root.handlers, root.level = handlers, level
+    return stream
 
 
 def written(log):
-    """Return what the server wrote: the client of the tests logs as well."""
+    """Return the log without the lines of the tests' own client."""
     return "".join(line for line in log.getvalue().splitlines(True) if json.loads(line)["logger"] != "httpx2")
 
 
 def lines(log, event="request"):
-    """Return the lines of an event; each line of the log is a JSON object."""
+    """Return the lines of an event, parsed as JSON."""
     found = [json.loads(line) for line in log.getvalue().splitlines()]
     return [line for line in found if line["event"] == event]
 
 
 @pytest.fixture
 def served(served_home, log):
-    """A client of the served shop, and its settings changed as a test wants."""
+    """A client of the served shop, with an empty log."""
     settings = Settings(home=served_home, release_poll_seconds=0.05, admin_key=KEY)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
@@ -57,7 +51,7 @@ def served(served_home, log):
         yield client
 
 
-def test_a_request_is_one_line_with_all_that_is_asked_later(served, log):
+def test_a_request_is_one_line_with_all_its_fields(served, log):
     response = served.post("/v1/search?k=2", files={"image": IMAGE}, headers={"X-Request-ID": "gateway-7.a_B"})
 
     (line,) = lines(log)
@@ -72,16 +66,16 @@ def test_a_request_is_one_line_with_all_that_is_asked_later(served, log):
     assert response.headers["x-request-id"] == "gateway-7.a_B"
 
 
-def test_a_request_id_that_could_write_into_the_log_is_replaced(served, log):
+def test_unsafe_request_ids_are_replaced(served, log):
     for given in ("", "a b", "x" * 65, "né", 'a"}', "a/b", "akin;id"):
         response = served.get("/version", headers={"X-Request-ID": given.encode()})
 
-        made = response.headers["x-request-id"]
-        assert len(made) == 32
-        assert lines(log)[-1]["request_id"] == made
+        generated = response.headers["x-request-id"]
+        assert len(generated) == 32
+        assert lines(log)[-1]["request_id"] == generated
 
 
-def test_the_name_of_the_key_is_logged_and_never_the_key(served, log):
+def test_the_name_of_the_key_is_logged_but_not_the_key(served, log):
     made = served.post("/v1/admin/keys", json={"name": "log-test", "scopes": ["search"]}, headers=HEADERS).json()["key"]
     served.get("/v1/operations", headers={"X-API-Key": made})
     served.get("/v1/operations", headers={"X-API-Key": "akin_" + 43 * "z"})
@@ -96,7 +90,7 @@ def test_the_name_of_the_key_is_logged_and_never_the_key(served, log):
         assert secret not in written(log)
 
 
-def test_the_query_is_not_logged_and_a_long_path_is_cut(served, log):
+def test_the_query_is_not_logged_and_long_paths_are_truncated(served, log):
     served.get("/version?customer=jane.doe")
     served.get("/" + 5000 * "a")
 
@@ -106,7 +100,7 @@ def test_the_query_is_not_logged_and_a_long_path_is_cut(served, log):
     assert "jane.doe" not in written(log)
 
 
-def test_health_checks_and_scrapes_that_succeed_are_for_debugging(served, log):
+def test_successful_health_checks_and_scrapes_are_logged_at_debug_level(served, log):
     for path in ("/livez", "/readyz", "/metrics"):
         served.get(path, headers=HEADERS)
     served.get("/metrics")
@@ -116,7 +110,7 @@ def test_health_checks_and_scrapes_that_succeed_are_for_debugging(served, log):
     ]  # fmt: skip
 
 
-def test_an_unexpected_error_has_its_traceback_in_the_log_and_no_values(served, log, monkeypatch):
+def test_an_unexpected_error_is_logged_with_its_traceback_but_no_variables(served, log, monkeypatch):
     async def break_down(*arguments):
         secret_image = b"its-bytes"
         raise RuntimeError(f"broken by {len(secret_image)} bytes")
@@ -145,7 +139,7 @@ SPOOFED = {
 
 @contextmanager
 def reached_over_a_socket(home, **changes):
-    """Serve for real for as long as the block runs; gives a client whose connections come from 127.0.0.1."""
+    """Serve over a socket until the block ends; yields a client that connects from 127.0.0.1."""
     settings = Settings(home=home, release_poll_seconds=0.05, admin_key=KEY, **changes)
     with listen("127.0.0.1", 0) as listener, running(create_app(settings), listener) as address:
         wait_for(lambda: httpx.get(f"{address}/readyz").status_code == 200)
@@ -154,35 +148,35 @@ def reached_over_a_socket(home, **changes):
 
 
 @pytest.mark.parametrize("trusted", ["", "192.0.2.0/24,2001:db8::1"])
-def test_nobody_but_a_trusted_proxy_is_believed(served_home, log, trusted):
-    """Not even this machine: uvicorn by itself would believe 127.0.0.1."""
+def test_forwarded_headers_are_ignored_unless_the_proxy_is_trusted(served_home, log, trusted):
+    """By default, uvicorn would trust 127.0.0.1."""
     with reached_over_a_socket(served_home, trusted_proxies=trusted) as client:
         search = client.post("/search", files={"image": IMAGE}, headers=SPOOFED)
         others = [client.get(path, headers=SPOOFED) for path in ("/", "/version/", "/docs", "/openapi.json")]
 
     assert {line["client"] for line in lines(log)} == {"127.0.0.1"}
     assert search.json()["hits"][0]["image_url"].startswith("/media/")
-    for answer in (search, *others):
-        assert "evil" not in answer.text + str(answer.headers)
-        assert "https://" not in answer.headers.get("location", "")
+    for response in (search, *others):
+        assert "evil" not in response.text + str(response.headers)
+        assert "https://" not in response.headers.get("location", "")
 
 
-def test_the_address_that_a_trusted_proxy_tells_is_believed(served_home, log):
-    told = {
+def test_the_client_address_comes_from_a_trusted_proxy(served_home, log):
+    expected = {
         "203.0.113.9": "203.0.113.9",
         "198.51.100.1, 203.0.113.8": "203.0.113.8",  # the client wrote the first
-        "198.51.100.1, 203.0.113.7, 127.0.0.1": "203.0.113.7",  # the last is a gateway as well
+        "198.51.100.1, 203.0.113.7, 127.0.0.1": "203.0.113.7",  # the last is a gateway too
         "2001:db8::7": "2001:db8::7",
     }
 
     with reached_over_a_socket(served_home, trusted_proxies="127.0.0.0/8") as client:
-        answers = [
+        responses = [
             client.post("/search", files={"image": IMAGE}, headers={**SPOOFED, "X-Forwarded-For": given})
-            for given in told
+            for given in expected
         ]
 
-    assert [line["client"] for line in lines(log) if line["path"] == "/search"] == list(told.values())
-    for answer in answers:
-        assert answer.status_code == 200
-        # Nothing else of what it sends is taken, but the scheme.
-        assert "evil" not in answer.text + str(answer.headers)
+    assert [line["client"] for line in lines(log) if line["path"] == "/search"] == list(expected.values())
+    for response in responses:
+        assert response.status_code == 200
+        # Of the other headers, only the scheme is used.
+        assert "evil" not in response.text + str(response.headers)
