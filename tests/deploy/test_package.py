@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from tests.architecture.test_contracts import ROOMS
+from tests.architecture.test_contracts import PACKAGES
 from tests.deploy.conftest import ROOT
 
 
@@ -17,7 +17,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    for room in ROOMS:
+    for room in PACKAGES:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     # The call that pip makes with --no-build-isolation.
     program = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
@@ -32,7 +32,7 @@ def test_every_file_of_the_product_is_installed(wheel):
     """Migrations, templates, presets and static files are beside the code that reads them."""
     product = {
         path.relative_to(ROOT).as_posix()
-        for room in ROOMS
+        for room in PACKAGES
         for path in (ROOT / room).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -47,4 +47,4 @@ def test_every_file_of_the_product_is_installed(wheel):
 
 
 def test_nothing_else_is_installed(wheel):
-    assert {name.partition("/")[0] for name in wheel if ".dist-info/" not in name} == set(ROOMS)
+    assert {name.partition("/")[0] for name in wheel if ".dist-info/" not in name} == set(PACKAGES)

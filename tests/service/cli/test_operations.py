@@ -6,7 +6,6 @@ import pytest
 
 from service.cli import operations as cli
 from service.cli.tables.operations import progress_line
-from service.operations import queries
 from service.operations.kinds import BUILD
 from service.operations.records import claim_operation, create_operation, end_operation, get_operation
 from service.web.schemas.operations import OperationView
@@ -41,7 +40,7 @@ def test_following_ends_with_the_operation_and_its_status(akin, installation, mo
                     "stage": "Training", "done": 30, "total": 60, "per_second": 2.0, "seconds_left": 15.0,
                 }  # fmt: skip
 
-    monkeypatch.setattr(queries.time, "sleep", sleep)
+    monkeypatch.setattr("service.operations.queries.time.sleep", sleep)
 
     followed = akin("operations", "follow", status=status)
 

@@ -3,7 +3,6 @@
 import pytest
 
 from service.installation.processes import WORKER, register_process
-from service.operations import queries
 from service.operations.errors import InvalidOperation, OperationNotFound
 from service.operations.folder import RUN
 from service.operations.kinds import BUILD, RETRAIN
@@ -51,7 +50,9 @@ def test_without_an_id_the_newest_operation_is_found(installation):
 
 def test_following_ends_with_the_ended_operation(installation, monkeypatch):
     operation_id = make(installation)
-    monkeypatch.setattr(queries.time, "sleep", lambda _: request_cancel(installation.database, operation_id))
+    monkeypatch.setattr(
+        "service.operations.queries.time.sleep", lambda _: request_cancel(installation.database, operation_id)
+    )
 
     assert [operation.state for operation in follow_operation(installation.database, operation_id)] == [
         "queued",

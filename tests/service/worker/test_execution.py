@@ -3,11 +3,19 @@
 import pytest
 
 from service.operations.kinds import BUILD
-from service.operations.records import OperationLost, claim_operation, create_operation, get_operation, request_cancel
+from service.operations.records import (
+    OperationLost,
+    claim_operation,
+    create_operation,
+    end_operation,
+    get_operation,
+    request_cancel,
+)
 from service.storage.errors import DatabaseUnavailable
 from service.worker import execution
 from service.worker.execution import OperationRunner
 from service.worker.run import WorkerStopping, reject
+from service.worker.workflows import WORKFLOWS
 
 
 @pytest.fixture
@@ -26,7 +34,7 @@ def start(installation, monkeypatch):
         return results[name]
 
     def make(build, worker_id="w"):
-        monkeypatch.setitem(execution.WORKFLOWS, BUILD, build)
+        monkeypatch.setitem(WORKFLOWS, BUILD, build)
         return OperationRunner(installation, worker_id, run_once, on_point=lambda _: None, record_step=lambda *_: None)
 
     return make
@@ -83,7 +91,12 @@ def test_a_stopping_worker_leaves_the_operation_to_the_next_one(start, installat
     stopped = read(installation, operation_id)
 
     calls = []
-    again = start(lambda run: run.step("one", lambda _: calls.append(1) or {}), worker_id="next")
+
+    def repeat(_):
+        calls.append(1)
+        return {}
+
+    again = start(lambda run: run.step("one", repeat), worker_id="next")
     assert again.perform(operation_id) == "succeeded"
 
     assert (stopped.state, stopped.attempts) == ("running", 0)
@@ -115,7 +128,6 @@ def test_an_operation_that_kills_its_workers_fails(start, installation, operatio
 def test_a_database_that_does_not_answer_is_awaited_at_the_end(start, installation, operation_id, monkeypatch):
     monkeypatch.setattr(execution, "_DATABASE_PAUSE_SECONDS", 0.0)
     failures = iter([DatabaseUnavailable("away"), DatabaseUnavailable("away")])
-    end_operation = execution.end_operation
 
     def fail_first(*arguments):
         if (error := next(failures, None)) is not None:

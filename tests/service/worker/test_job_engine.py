@@ -54,12 +54,16 @@ class Stopped(BaseException):
 def test_resumed_work_goes_on_after_the_last_recorded_step_in_another_worker(open_engine):
     steps, reached = [], threading.Event()
 
+    def record(step, facts):
+        steps.append(step)
+        return facts
+
     def perform(_):
-        found = run_once("one", lambda: steps.append("one") or {"a": 1})
+        found = run_once("one", lambda: record("one", {"a": 1}))
         if not reached.is_set():
             reached.set()
             raise Stopped
-        run_once("two", lambda: steps.append(f"two, {found['a']}") or {})
+        run_once("two", lambda: record(f"two, {found['a']}", {}))
         return "succeeded"
 
     with open_engine("first", perform) as engine:
