@@ -109,9 +109,9 @@ def read_manifest(directory: Path, kind: str, *, manifest_name: str = MANIFEST_N
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise InvalidArtifact(f"{directory} is not a {kind} directory: it has no {manifest_name}") from None
+        raise InvalidArtifact(f"{directory} is not an {kind} directory: it has no {manifest_name}") from None
     except NotADirectoryError:
-        raise InvalidArtifact(f"{directory} is a file, not a {kind} directory") from None
+        raise InvalidArtifact(f"{directory} is a file, not an {kind} directory") from None
     try:
         manifest = json.loads(raw)
         body = {name: manifest[name] for name in ("kind", "facts", "files")}

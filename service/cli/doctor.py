@@ -19,16 +19,15 @@ from embedding.embedder import choose_device
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
-from service.catalogue.records import count_catalogue
+from service.catalogue.records import catalogue_counts
 from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, read_processes
 from service.installation.settings import Settings, unknown_settings
-from service.operations.records import count_operations
+from service.operations.queries import count_active_operations
 from service.releases.errors import NoActiveRelease, ReleaseError
 from service.releases.inspection import read_verified_manifest
 from service.storage.errors import DatabaseUnavailable
-from service.storage.tables.operations import ACTIVE_STATES
 
 _LOW_DISK_BYTES = 2**30
 
@@ -147,8 +146,7 @@ def _is_loopback(host: str) -> bool:
 def _workers(installation: Installation) -> Iterator[Finding]:
     """Check that a worker is running if operations wait for one."""
     workers = [process for process, is_living in read_processes(installation.database, kind=WORKER) if is_living]
-    with installation.database.reading() as session:
-        waiting = sum(number for (_, state), number in count_operations(session).items() if state in ACTIVE_STATES)
+    waiting = count_active_operations(installation.database)
     hosts = ", ".join(sorted({worker.host for worker in workers}))
     status = Status.OK if workers or not waiting else Status.NOTE
     yield Finding(
@@ -165,8 +163,7 @@ def _contents(settings: Settings) -> Iterator[Finding]:
         return
     try:
         with open_installation(settings) as installation:
-            with installation.database.reading() as session:
-                counts = count_catalogue(session)
+            counts = catalogue_counts(installation.database)
             revision = installation.database.revision()
             yield Finding("database", Status.OK, f"{settings.database_address_shown}, revision {revision}")
             images = ", ".join(f"{number} {role}" for role, number in counts.num_images.items())

@@ -8,9 +8,9 @@ from service.installation.installation import Installation
 from service.installation.processes import WORKER, living_processes
 from service.operations.errors import InvalidOperation, OperationNotFound
 from service.operations.folder import RUN
-from service.operations.records import get_operation, select_operations
+from service.operations.records import count_operations, get_operation, select_operations
 from service.storage.database import Database
-from service.storage.tables.operations import OPERATION_STATES, Operation
+from service.storage.tables.operations import ACTIVE_STATES, OPERATION_STATES, Operation
 from training.report.run_folder import REPORT
 
 _FOLLOW_SECONDS = 0.5
@@ -66,6 +66,13 @@ def find_report(installation: Installation, operation_id: str) -> Path:
     if not path.is_file():
         raise OperationNotFound(f"{operation_id} has no report: its training has not finished, or it trains nothing")
     return path
+
+
+def count_active_operations(database: Database) -> int:
+    """Return how many operations are queued or running."""
+    with database.reading() as session:
+        counts = count_operations(session)
+    return sum(number for (_, state), number in counts.items() if state in ACTIVE_STATES)
 
 
 def has_living_worker(database: Database) -> bool:

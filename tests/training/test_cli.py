@@ -116,7 +116,7 @@ def test_a_printed_preset_is_a_configuration_file(shapes, capsys, tmp_path):
         (["--preset", "tiny", "--data", "nowhere"], "nowhere does not exist"),
         (["--preset", "tiny", "--resume"], "contains no run to resume"),
         (["--preset", "tiny", "--device", "cuda:7"], "cuda:7"),
-        (["--preset", "tiny", "--set", "network.checkpoint=nowhere"], "nowhere is no akin-checkpoint/1 directory"),
+        (["--preset", "tiny", "--set", "network.checkpoint=nowhere"], "nowhere is not an akin-checkpoint/1 directory"),
         (["--preset", "tiny", "--set", "split.unseen_share=0.99"], "unseen_share"),
     ],
 )

@@ -111,7 +111,7 @@ def test_the_page_shows_why_an_image_cannot_be_searched(page: Page, tmp_path):
     (tmp_path / "big.png").write_bytes(bytes(300_001))
 
     page.set_input_files("#file", tmp_path / "text.png")
-    expect(page.locator("#status.error")).to_contain_text("no image in a supported format")
+    expect(page.locator("#status.error")).to_contain_text("not an image in a supported format")
     page.set_input_files("#file", tmp_path / "big.png")
     expect(page.locator("#status.error")).to_contain_text("300,001 bytes; at most 300,000")
     expect(page.locator("#hits li")).to_have_count(0)

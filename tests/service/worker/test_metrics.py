@@ -76,7 +76,7 @@ def test_a_port_in_use_is_reported_in_one_line(settings, capsys):
             main(["worker", "--metrics-port", str(port)])
 
     assert ended.value.code == 1
-    message = f"error: port {port} of 127.0.0.1, for the metrics, is in use; choose another"
+    message = f"error: port {port} of 127.0.0.1, for the metrics, is in use; choose another one"
     assert " ".join(capsys.readouterr().err.split()) == message
 
 

@@ -56,7 +56,7 @@ def test_unreadable_images_are_named_and_excluded_everywhere(shop):
     (finding,) = checks.findings
     assert finding.severity == "problem"
     assert finding.rows == ("amber/broken.png", "held/broken.png")
-    assert "amber/broken.png: the bytes are no image" in finding.message
+    assert "amber/broken.png: the bytes are not an image" in finding.message
     assert "replace them" in finding.message
     assert locations(snapshot, checks.unreadable) == list(finding.rows)
     left = leave_out(snapshot, split, from_training=checks.exclude, everywhere=checks.unreadable)

@@ -98,7 +98,7 @@ def test_unreadable_images_are_named_and_stay_black(shop):
     cache = ImageCache.build(snapshot, PREPROCESSING, size=8)
 
     assert cache.failures.keys() == {position}
-    assert "no image in a supported format" in cache.failures[position]
+    assert "not an image in a supported format" in cache.failures[position]
     assert not cache.pixels(np.array([position])).any()
 
 

@@ -91,7 +91,7 @@ def test_image_urls_can_be_fetched(client):
 @pytest.mark.parametrize(
     ("content", "status", "code", "message"),
     [
-        (b"hello", 415, "unsupported-image-format", "no image in a supported format"),
+        (b"hello", 415, "unsupported-image-format", "not an image in a supported format"),
         (b"", 422, "empty-body", "empty"),
         (IMAGE[: len(IMAGE) // 2], 422, "invalid-image", "truncated"),
         (png_header(50_000, 50_000), 413, "image-too-large", "at most 50,000,000"),
