@@ -25,13 +25,13 @@ import numpy as np
 import torch
 
 from training.config import TrainingConfig, config_from_tables
-from training.distributed import ProcessGroup
 from training.evaluation.held_out import measure
 from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks
-from training.preparation import Materials, TrainingData, gather_materials, prepare_inputs, read_training_data
-from training.run import loop_parts
-from training.starting_model import StartingModel, create_starting_model
+from training.running.distributed import ProcessGroup
+from training.running.preparation import Materials, TrainingData, gather_materials, prepare_inputs, read_training_data
+from training.running.run import loop_parts
+from training.running.starting_model import StartingModel, create_starting_model
 
 RESULTS = Path(__file__).parent / "results"
 LOSSES = (

@@ -6,7 +6,7 @@ from rich.markup import escape
 from embedding.errors import EmbeddingError
 from training.cli import add_commands, notes
 from training.errors import TrainingError
-from training.process_end import end_process
+from training.processes.process_end import end_process
 
 app = typer.Typer(name="training", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 add_commands(app)

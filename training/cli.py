@@ -21,7 +21,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from training.config import TrainingConfig
     from training.report.progress import ProgressDisplay, TrainingProgress
-    from training.run import RunOutcome
+    from training.running.run import RunOutcome
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
@@ -81,8 +81,8 @@ def train(
     The default preset is `small` on a GPU and `head` on a CPU. On SIGTERM or Ctrl+C the run saves its state and ends;
     --resume continues it.
     """
-    from training.run import RunHooks, RunOptions
-    from training.run import train as run_training
+    from training.running.run import RunHooks, RunOptions
+    from training.running.run import train as run_training
 
     overrides = [*(set_ or [])]
     overrides += [] if steps is None else [f"steps={steps}"]
@@ -206,7 +206,7 @@ def _choose_config(preset: str, path: Path | None, overrides: list[str], device:
 
 def _end_with_parent() -> None:
     """Request SIGTERM for when the parent process ends; exit at once if it already has."""
-    from training.parent_process import ParentGone, end_with_parent
+    from training.processes.parent_process import ParentGone, end_with_parent
 
     try:
         end_with_parent()
@@ -217,8 +217,8 @@ def _end_with_parent() -> None:
 
 def _with_file(path: Path, display: "ProgressDisplay") -> tuple["TrainingProgress", Callable[[str, int, int], None]]:
     """Write to a file what the display shows."""
-    from training.distributed import is_first_process
     from training.report.progress_file import ProgressFile
+    from training.running.distributed import is_first_process
 
     file = ProgressFile(path, display, is_writer=is_first_process)
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from embedding.model import EmbeddingModel
 from training.batches import BatchSampler
 from training.config import TrainingConfig
-from training.distributed import ProcessGroup
 from training.inputs import TrainingInputs
 from training.losses.pairs import MetricLoss
 from training.mining import RepresentativeTable
+from training.running.distributed import ProcessGroup
 
 Record = dict[str, Any]
 Status = Literal["completed", "stopped_early", "interrupted"]

@@ -13,7 +13,7 @@ from benchmarks.gpu_check.weights import Weights, find_weights
 from embedding.backbones import DEFAULT_BACKBONE, create_backbone
 from training.config import TrainingConfig, config_from_tables
 from training.report.run_folder import RUN_CARD
-from training.run import RunHooks, RunOptions, train
+from training.running.run import RunHooks, RunOptions, train
 
 PART = "fine-tuning"
 PLAIN, PROJECTIONS = "plain", "projections + mining"

@@ -97,7 +97,7 @@ def worker(
     from service.installation.metrics import metrics_port as serving_metrics
     from service.installation.settings import load_settings
     from service.worker.process import WorkerOptions, run_worker
-    from training.parent_process import end_with_parent
+    from training.processes.parent_process import end_with_parent
 
     settings = load_settings()
     configure_logging(settings.log_level)

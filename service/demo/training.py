@@ -12,7 +12,7 @@ from service.releases.files import verify_release
 from training.config import load_preset
 from training.errors import TrainingError
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table
-from training.run import CHECKPOINT, RunHooks, RunOptions, train
+from training.running.run import CHECKPOINT, RunHooks, RunOptions, train
 
 _PRESET = "head"
 _OVERRIDES: tuple[str, ...] = ()

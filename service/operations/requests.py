@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from service.operations.errors import InvalidOperation
 from training.config import TrainingConfig, load_preset, preset_names
 from training.errors import InvalidConfig
-from training.gate import GatePolicy
+from training.gate.decision import GatePolicy
 
 Request = TypeVar("Request", bound=BaseModel)
 

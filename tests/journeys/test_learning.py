@@ -8,7 +8,7 @@ import pytest
 from service.demo.sample.catalogue import write_sample_catalogue
 from tests.conftest import REAL_DATA
 from training.config import load_preset
-from training.run import RunOptions, train
+from training.running.run import RunOptions, train
 
 
 def run(data, tmp_path, preset, *overrides):

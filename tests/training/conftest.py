@@ -14,4 +14,4 @@ def _without_drawing(monkeypatch):
         page.write_text("")
         return page
 
-    monkeypatch.setattr("training.run.write_report", write_report)
+    monkeypatch.setattr("training.running.run.write_report", write_report)

@@ -14,7 +14,7 @@ WAIT_SECONDS = 120.0
 # A worker: holds the keeper's input, prints the keeper's process id and waits to be killed.
 WORKER = """
 import subprocess, sys, time
-keeper = subprocess.Popen([sys.executable, "-m", "training.keeper", *sys.argv[1:]], stdin=subprocess.PIPE)
+keeper = subprocess.Popen([sys.executable, "-m", "training.processes.keeper", *sys.argv[1:]], stdin=subprocess.PIPE)
 print(keeper.pid, flush=True)
 time.sleep(600)
 """
@@ -28,7 +28,7 @@ class Starter:
 
     def keeper(self, *command, grace=20.0, **options):
         """Start a keeper whose worker is this process."""
-        arguments = [sys.executable, "-m", "training.keeper", "--grace", str(grace), "--", *map(str, command)]
+        arguments = [sys.executable, "-m", "training.processes.keeper", "--grace", str(grace), "--", *map(str, command)]
         return self._start(arguments, stdin=subprocess.PIPE, **options)
 
     def worker(self, *command, grace=20.0):

@@ -12,7 +12,7 @@ import pytest
 from service.cli.main import main
 from tests.fakes import Clock
 from tests.training.shapes import write_shapes
-from training.run import RunOutcome
+from training.running.run import RunOutcome
 
 QUICK = [
     "--preset", "tiny", "--steps", "8", "--set", "batches.classes_per_batch=4", "--set", "network.image_size=32",
@@ -191,7 +191,7 @@ class StoppedTraining:
         self._seconds_between = seconds_between
         self._clock = Clock()
         self.num_asked = 0
-        monkeypatch.setattr("training.run.train", self)
+        monkeypatch.setattr("training.running.run.train", self)
         monkeypatch.setattr("training.cli.time", SimpleNamespace(monotonic=self._clock))
 
     def __call__(self, options, hooks):

@@ -16,7 +16,7 @@ from training.data.snapshot import Snapshot, open_training_data
 from training.data.splits import HeldOut, split_snapshot
 from training.errors import InvalidConfig, UnfitData
 from training.evaluation.held_out import cluster, describe_protocol, measure
-from training.preparation import OnProgress
+from training.running.preparation import OnProgress
 
 PARTS = ("test", "validation", "all")
 

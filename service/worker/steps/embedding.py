@@ -14,7 +14,7 @@ from service.releases.errors import BuilderBusy
 from service.releases.records import ActiveRelease, active_release
 from service.storage.database import now
 from service.worker.run import Facts, Run
-from training.run import CHECKPOINT
+from training.running.run import CHECKPOINT
 
 _SHARD_IMAGES = 2048
 _MAX_SHARDS = 64

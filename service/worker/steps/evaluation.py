@@ -22,8 +22,8 @@ from service.worker.run import Facts, Run, reject
 from service.worker.steps.snapshot import request_of
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
-from training.gate import Measured, Verdict, decide
-from training.run import CHECKPOINT
+from training.gate.decision import Measured, Verdict, decide
+from training.running.run import CHECKPOINT
 
 _NUM_LATENCY_IMAGES = 8
 

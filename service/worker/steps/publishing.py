@@ -26,7 +26,7 @@ from service.worker.run import Ended, Facts, Run, reject
 from service.worker.steps.embedding import wait_for_builder
 from service.worker.steps.evaluation import judge, unmet_reasons
 from service.worker.steps.snapshot import request_of
-from training.run import STATE
+from training.running.run import STATE
 
 # How long the servers are watched; one that has not loaded the release by then is reported, not awaited.
 _CONVERGENCE_SECONDS = 60.0

@@ -24,7 +24,8 @@ from service.worker.run import Ended, Facts, Run
 from service.worker.steps.snapshot import config_of, request_of
 from training.config import TrainingConfig
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
-from training.run import CHECKPOINT, LOCK
+from training.running.lock import LOCK
+from training.running.run import CHECKPOINT
 
 _POLL_SECONDS = 0.25
 # How long a process may take to save its state when asked to stop: a large model on a slow disk.
@@ -77,7 +78,7 @@ def _train_once(run: Run, run_dir: Path) -> _ProcessEnd:
     progress_file = run.folder / TRAINING_PROGRESS
     progress_file.unlink(missing_ok=True)
     command = [
-        *(sys.executable, "-m", "training.keeper", "--grace", str(_GRACE_SECONDS), "--"),
+        *(sys.executable, "-m", "training.processes.keeper", "--grace", str(_GRACE_SECONDS), "--"),
         *_training_command(run, run_dir, progress_file),
     ]
     progress, cancelled = (False, -1), threading.Event()

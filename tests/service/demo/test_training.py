@@ -33,7 +33,7 @@ def test_an_interrupted_training_is_resumed_and_its_release_served(settings, tra
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("training.run.per_class", interrupt)
+        context.setattr("training.running.run.per_class", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train()
     assert not (settings.home / "runs" / "demo" / "evaluation.json").exists()

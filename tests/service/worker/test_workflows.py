@@ -99,7 +99,7 @@ def test_a_training_process_that_is_killed_is_restarted(works: Works, undisturbe
     worker = works.start_worker()
     run = works.settings.operations_dir / operation_id / RUN
     wait_for(lambda: (run / "run_card.json").exists(), 300)
-    keeper = int(_pgrep("-f", f"training.keeper.*{operation_id}")[0])
+    keeper = int(_pgrep("-f", f"training.processes.keeper.*{operation_id}")[0])
 
     os.kill(keeper if is_keeper_killed else int(_pgrep("-P", str(keeper))[0]), signal.SIGKILL)
     assert worker.wait(600) == 0

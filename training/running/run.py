@@ -1,7 +1,6 @@
 """One training run, from labelled images to a folder with checkpoint and report: what `akin train` calls."""
 
 import errno
-import fcntl
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from embedding.checkpoint import CheckpointFacts, save_checkpoint
 from embedding.embedder import choose_device
 from training.batches import BatchSampler
 from training.config import TrainingConfig
-from training.distributed import ProcessGroup, local_device, process_group
 from training.errors import DeviceLost, InvalidRun
 from training.evaluation.held_out import (
     Embed,
@@ -31,7 +29,16 @@ from training.loop import TrainingLoop
 from training.loop_parts import LoopHooks, LoopParts, LoopResult
 from training.losses.factory import create_loss
 from training.mining import RepresentativeTable
-from training.preparation import (
+from training.report.metrics_log import MetricsLog
+from training.report.neighbours import choose_rows, write_neighbours
+from training.report.page import write_report
+from training.report.progress import SilentProgress, TrainingProgress
+from training.report.run_folder import EVALUATION, METRICS, RUN_CARD
+from training.running.card import Card, continued_card, finished_card, new_card, write_json
+from training.running.checks import check_processes, check_run, share_batch_norm
+from training.running.distributed import ProcessGroup, local_device, process_group
+from training.running.lock import LOCK, only_run_in
+from training.running.preparation import (
     OnProgress,
     PreparedInputs,
     TrainingData,
@@ -40,17 +47,10 @@ from training.preparation import (
     prepare_inputs,
     read_training_data,
 )
-from training.report.metrics_log import MetricsLog
-from training.report.neighbours import choose_rows, write_neighbours
-from training.report.page import write_report
-from training.report.progress import SilentProgress, TrainingProgress
-from training.report.run_folder import EVALUATION, METRICS, RUN_CARD
-from training.resume import latest_state, load_state, save_state
-from training.run_card import Card, continued_card, finished_card, new_card, write_json
-from training.run_checks import check_processes, check_run, share_batch_norm
-from training.starting_model import StartingModel, create_starting_model
+from training.running.resume import latest_state, load_state, save_state
+from training.running.starting_model import StartingModel, create_starting_model
 
-CHECKPOINT, STATE, LOCK = "checkpoint", "state", ".lock"
+CHECKPOINT, STATE = "checkpoint", "state"
 
 _NUM_NEIGHBOURS = 6
 # Words in errors of an accelerator that have no exception class of their own.
@@ -116,7 +116,7 @@ def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
         # Code that uses the current device must not use another process's GPU.
         torch.cuda.set_device(device)
     try:
-        with process_group(device) as group, _only_run_in(options.out, group):
+        with process_group(device) as group, only_run_in(options.out, group):
             return _train(options, hooks, device, group)
     except _Stopped:
         # Stopped during preparation: the cache already contains all that is worth keeping.
@@ -381,21 +381,3 @@ def _check_folder(options: RunOptions) -> None:
         )
     if not options.resume and options.out.exists() and any(p.name != LOCK for p in options.out.iterdir()):
         raise InvalidRun(f"{options.out} is not empty; train into a new folder")
-
-
-@contextmanager
-def _only_run_in(out: Path, group: ProcessGroup) -> Iterator[None]:
-    """Hold the lock of a run's folder, so that two processes never write to the same run."""
-    if not group.is_first:
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRun(f"the folder {out} cannot be created: {error.strerror}; choose another with --out") from error
-    with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidRun(f"another process trains into {out}; wait for it, or choose another folder") from None
-        yield

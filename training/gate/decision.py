@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.evaluation.bootstrap import Interval, paired_bootstrap, stratified_paired_bootstrap
 from training.evaluation.set_metrics import metric_of_queries
-from training.gate_policy import GatePolicy as GatePolicy
+from training.gate.policy import GatePolicy as GatePolicy
 
 if TYPE_CHECKING:
     from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from tests.training.clouds import loop_parts, weights, with_knobs
 from tests.training.shapes import write_shapes
 from training.config import load_preset
-from training.distributed import ProcessGroup
 from training.errors import InvalidConfig
 from training.loop import TrainingLoop
 from training.losses.pairs import all_pairs
-from training.run import RunOptions, train
+from training.running.distributed import ProcessGroup
+from training.running.run import RunOptions, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Run by each process: for each loss a few steps over the clouds; it saves the gradients and the weights.
 WORKER = """
 import sys
@@ -76,7 +76,7 @@ def test_averaged_gradients_of_the_shares_are_the_gradient_of_the_batch(monkeypa
             for target, share in zip(gathered, shares, strict=True):
                 target.copy_(share.detach())
 
-        monkeypatch.setattr("training.distributed.dist.all_gather", all_gather)
+        monkeypatch.setattr("training.running.distributed.dist.all_gather", all_gather)
         gathered = group.gather(shares[rank])
         torch.testing.assert_close(gathered.detach(), embeddings.detach())
         return torch.autograd.grad(parts.loss(gathered, labels, all_pairs(labels)).value, weight)[0]
@@ -126,7 +126,7 @@ def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path, monkeypatch)
         def __exit__(self, *_):
             return None
 
-    monkeypatch.setattr("training.run.process_group", lambda _device: Two())
+    monkeypatch.setattr("training.running.run.process_group", lambda _device: Two())
     with pytest.raises(InvalidConfig, match="shared evenly by 2 processes"):
         train(RunOptions(shop, tmp_path / "run", config, tmp_path / "cache", device="cpu"))
 

@@ -21,7 +21,7 @@ from training.data.splits import Split, leave_out, split_snapshot
 from training.evaluation.held_out import Embed
 from training.head_start import start_head
 from training.inputs import FeatureInputs, ImageInputs, TrainingInputs, embed_cached
-from training.starting_model import StartingModel
+from training.running.starting_model import StartingModel
 
 # Large enough to recognise near-duplicates.
 _THUMBNAILS = Preprocessing(image_size=64, interpolation="bilinear")

@@ -10,7 +10,7 @@ import pytest
 
 from training.evaluation.bootstrap import Interval
 from training.evaluation.evaluation_set import EvaluationSet, SetImage, measure
-from training.gate import GatePolicy, Measured, decide
+from training.gate.decision import GatePolicy, Measured, decide
 
 LENIENT = GatePolicy(guards={}, max_class_drop=1.0)
 CODES_OF_A_COMPARISON = [
@@ -409,7 +409,7 @@ def test_invalid_measurements_are_refused(changed):
 @pytest.mark.long
 def test_the_gate_loads_neither_network_nor_loop():
     program = (
-        "import sys, training.gate; "
+        "import sys, training.gate.decision; "
         "print([name for name in ('torch', 'pyarrow', 'training.loop') if name in sys.modules])"
     )
 

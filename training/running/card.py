@@ -15,8 +15,8 @@ import torch
 from training.config import TrainingConfig
 from training.errors import InvalidRun
 from training.loop_parts import LoopResult
-from training.preparation import TrainingData
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
+from training.running.preparation import TrainingData
 
 _PACKAGES = ("akin", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "timm")
 _GIT_SECONDS = 5

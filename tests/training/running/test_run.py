@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-import training.run
+import training.running.run
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
 from tests.training.shapes import write_shapes
@@ -22,7 +22,7 @@ from training.errors import DeviceLost, InvalidConfig, InvalidRun, UnfitData
 from training.evaluation.checkpoints import evaluate_checkpoint
 from training.report.metrics_log import read_metrics
 from training.report.progress import SilentProgress
-from training.run import RunHooks, RunOptions, train
+from training.running.run import RunHooks, RunOptions, train
 
 CONFIG = load_preset(
     "tiny",
@@ -333,14 +333,14 @@ def test_recall_at_1_is_always_measured(shapes, tmp_path):
 def test_a_run_killed_while_writing_results_resumes_to_the_same_checkpoint(
     finished, shapes, tmp_path, monkeypatch, place
 ):
-    real = getattr(training.run, place)
+    real = getattr(training.running.run, place)
 
     def cut_off(*arguments, **named):
         if place == "save_checkpoint":
             real(*arguments, **named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.run, place, cut_off)
+    monkeypatch.setattr(training.running.run, place, cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(options(shapes, tmp_path))
     monkeypatch.undo()
@@ -365,7 +365,7 @@ def test_a_failed_device_is_named_with_the_remedy(shapes, tmp_path, monkeypatch,
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("training.run._train", fail)
+    monkeypatch.setattr("training.running.run._train", fail)
     with pytest.raises(DeviceLost, match=r"the device cpu failed: .*--resume"):
         train(options(shapes, tmp_path))
 

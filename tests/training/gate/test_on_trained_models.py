@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.training.clouds import CLOUD_LABELS, IMAGES_PER_CLASS, NUM_TRAINED, loop_parts, with_knobs
 from training.evaluation.evaluation_set import EvaluationSet, SetImage, measure
-from training.gate import GatePolicy, Measured, decide
+from training.gate.decision import GatePolicy, Measured, decide
 from training.loop import TrainingLoop
 
 NUM_GALLERY, NUM_HELD_OUT = 2, 2  # of the images of each class

@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 
 from training.errors import InvalidConfig
-from training.gate_policy import GatePolicy
+from training.gate.policy import GatePolicy
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from torch import nn
 
 from embedding.model import EmbeddingModel
 from training.config import TrainingConfig
-from training.distributed import ProcessGroup
 from training.errors import InvalidConfig
 from training.optimisation import has_batch_norm
-from training.preparation import TrainingData
-from training.starting_model import StartingModel
+from training.running.distributed import ProcessGroup
+from training.running.preparation import TrainingData
+from training.running.starting_model import StartingModel
 
 
 def check_processes(config: TrainingConfig, model: EmbeddingModel, group: ProcessGroup, device: torch.device) -> None:

@@ -94,7 +94,7 @@ def test_a_command_that_cannot_be_run_is_named(start, command, status):
 @pytest.mark.parametrize("arguments", [[], ["--grace", "-1", "--", "true"], ["--grace", "nan", "--", "true"]])
 def test_an_invalid_command_line_is_refused(arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "training.keeper", *arguments],
+        [sys.executable, "-m", "training.processes.keeper", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -208,7 +208,7 @@ def test_killing_the_keeper_ends_the_command(start, tmp_path):
 
 def test_the_keeper_imports_no_library():
     program = (
-        "import sys, training.keeper; "
+        "import sys, training.processes.keeper; "
         "print([name for name in ('numpy', 'torch', 'typer', 'rich', 'embedding') if name in sys.modules])"
     )
 

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.test_gate import CODES_OF_A_COMPARISON, LENIENT, both, decided, failing
-from training.gate import GatePolicy
+from tests.training.gate.test_decision import CODES_OF_A_COMPARISON, LENIENT, both, decided, failing
+from training.gate.decision import GatePolicy
 
 
 @st.composite

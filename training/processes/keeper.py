@@ -1,6 +1,6 @@
 """Run a command on behalf of a worker so that none of its processes outlives the worker.
 
-    python -m training.keeper --grace SECONDS -- COMMAND…
+    python -m training.processes.keeper --grace SECONDS -- COMMAND…
 
 The worker holds the other end of the keeper's standard input and writes nothing to it. When the worker ends for any
 reason, the keeper reads the end of file, sends SIGTERM to COMMAND's process group, waits for the grace period and
@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from training.parent_process import ParentGone, adopt_orphans, end_with_parent
+from training.processes.parent_process import ParentGone, adopt_orphans, end_with_parent
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PROC = Path("/proc")
@@ -39,7 +39,7 @@ _READ_BYTES = 4096
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.keeper", description="Run a command that ends with its caller."
+        prog="python -m training.processes.keeper", description="Run a command that ends with its caller."
     )
     parser.add_argument("--grace", type=float, default=60.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")

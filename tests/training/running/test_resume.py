@@ -3,9 +3,9 @@ import errno
 import pytest
 import torch
 
-from training import resume
 from training.errors import InvalidRun
-from training.resume import latest_state, load_state, save_state
+from training.running import resume
+from training.running.resume import latest_state, load_state, save_state
 
 
 def test_a_state_is_read_back(tmp_path):

@@ -1,0 +1,1 @@
+"""One run of training, from a path to a folder with a checkpoint and a report."""
