@@ -58,4 +58,4 @@ async def _try(task: str, work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
     except Exception:  # logged, and tried again when next due: requests do not depend on it
-        log.exception("upkeep_failed", task=task)
+        log.exception("access_task_failed", task=task)

@@ -135,7 +135,7 @@ def snapshot_of(
     rows = list(images)
     for image in rows:
         if not _SHA256.fullmatch(image.sha256):
-            raise ValueError(f"{image.location}: {image.sha256!r} is no SHA-256 in lower-case hex")
+            raise ValueError(f"{image.location}: {image.sha256!r} is not a SHA-256 in lower-case hex")
     return _snapshot(layout, rows, tuple(problems), tuple(notes))
 
 

@@ -82,9 +82,9 @@ def _check_path(image: str) -> None:
     try:
         name = os.fsencode(image)
     except UnicodeEncodeError as error:
-        raise ValueError(f"the image {short(image)} is no path: {error.reason}") from error
+        raise ValueError(f"the image {short(image)} is not a valid path: {error.reason}") from error
     if b"\0" in name:
-        raise ValueError(f"the image {short(image)} is no path: it holds a NUL character")
+        raise ValueError(f"the image {short(image)} is not a valid path: it contains a NUL character")
 
 
 def _role(record: Mapping[str, object]) -> Role:

@@ -60,7 +60,7 @@ def parse_json(text: str) -> object:
     """Parse strict JSON; raises ValueError for NaN, infinity and anything else that is not JSON."""
 
     def refuse(constant: str) -> object:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         return json.loads(text, parse_constant=refuse)

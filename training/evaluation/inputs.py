@@ -86,5 +86,5 @@ def _check_integers(labels: NDArray[np.generic], name: str) -> None:
     if bad.any():
         row = int(bad.argmax())
         raise InvalidEmbeddings(
-            f"{name} label {labels[row].item()} of image {row} is no int64; number the classes again"
+            f"{name} label {labels[row].item()} of image {row} is not an int64; number the classes again"
         )

@@ -116,7 +116,7 @@ def _checked_own_rows(own_rows: NDArray[np.int64] | None, num_queries: int, num_
     if outside.any():
         query = int(outside.argmax())
         raise InvalidEmbeddings(
-            f"own row {own_rows[query]} of query {query} is no row of a gallery of {num_gallery}; give -1 where the "
+            f"own row {own_rows[query]} of query {query} is not a row of a gallery of {num_gallery}; give -1 where the "
             "gallery does not hold the query"
         )
     return own_rows.astype(np.int64, copy=False)
@@ -193,7 +193,7 @@ def _measure_block(
     codes_B = torch.from_numpy(codes).to(scores_BG.device)
     num_relevant_B = torch.from_numpy(result.num_relevant[ids]).to(scores_BG.device)
     ranked_BK = rank(scores_BG, num_ranks)
-    # Excluded rows come last, and are no hits if the ranking reaches them.
+    # Excluded rows come last, and are not hits if the ranking reaches them.
     is_hit_BK = (gallery.codes_G[ranked_BK] == codes_B[:, None]) & ~scores_BG.gather(1, ranked_BK).isneginf()
     first_hits_B = first_hit_ranks(scores_BG, is_hit_BK, codes_B, num_relevant_B > 0, gallery)
     result.first_hit_rank[ids] = first_hits_B.cpu().numpy()

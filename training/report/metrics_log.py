@@ -88,7 +88,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, Record]]:
         if isinstance(record, dict) and line.endswith(b"\n"):
             whole.append((line, record))
         elif position < len(lines):
-            raise InvalidRun(f"{path}:{position} is no JSON object; remove that line to read the rest")
+            raise InvalidRun(f"{path}:{position} is not a JSON object; remove that line to read the rest")
     return whole
 
 

@@ -18,7 +18,7 @@ TRAINING = "Training"
 _LEAST_SECONDS = 0.5
 # The speed is measured over this time, long enough not to jump with each step.
 _SPEED_SECONDS = 30.0
-# Fields of an evaluation's record that are no metrics.
+# Fields of an evaluation's record that are not metrics.
 _NO_METRICS = frozenset({"step", "seconds", "projection", "epoch"})
 
 

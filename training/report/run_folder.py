@@ -27,10 +27,10 @@ Record = Mapping[str, object]
 def require_run(run_dir: Path) -> None:
     """Raise InvalidRun unless `run_dir` is the folder of a run."""
     if not run_dir.is_dir():
-        raise InvalidRun(f"{run_dir} is no folder; name a folder that `akin train` has written")
+        raise InvalidRun(f"{run_dir} is not a folder; name a folder that `akin train` has written")
     if not (run_dir / RUN_CARD).is_file() and not (run_dir / METRICS).is_file():
         missing = f"it holds neither {RUN_CARD} nor {METRICS}"
-        raise InvalidRun(f"{run_dir} is no run: {missing}; name a folder that `akin train` has written")
+        raise InvalidRun(f"{run_dir} is not a training run: {missing}; name a folder that `akin train` has written")
 
 
 def read_run_file(run_dir: Path, name: str) -> object:
@@ -41,7 +41,7 @@ def read_run_file(run_dir: Path, name: str) -> object:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InvalidRun(f"{path} is no JSON ({error}); delete it, or take it from a backup") from error
+        raise InvalidRun(f"{path} is not JSON ({error}); delete it, or take it from a backup") from error
     return value
 
 

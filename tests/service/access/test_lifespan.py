@@ -39,7 +39,7 @@ def test_background_work_that_fails_is_tried_again_and_does_not_keep_a_server_fr
     with capture_logs() as logs:
         asyncio.run(live())
 
-    failed = [line["task"] for line in logs if line["event"] == "upkeep_failed"]
+    failed = [line["task"] for line in logs if line["event"] == "access_task_failed"]
     assert failed.count("audit") > 1
     assert "uses_of_keys" in failed
     assert [line["reason"] for line in logs if line["event"] == "audit_not_written"] == ["the server is stopping"]

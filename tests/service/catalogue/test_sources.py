@@ -104,7 +104,7 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ([1, 2], "a JSON object is needed"),
         ({"product_id": "a", "image": "a.png", "tittle": "x"}, "unknown column 'tittle'"),
         ({"product_id": "a", "image": "a.png", "path": "b.png"}, "two columns 'image'"),
-        ({"product_id": "a", "image": "a.png", "attributes": {"price": float("nan")}}, "NaN is no JSON number"),
+        ({"product_id": "a", "image": "a.png", "attributes": {"price": float("nan")}}, "NaN is not a JSON number"),
         ({"product_id": "a", "image": "a.png", "attributes": {"x": "\ud800"}}, "lone surrogate"),
         ({"product_id": "a", "image": "a.png", "title": "a\ud800b"}, "lone surrogate"),
         ({"product_id": "a", "image": "a.png", "title": "a\0b"}, "NUL"),

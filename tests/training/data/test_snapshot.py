@@ -210,5 +210,5 @@ def test_no_rows_give_an_empty_snapshot():
 def test_an_invalid_hash_is_named(shop, digest):
     image = replace(open_training_data(shop).images[0], sha256=digest, location="row 7")
 
-    with pytest.raises(ValueError, match=r"row 7: .* is no SHA-256"):
+    with pytest.raises(ValueError, match=r"row 7: .* is not a SHA-256"):
         snapshot_of("catalogue", [image])

@@ -59,7 +59,7 @@ def test_an_empty_label_defaults_to_the_product_id(tmp_path):
         ({"label": "a"}, "image is empty"),
         ({"label": "a", "image": 3}, "image is empty"),
         ({"label": "a", "image": "a\0.png"}, "NUL"),
-        ({"label": "a", "image": "\ud800.png"}, "is no path"),
+        ({"label": "a", "image": "\ud800.png"}, "is not a valid path"),
         ({"label": "a", "image": "a.png", "role": "hero"}, "must be catalogue or example"),
         ({"label": "a", "image": "a.png", "part": "dev"}, "must be train, validation or test"),
         ({"label": "a", "image": "a.png", "part": 1}, "must be train, validation or test"),

@@ -28,7 +28,7 @@ def test_json_lines_may_be_blank_and_keep_their_numbers(tmp_path):
     [
         ("[1]", "a JSON object is needed"),
         ('{"image": ', "not JSON"),
-        ('{"image": NaN}', "NaN is no JSON number"),
+        ('{"image": NaN}', "NaN is not a JSON number"),
         ('{"imge": "a.png"}', "unknown column 'imge'"),
         ('{"image": "a.png", "path": "b.png"}', "two columns 'image'"),
     ],

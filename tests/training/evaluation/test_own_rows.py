@@ -70,7 +70,7 @@ def test_an_own_row_with_another_label_removes_no_hit():
 @pytest.mark.parametrize(
     ("own_rows", "message"),
     [
-        (np.array([0, 60]), "own row 60 of query 1 is no row of a gallery of 60"),
+        (np.array([0, 60]), "own row 60 of query 1 is not a row of a gallery of 60"),
         (np.array([-2, 0]), "own row -2 of query 0"),
         (np.array([0]), "one integer per query"),
         (np.array([0.0, 1.0]), "one integer per query"),

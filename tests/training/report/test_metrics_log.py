@@ -105,7 +105,7 @@ def test_an_incomplete_last_line_is_ignored(tmp_path):
 def test_damage_within_the_log_is_named_by_its_line(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 2}}\n')
 
-    with pytest.raises(InvalidRun, match=r"metrics\.jsonl:2 is no JSON object; remove that line"):
+    with pytest.raises(InvalidRun, match=r"metrics\.jsonl:2 is not a JSON object; remove that line"):
         read_metrics(tmp_path)
 
 

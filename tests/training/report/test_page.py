@@ -195,7 +195,7 @@ def test_values_of_a_wrong_kind_do_not_break_the_report(run_dir, value):
 def test_a_damaged_file_is_an_error_that_names_it(run_dir):
     (run_dir / "evaluation.json").write_text("{")
 
-    with pytest.raises(InvalidRun, match=r"evaluation\.json is no JSON"):
+    with pytest.raises(InvalidRun, match=r"evaluation\.json is not JSON"):
         write_report(run_dir)
 
 

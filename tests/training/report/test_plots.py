@@ -87,7 +87,7 @@ def test_long_curves_are_drawn_as_means_of_stretches():
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InvalidRun, match="is no run"):
+    with pytest.raises(InvalidRun, match="is not a training run"):
         write_curves(tmp_path)
 
 

@@ -9,7 +9,7 @@ def test_a_folder_without_run_files_is_refused(tmp_path):
 
     with pytest.raises(InvalidRun, match=r"neither run_card\.json nor metrics\.jsonl; name a folder"):
         require_run(tmp_path)
-    with pytest.raises(InvalidRun, match="is no folder"):
+    with pytest.raises(InvalidRun, match="is not a folder"):
         require_run(tmp_path / "absent")
 
 
