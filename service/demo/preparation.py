@@ -90,7 +90,7 @@ def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
     queries = demo.queries[::stride]
     num_first = num_in_ten = 0
     title = f"search: {len(queries)} held-out images over HTTP"
-    with step(announce, title), httpx.Client(base_url=address) as client:
+    with step(announce, title), httpx.Client(base_url=address, timeout=_READY_SECONDS) as client:
         _wait_until_ready(client)
         for product_id, path in queries:
             found = _search(client, path)
