@@ -1,4 +1,4 @@
-"""Batches of P classes × m images, with the representatives of the current selection among them (method.md §3).
+"""Batches of P classes × m images, with the representatives of the current selection among them (docs/method.md §3).
 
 A batch is planned one step ahead: its seed classes are drawn and their nearest classes requested before the current
 step is computed. The device therefore never waits for the host, and mining uses a table that is one step old.

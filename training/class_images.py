@@ -51,7 +51,7 @@ class Queues:
     """One queue per group: members are drawn without replacement, and shuffled again once all are drawn.
 
     A queue is first shuffled at its first draw. `max_c n_c` selections of one image per class select every image
-    (method.md §1, arXiv:2209.09060).
+    (docs/method.md §1, arXiv:2209.09060).
     """
 
     def __init__(self, groups: Groups, generator: np.random.Generator) -> None:

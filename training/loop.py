@@ -1,4 +1,4 @@
-"""The training loop (method.md §6), from the first projection to the selected weights.
+"""The training loop (docs/method.md §6), from the first projection to the selected weights.
 
 Shape legend: B images of a batch, P classes, D embedding dimension.
 """
@@ -29,7 +29,7 @@ from training.optimisation import (
 from training.projections import Projections, norm_of, relax
 from training.report.diagnostics import CollapseWatch, PullWatch, diagnose
 
-# Candidate shares of the way from the first weights to the last, when the final relaxation is chosen.
+# Candidates for the final relaxation a in θ_first + a(θ_last − θ_first).
 RELAXATION_GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -310,7 +310,7 @@ class TrainingLoop:
         self._hooks.record({"step": self._step, "seconds": round(self._seconds, 3), **record})
 
     def state(self) -> dict[str, Any]:
-        """Return on the CPU everything that influences the next step (method.md §6)."""
+        """Return on the CPU everything that influences the next step (docs/method.md §6)."""
         parts = self._parts
         return {
             "network": _on_cpu(parts.inputs.network.state_dict()),

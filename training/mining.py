@@ -1,4 +1,4 @@
-"""Hard class mining: classes with close representatives (method.md §5; how often and how many is our choice).
+"""Hard class mining: classes with close representatives (docs/method.md §5; how often and how many is our choice).
 
 Shape legend: C classes, P classes of a batch, S seeds, D embedding dimension, K candidates per seed.
 """

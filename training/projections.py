@@ -1,4 +1,4 @@
-"""Alternating projections onto feasible sets (method.md §1 and §2).
+"""Alternating projections onto feasible sets (docs/method.md §1 and §2).
 
 Selecting one representative per class relaxes the constraints to the pairs with a representative. The projection onto
 the relaxed set, θ_{k+1} = argmin ½‖θ − θ_k‖² over θ in C_k, is solved approximately by T optimiser steps on

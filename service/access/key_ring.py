@@ -19,11 +19,11 @@ from service.storage.tables.access import APIKey
 
 # Within this time a key is refused everywhere after any process has revoked it.
 FRESH_SECONDS = 2.0
-# The other half is for the read itself.
+# Half of that time; the read itself may take the other half.
 POLL_SECONDS = FRESH_SECONDS / 2
 # Requests with unknown keys, guesses among them, make the table be read at most this often.
 BETWEEN_READS_SECONDS = 0.25
-# How long a request with an unknown key waits for the next read: longer than a silent database takes to be given up.
+# How long a request with an unknown key waits for the next read: longer than a read of a hanging database can take.
 _PATIENCE_SECONDS = 15.0
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class KeyRing:
         """Return the holder of `key`; raises InvalidKey, or KeysUnavailable if the key is unknown and may be new."""
         digest = key_digest(key)
         if self._settings_digest is not None and hmac.compare_digest(digest, self._settings_digest):
-            # The key of the settings replaces the first key, and goes by its name.
+            # The key of the settings replaces the first key and is reported under the same name.
             return FoundKey(Actor(FIRST_KEY, frozenset(Scope)))
         known = self._match(digest)
         if known is None:
@@ -74,10 +74,10 @@ class KeyRing:
         return FoundKey(Actor(known.name, known.scopes, known.id), refusal)
 
     def replace(self, row: APIKey) -> None:
-        """Take over a key that this process created, changed or revoked; it counts at once, without a read."""
+        """Store a key that this process has created, changed or revoked; takes effect at once, without a read."""
         self._num_changes += 1
         known = self._keys.get(row.id)
-        # Of a rotation and a revocation at the same time, either may be reported last: the key stays revoked.
+        # A concurrent rotation and revocation may arrive in either order; the key must stay revoked.
         if known is None or known.revoked_at is None:
             self._keys[row.id] = known_key(row)
 
@@ -90,7 +90,7 @@ class KeyRing:
             while not is_read:
                 num_changes = self._num_changes
                 keys = await asyncio.to_thread(load_keys, self._database)
-                # What was read may lack a change that `replace` took over meanwhile.
+                # A change that `replace` stored during the read may be missing from its result: read again.
                 is_read = num_changes == self._num_changes
             self._keys = {key.id: key for key in keys}
         except (DatabaseError, StorageFull) as error:

@@ -1,4 +1,4 @@
-"""Keys that stand in other text, such as a URL: found, and masked before the text is logged or stored."""
+"""Find keys inside other text, such as a URL, and mask them before the text is logged or stored."""
 
 import re
 from urllib.parse import unquote

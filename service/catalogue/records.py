@@ -9,24 +9,14 @@ from typing import TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.catalogue.errors import ProductNotFound
-from service.storage.database import Database, current_watermark, in_utc, next_change_seqs, now
+from service.storage.database import current_watermark, in_utc
 from service.storage.media import MediaName
-from service.storage.tables.catalogue import CATALOGUE, ROLES, MediaObject, Product, ProductImage
+from service.storage.tables.catalogue import CATALOGUE, MediaObject, Product, ProductImage
 
 T = TypeVar("T")
 
 # Keys in one IN clause: databases limit the number of parameters of a statement.
 KEYS_PER_QUERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueCounts:
-    """Numbers of products and images that are not deleted."""
-
-    num_products: int
-    num_images: dict[str, int]  # by role
-    watermark: int  # the number of the last change
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +48,6 @@ class CatalogueContents:
 
     watermark: int
     images: list[CatalogueImage]
-
-
-def catalogue_counts(database: Database) -> CatalogueCounts:
-    """Count products and images that are not deleted."""
-    with database.reading() as session:
-        return count_catalogue(session)
-
-
-def delete_products(database: Database, product_ids: Sequence[str]) -> int:
-    """Mark products and their images as deleted in one transaction; return the number of images.
-
-    Raises ProductNotFound, and deletes nothing, if one of the products does not exist.
-    """
-    for product_id in product_ids:
-        # No id has unprintable characters, and PostgreSQL rejects a NUL in a parameter.
-        if not product_id.isprintable():
-            raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")
-    with database.transaction() as session:
-        return remove_products(session, product_ids)
-
-
-def is_image_stored(database: Database, name: MediaName) -> bool:
-    """Return whether an image is stored under this name, whatever its role."""
-    with database.reading() as session:
-        return media_names_of(session, [name.sha256]).get(name.sha256) == name
-
-
-def count_catalogue(session: Session) -> CatalogueCounts:
-    """Count products and images that are not deleted, as this session sees them."""
-    num_products = session.scalar(select(func.count()).select_from(Product).where(Product.deleted_at.is_(None))) or 0
-    by_role = session.execute(
-        select(ProductImage.role, func.count()).where(ProductImage.deleted_at.is_(None)).group_by(ProductImage.role)
-    )
-    counts = {row[0]: row[1] for row in by_role}
-    return CatalogueCounts(num_products, {role: counts.get(role, 0) for role in ROLES}, current_watermark(session))
 
 
 def read_catalogue(session: Session) -> CatalogueContents:
@@ -140,7 +95,7 @@ def labelled_images(session: Session) -> list[LabelledImage]:
 
 
 def num_changes_after(session: Session, watermark: int) -> int:
-    """Count the products and catalogue images that changed after a watermark, and so are not in a release of then."""
+    """Count products and catalogue images changed after `watermark`, which a release with that watermark lacks."""
     products = select(func.count()).select_from(Product).where(Product.change_seq > watermark)
     images = (
         select(func.count())
@@ -157,30 +112,6 @@ def media_names_of(session: Session, digests: Sequence[str]) -> dict[str, MediaN
         query = select(MediaObject.sha256, MediaObject.extension).where(MediaObject.sha256.in_(part))
         found.update((sha256, MediaName(sha256, extension)) for sha256, extension in session.execute(query))
     return found
-
-
-def remove_products(session: Session, product_ids: Sequence[str]) -> int:
-    """Mark products and their images as deleted; return the number of images.
-
-    Raises ProductNotFound, and changes nothing, if one of the products does not exist.
-    """
-    products = []
-    for product_id in dict.fromkeys(product_ids):
-        product = session.get(Product, product_id)
-        if product is None or product.deleted_at is not None:
-            raise ProductNotFound(f"the catalogue has no product {product_id!r}")
-        products.append(product)
-    ids = [product.id for product in products]
-    images = session.scalars(
-        select(ProductImage).where(ProductImage.product_id.in_(ids), ProductImage.deleted_at.is_(None))
-    ).all()
-    seqs = iter(next_change_seqs(session, len(products) + len(images)))
-    moment = now()
-    changed: list[Product | ProductImage] = [*products, *images]
-    for row in changed:
-        row.deleted_at = moment
-        row.change_seq = next(seqs)
-    return len(images)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

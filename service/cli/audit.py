@@ -24,7 +24,7 @@ def audit(
 ) -> None:
     """List changes and refused requests: who, what, when, from where, and the outcome."""
     from service.access.audit import AuditFilter, list_events
-    from service.cli.tables.keys import audit_table
+    from service.cli.tables.audit import audit_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.web.schemas.audit import AuditEventView

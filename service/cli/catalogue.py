@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from service.cli.audit_recording import recorded
 from service.cli.console import notes, output, print_json, progress_bar
-from service.cli.recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,7 +196,7 @@ def show(json: AsJSON = False) -> None:
     """Print the numbers of products and images."""
     from dataclasses import asdict
 
-    from service.catalogue.records import catalogue_counts
+    from service.catalogue.queries import catalogue_counts
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 
@@ -213,7 +213,7 @@ def show(json: AsJSON = False) -> None:
 @app.command()
 def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the products.")]) -> None:
     """Remove products with their images; the next release does not contain them."""
-    from service.catalogue.records import delete_products
+    from service.catalogue.editing import delete_products
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
 

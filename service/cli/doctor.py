@@ -19,7 +19,7 @@ from embedding.embedder import choose_device
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
-from service.catalogue.records import catalogue_counts
+from service.catalogue.queries import catalogue_counts
 from service.errors import ServiceError, reason_of
 from service.installation.installation import Installation, open_installation
 from service.installation.processes import WORKER, read_processes

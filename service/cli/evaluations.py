@@ -16,7 +16,7 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List evaluations, newest first."""
-    from service.cli.tables.releases import evaluations_table
+    from service.cli.tables.evaluations import evaluations_table
     from service.evaluations.queries import evaluation_json, list_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
@@ -51,7 +51,7 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what changed between two evaluations of the same queries, with confidence intervals."""
-    from service.cli.tables.releases import comparison_tables
+    from service.cli.tables.evaluations import comparison_tables
     from service.evaluations.comparison import compare_evaluations
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings

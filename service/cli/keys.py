@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from service.cli.audit_recording import command_line_user, recorded
 from service.cli.console import notes, output, print_json
-from service.cli.recording import command_line_user, recorded
 from service.cli.times import parse_duration, parse_moment
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from service.cli.audit_recording import command_line_user, recorded
 from service.cli.console import notes, output, print_json
-from service.cli.recording import command_line_user, recorded
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -170,7 +170,7 @@ def cancel(operation_id: Annotated[str, typer.Argument(help="Id of an operation.
     """Cancel an operation; its worker stops within seconds."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.records import request_cancel
+    from service.operations.cancelling import request_cancel
 
     with (
         open_installation(load_settings()) as installation,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from service.cli.audit_recording import recorded
 from service.cli.console import output, print_json, progress_bar
-from service.cli.recording import recorded
 
 index_app = typer.Typer(help="Build the index over the catalogue.", no_args_is_help=True)
 release_app = typer.Typer(help="List releases and choose the active one.", no_args_is_help=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from service.catalogue.importing import import_catalogue
-from service.catalogue.records import count_catalogue
+from service.catalogue.queries import count_catalogue
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.demo.errors import DemoError
 from service.demo.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue

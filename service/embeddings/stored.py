@@ -16,7 +16,7 @@ from service.embeddings.errors import MissingEmbeddings
 from service.storage.database import Database, insert_missing
 from service.storage.errors import MediaError
 from service.storage.media import MediaName, MediaStore
-from service.storage.tables.catalogue import StoredEmbedding
+from service.storage.tables.embeddings import StoredEmbedding
 
 _DTYPE = np.dtype("<f4")
 

@@ -14,7 +14,7 @@ from service.evaluations.queries import evaluation_json, find_evaluation
 from service.evaluations.records import measurement_path, set_path
 from service.installation.installation import Installation
 from service.storage.media import MediaName
-from service.storage.tables.releases import Evaluation
+from service.storage.tables.evaluations import Evaluation
 from training.errors import InvalidEvaluation
 from training.evaluation.bootstrap import Interval, paired_bootstrap, stratified_paired_bootstrap
 from training.evaluation.evaluation_set import MEAN_OF_PARTS, EvaluationSet, SetImage, SetMeasurement

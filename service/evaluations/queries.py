@@ -3,7 +3,7 @@
 from service.evaluations.errors import EvaluationNotFound
 from service.evaluations.records import select_evaluations
 from service.storage.database import Database, in_utc
-from service.storage.tables.releases import Evaluation
+from service.storage.tables.evaluations import Evaluation
 
 
 def list_evaluations(

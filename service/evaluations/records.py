@@ -1,4 +1,4 @@
-"""The table of evaluations and the paths of their files: functions for domain rooms, which pass their session in.
+"""Rows of evaluations and the paths of their files; the functions take the session of their caller.
 
 A row holds the metrics of one model on one evaluation set. Two files belong to it: the set, which all evaluations on it
 share, and the measurement, which holds the result of each query.
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from service.evaluations.errors import EvaluationNotFound
 from service.installation.settings import Settings
 from service.storage.database import now
-from service.storage.tables.releases import Evaluation
+from service.storage.tables.evaluations import Evaluation
 
 _ID_LENGTH = 16
 

@@ -13,7 +13,7 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.storage.database import Database, database_time
-from service.storage.tables.operations import Process
+from service.storage.tables.processes import Process
 
 API, WORKER = "api", "worker"
 KINDS = (API, WORKER)

@@ -1,4 +1,4 @@
-"""Import labels: open what was handed in, apply the rows, and report on them."""
+"""Import labels from a path or an upload: open the source, apply its rows, write a report."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

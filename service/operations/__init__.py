@@ -1,1 +1,1 @@
-"""Work that outlasts a request, retraining and building a release: requested at the edges, performed by a worker."""
+"""Request, record and cancel work that outlasts a request: retraining, and building a release."""

@@ -1,4 +1,4 @@
-"""Look at operations: what HTTP and the command line call. Each function opens its own short session."""
+"""Find, list and follow operations, for HTTP and the command line; each function opens its own session."""
 
 import time
 from collections.abc import Collection, Iterator

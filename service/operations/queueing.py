@@ -1,4 +1,4 @@
-"""Request an operation: what HTTP and the command line call."""
+"""Queue a retrain or a build, for HTTP and the command line."""
 
 import shutil
 import time

@@ -11,7 +11,8 @@ from service.releases.errors import InvalidRelease, ReleaseNotFound
 from service.releases.files import read_manifest_facts, verify_release
 from service.releases.queries import ListedRelease
 from service.releases.records import active_release, require_active_release, require_release, select_activations
-from service.storage.tables.releases import ActivationEvent, Evaluation
+from service.storage.tables.evaluations import Evaluation
+from service.storage.tables.releases import ActivationEvent
 
 
 @dataclass(frozen=True, slots=True)

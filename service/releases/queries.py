@@ -7,8 +7,9 @@ from service.evaluations.records import newest_evaluations
 from service.installation.processes import API, living_processes
 from service.releases.records import ActiveRelease, active_release, select_activations, select_releases
 from service.storage.database import Database
-from service.storage.tables.operations import Process
-from service.storage.tables.releases import ActivationEvent, Evaluation, Release
+from service.storage.tables.evaluations import Evaluation
+from service.storage.tables.processes import Process
+from service.storage.tables.releases import ActivationEvent, Release
 
 
 @dataclass(frozen=True, slots=True)

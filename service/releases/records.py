@@ -1,4 +1,4 @@
-"""The tables of releases and activations: functions for domain rooms, which pass their session in."""
+"""Rows of releases and activations; the functions take the session of their caller."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import ServiceError
-from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
+from service.storage.connections import READING, describe_failure, make_engine, sqlstate_of
 from service.storage.errors import DatabaseFull, DatabaseUnavailable
 from service.storage.migration import current_revision, ensure_current
 from service.storage.postgresql import LONGEST_ATTEMPT_SECONDS, ServerSilent
@@ -72,7 +72,7 @@ class Database:
             if known is None:
                 raise
             if isinstance(known, DatabaseUnavailable):
-                # A database that is away, rather than busy, is remembered, so that others do not wait for it too.
+                # Later sessions fail fast while the database is unavailable; one that is merely busy does not count.
                 is_away = isinstance(getattr(error, "orig", None), ServerSilent) or not (
                     is_connected or isinstance(error, PoolTimeout)
                 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from service.storage.engine import READING, describe_failure, make_engine, sqlstate_of
+from service.storage.connections import READING, describe_failure, make_engine, sqlstate_of
 from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 from service.storage.postgresql import SESSION
 from service.storage.tables.table import TABLES_REVISION

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from service.access.lifespan import open_access
+from service.access.background import open_access
 from service.installation.installation import Installation, open_installation
 from service.installation.settings import Settings
 from service.labels.listing import LabelListing
@@ -31,7 +31,6 @@ from service.web.middleware.body_guard import BodyGuard
 from service.web.middleware.request_log import RequestLog
 from service.web.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
 from service.web.readiness import ProcessState
-from service.web.route_scopes import require_declared_scopes
 from service.web.routes import audit as audit_routes
 from service.web.routes import (
     catalogue,
@@ -42,12 +41,31 @@ from service.web.routes import (
     media,
     operations,
     pages,
+    processes,
     releases,
     retrain,
     search,
 )
 from service.web.routes import metrics as metrics_route
+from service.web.scope_checks import require_declared_scopes
 
+# In this order they appear in the OpenAPI document.
+_ROUTE_MODULES = (
+    search,
+    media,
+    health,
+    pages,
+    releases,
+    processes,
+    evaluations,
+    labels,
+    catalogue,
+    operations,
+    retrain,
+    keys,
+    audit_routes,
+    metrics_route,
+)
 _DESCRIPTION = """Find the products of a catalogue that look like a photo.
 
 Every error is an `application/problem+json` document (RFC 9457) with a stable `code`.
@@ -81,7 +99,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
                     LabelListing(installation.database),
                     is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
                 )
-                with metrics.telling_of(installation, disk, live, admission, process_state):
+                with metrics.observing(installation, disk, live, admission, process_state):
                     async with _following_releases(installation, live, process_state.database):
                         yield
 
@@ -97,11 +115,8 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
         dependencies=[Depends(refuse_key_in_address)],
     )
     app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
-    for router in (
-        search.router, media.router, health.router, pages.router, releases.router, evaluations.router, labels.router,
-        catalogue.router, operations.router, retrain.router, keys.router, audit_routes.router, metrics_route.router,
-    ):  # fmt: skip
-        app.include_router(router)
+    for module in _ROUTE_MODULES:
+        app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
     app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
     app.add_middleware(AuditRecorder)

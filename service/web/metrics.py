@@ -87,7 +87,7 @@ class ServerMetrics:
         return await loop.run_in_executor(self._scraper, encode, self.registry), content_type
 
     @contextmanager
-    def telling_of(
+    def observing(
         self,
         installation: Installation,
         disk: DiskWatch,

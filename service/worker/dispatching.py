@@ -1,8 +1,8 @@
 """Keep the rows of operations and the engine's workflows in step.
 
-A request writes only the row. Workers hand it to the engine, which distributes, remembers and repeats. Two things the
-engine cannot know: that the executor of a workflow is dead, and that an operation is still active although its workflow
-has ended.
+A request writes only the row. Workers hand it to the engine, which queues workflows, records the results of their steps
+and restarts them. The engine cannot know two things: that the executor of a workflow is dead, and that an operation is
+still active although its workflow has ended.
 """
 
 from collections.abc import Callable, Set
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from service.operations.claims import claim_operation, end_operation, locked_operation
 from service.operations.kinds import KINDS
-from service.operations.records import claim_operation, end_operation, locked_operation, select_operations
+from service.operations.records import select_operations
 from service.storage.database import Database
 from service.storage.tables.operations import ACTIVE_STATES, FAILED, Operation
 from service.worker.job_engine import ENDED_STATUSES, JobEngine, Workflow

@@ -15,7 +15,7 @@ from dbos import error as dbos_error
 
 from service.installation.settings import Settings
 from service.operations.kinds import KINDS
-from service.storage.engine import make_engine
+from service.storage.connections import make_engine
 from service.storage.errors import DatabaseVersionError
 from service.storage.postgresql import SESSION
 
@@ -68,7 +68,7 @@ class JobEngine:
         return [_workflow_of(status) for status in found]
 
     def resume(self, operation_id: str, queue: str) -> None:
-        """Put a workflow that has not ended back into a queue, whatever executor it has: check that first."""
+        """Put a workflow back into a queue. Unconditional: the caller checks first that its executor is dead."""
         DBOS.resume_workflow(operation_id, queue_name=queue)
 
 

@@ -26,7 +26,7 @@ from service.installation.processes import (
 )
 
 _BEAT_SECONDS = 3.0
-# After an outage of the database, the silence of the others proves nothing until each had time to report again.
+# After an outage of the database no worker is declared dead until each has had time to report again.
 _SETTLING_SECONDS = 4 * _BEAT_SECONDS
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class Heartbeat:
 
     @property
     def is_silence_meaningful(self) -> bool:
-        """Whether a worker that has not reported may be taken for dead."""
+        """Whether a worker that has not reported may be declared dead."""
         return self._clock() >= self._reliable_at
 
     def start(self) -> None:

@@ -66,4 +66,4 @@ class _Rounds(Collector):
 
     def collect(self) -> Iterator[Metric]:
         is_up = self.last_at is not None and time.monotonic() - self.last_at < _SILENT_SECONDS
-        yield GaugeMetricFamily("akin_worker_up", "1 while the worker makes its rounds, at work or not.", value=is_up)
+        yield GaugeMetricFamily("akin_worker_up", "1 while the worker polls for work, idle or busy.", value=is_up)

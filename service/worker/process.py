@@ -22,10 +22,10 @@ from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.operations.queueing import remove_stray_folders
 from service.worker.dispatching import Dispatcher
-from service.worker.execution import TEMPORARY_ERRORS, OperationRunner
 from service.worker.job_engine import job_engine, run_once
 from service.worker.liveness import Heartbeat, living_workers, registered_worker
 from service.worker.metrics import WorkerMetrics
+from service.worker.operation_runner import TEMPORARY_ERRORS, OperationRunner
 from service.worker.workflows import WORKFLOW_VERSION
 
 # The longest orderly stop: training saves its state. Deployments wait longer than this before they kill.

@@ -15,7 +15,7 @@ import structlog
 
 from service.errors import KNOWN_ERRORS, code_of, reason_of
 from service.installation.installation import Installation
-from service.operations.records import begin_step, finish_step, owned_operation
+from service.operations.claims import begin_step, finish_step, owned_operation
 from service.storage.errors import DatabaseUnavailable
 from service.storage.tables.operations import CANCELLED, FAILED, REJECTED
 

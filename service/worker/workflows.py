@@ -22,7 +22,7 @@ from service.worker.steps.snapshot import import_labels, request_of, split, take
 from service.worker.steps.training import train
 
 WORKFLOW_VERSION = "1"
-# How often a release is rebuilt because the catalogue changed meanwhile; a busy catalogue never stands still.
+# How many times a release is built because the catalogue changed during the build; a busy one changes during each.
 _MAX_BUILDS = 3
 
 

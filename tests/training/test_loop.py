@@ -1,4 +1,4 @@
-"""The invariants of method.md §7 on a whole loop, with a problem that is learnt in a second."""
+"""The invariants of docs/method.md §7 on a whole loop, with a problem that is learnt in a second."""
 
 import math
 from dataclasses import replace

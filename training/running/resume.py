@@ -1,4 +1,4 @@
-"""Saved states: everything that influences the next step, so that a run resumes as if never interrupted.
+"""Saved states: everything that influences the next step, so that a resumed run equals an uninterrupted one.
 
 A state is one file, written under a temporary name, flushed and renamed; the previous one is removed only afterwards.
 The last complete state therefore survives any failure, including a full disk.

@@ -6,7 +6,6 @@ from datetime import datetime
 from rich.markup import escape
 from rich.table import Table
 
-from service.web.schemas.audit import AuditEventView
 from service.web.schemas.keys import KeyView
 
 _STATE_STYLE = {"active": "green", "expired": "yellow", "revoked": "red"}
@@ -28,19 +27,6 @@ def keys_table(views: Sequence[KeyView]) -> Table:
             _minute(view.expires_at),
             _minute(view.last_used_at),
             _minute(view.old_secret_until),
-        )
-    return table
-
-
-def audit_table(views: Sequence[AuditEventView]) -> Table:
-    """Return a table of events of the audit log."""
-    table = Table()
-    for name in ("when (UTC)", "who", "what", "target", "from", "outcome"):
-        table.add_column(name, overflow="fold")
-    for view in views:
-        table.add_row(
-            f"{view.at:%Y-%m-%d %H:%M:%S}",
-            *(escape(text) for text in (view.actor or "", view.action, view.target, view.address, view.outcome)),
         )
     return table
 

@@ -10,7 +10,7 @@ Two invariants that every reader relies on:
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.storage.tables.table import Table, Timestamp
@@ -83,16 +83,6 @@ class MediaObject(Table):
     width: Mapped[int]
     height: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(Timestamp)
-
-
-class StoredEmbedding(Table):
-    """The embedding of a stored image in one embedding space: little-endian float32."""
-
-    __tablename__ = "embeddings"
-
-    space_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    embedding: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class ChangeCounter(Table):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.storage.tables.table import Table, Timestamp
@@ -51,18 +51,3 @@ class ActivationEvent(Table):
     activated_by: Mapped[str] = mapped_column(String(200))
     reason: Mapped[str] = mapped_column(String(1000))
     operation_id: Mapped[str | None] = mapped_column(String(40), index=True)
-
-
-class Evaluation(Table):
-    """One model measured on one evaluation set; a file of the same id has the result of each query."""
-
-    __tablename__ = "evaluations"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    evaluation_set_id: Mapped[str] = mapped_column(String(64), index=True)
-    space_id: Mapped[str] = mapped_column(String(40))
-    release_id: Mapped[str | None] = mapped_column(String(60), index=True)
-    operation_id: Mapped[str | None] = mapped_column(String(40))
-    created_at: Mapped[datetime] = mapped_column(Timestamp, index=True)
-    num_queries: Mapped[int]
-    metrics: Mapped[dict[str, object]] = mapped_column(JSON)  # by part, then by name

@@ -14,7 +14,7 @@ from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.errors import ServiceError
 from service.web.app_state import AppState
-from service.web.route_scopes import declared_scope
+from service.web.scope_checks import declared_scope
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REFUSALS = frozenset(

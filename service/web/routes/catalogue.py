@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Query, Request
 
+from service.catalogue.editing import delete_products
 from service.catalogue.importing import import_path
-from service.catalogue.records import catalogue_counts, delete_products
+from service.catalogue.queries import catalogue_counts
 from service.web.app_state import AppStateDep
 from service.web.authorization import WriterDep
 from service.web.bodies.uploads import receive_archive, upload_folder

@@ -11,9 +11,9 @@ from service.access.keys import create_key, list_keys, revoke_key, rotate_key, s
 from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
 from service.web.middleware.audit import note_for_audit
-from service.web.route_scopes import KeyFirstRoute
 from service.web.schemas.keys import KEYS_PATH, KeyList, KeyRequest, KeyView, NewKey, RotateRequest
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
+from service.web.scope_checks import KeyFirstRoute
 
 log = structlog.get_logger(__name__)
 

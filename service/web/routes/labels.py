@@ -7,7 +7,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.catalogue.records import is_image_stored
+from service.catalogue.queries import is_image_stored
 from service.errors import InvalidParameter
 from service.labels.intake import import_labels
 from service.storage.media import MediaName

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.operations.cancelling import request_cancel
 from service.operations.kinds import Kind
 from service.operations.queries import find_operation, find_report, list_operations
-from service.operations.records import request_cancel
 from service.storage.tables.operations import OperationState
 from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep

@@ -1,17 +1,15 @@
-"""/v1/admin/releases, /v1/admin/activations and /v1/admin/processes."""
+"""/v1/admin/releases and /v1/admin/activations."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from service.installation.processes import read_processes
 from service.releases.activation import activate_verified, roll_back_verified
 from service.releases.inspection import find_release
 from service.releases.queries import list_activations, list_releases
 from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
 from service.web.middleware.audit import note_for_audit
-from service.web.route_scopes import KeyFirstRoute
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 from service.web.schemas.releases import (
     ActivationList,
@@ -19,13 +17,12 @@ from service.web.schemas.releases import (
     ActivationResult,
     ActivationState,
     ActivationView,
-    ProcessList,
-    ProcessView,
     ReleaseDetail,
     ReleaseList,
     ReleaseView,
     RollbackRequest,
 )
+from service.web.scope_checks import KeyFirstRoute
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=KeyFirstRoute)
 
@@ -116,14 +113,3 @@ def activations(
     """List activations and rollbacks, newest first; those of retired releases are kept."""
     events = list_activations(app_state.database, release_id=release_id, limit=limit)
     return ActivationList(activations=[ActivationView.of(event) for event in events])
-
-
-@router.get("/processes", responses=KEY_PROBLEMS)
-def processes(
-    app_state: AppStateDep,
-    _: AdminDep,
-    kind: Annotated[Literal["api", "worker"] | None, Query(description="Only those of this kind.")] = None,
-) -> ProcessList:
-    """List servers and workers: which are alive, and which release each server answers from."""
-    known = read_processes(app_state.database, kind=kind)
-    return ProcessList(processes=[ProcessView.of(process, is_living=is_living) for process, is_living in known])

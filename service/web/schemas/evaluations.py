@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from service.evaluations.comparison import Answer, Comparison, QueryChange
 from service.storage.database import in_utc
-from service.storage.tables.releases import Evaluation
+from service.storage.tables.evaluations import Evaluation
 
 
 class EvaluationView(BaseModel):

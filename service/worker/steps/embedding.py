@@ -68,7 +68,8 @@ def _checkpoint(run: Run, active: ActiveRelease) -> Path:
         return run.folder / RUN / CHECKPOINT
     while True:
         try:
-            # Without an active release the untrained model is written first, which a build would take for a leftover.
+            # Without an active release, this writes the untrained checkpoint. A build that runs at the same time would
+            # delete the unfinished files as abandoned.
             with only_builder(run.installation.settings):
                 return default_checkpoint(run.installation, active)
         except BuilderBusy:
@@ -76,6 +77,6 @@ def _checkpoint(run: Run, active: ActiveRelease) -> Path:
 
 
 def wait_for_builder(run: Run) -> None:
-    """Wait a moment for whoever holds the builder's lock; raises like `Run.check`."""
+    """Pause while another process holds the builder's lock; raises like `Run.check`."""
     run.check()
     time.sleep(_LOCK_POLL_SECONDS)

@@ -14,8 +14,8 @@ from service.catalogue.records import num_changes_after
 from service.errors import ServiceError
 from service.evaluations.records import assign_release
 from service.installation.processes import API, living_processes
+from service.operations.claims import own_operation
 from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
-from service.operations.records import own_operation
 from service.releases.build import ReleaseOrigin, build_release
 from service.releases.errors import ActivationConflict, BuilderBusy
 from service.releases.records import ActiveRelease, activate_release, activation_of_operation, active_release
@@ -147,7 +147,7 @@ def tidy(run: Run) -> Facts:
         except BuilderBusy:
             wait_for_builder(run)
         except ServiceError as error:
-            # The operation has achieved its purpose; old releases on the disk do not make it a failure.
+            # The release is published; that old ones could not be removed does not fail the operation.
             log.warning("releases_not_retired", operation_id=run.operation_id, reason=str(error))
             return {"retired_releases": [], "retention_error": str(error)}
 

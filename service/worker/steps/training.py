@@ -48,7 +48,7 @@ def train(run: Run) -> Facts:
             break
         ended = _train_once(run, run_dir)
         if ended.status == 0:
-            continue  # complete, or stopped by a signal that its worker did not get
+            continue  # complete, or stopped by a signal sent to the training process alone
         if not ended.is_killed:
             raise TrainingFailed(_reason(run.folder / TRAINING_LOG))
         num_in_all += 1
@@ -180,7 +180,7 @@ def _wait_for_lock(run: Run, run_dir: Path) -> None:
     """Wait until no other process uses the folder: that of a killed worker may still be saving its state."""
     path = run_dir / LOCK
     while path.exists() and not _is_free(path):
-        # Without a limit: that process ends within a minute of its worker, and a cancel ends the wait.
+        # No time limit: the other process ends within a minute of its worker, and cancelling ends this wait.
         run.report("Waiting for an earlier process to save its state", 0, 1)
         time.sleep(_POLL_SECONDS)
 

@@ -8,9 +8,11 @@ from sqlalchemy import select
 
 from embedding.decoding import DecodingLimits
 from service.catalogue import importing
+from service.catalogue.editing import remove_products
 from service.catalogue.errors import ProductNotFound
 from service.catalogue.importing import import_catalogue
-from service.catalogue.records import count_catalogue, read_catalogue, remove_products
+from service.catalogue.queries import count_catalogue
+from service.catalogue.records import read_catalogue
 from service.catalogue.reports import write_report
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.errors import StorageFull

@@ -13,9 +13,9 @@ from service.access import audit
 from service.access.audit import list_events
 from service.access.keys import FIRST_KEY, create_key, ensure_admin_key, key_digest, load_keys, revoke_key
 from service.access.masking import has_key
+from service.cli.audit_recording import recorded
 from service.cli.keys import show_new_key
 from service.cli.main import search_warning
-from service.cli.recording import recorded
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
 from service.storage.errors import DatabaseUnavailable

@@ -6,8 +6,9 @@ import pytest
 
 from service.cli import operations as cli
 from service.cli.tables.operations import progress_line
+from service.operations.claims import claim_operation, end_operation
 from service.operations.kinds import BUILD
-from service.operations.records import claim_operation, create_operation, end_operation, get_operation
+from service.operations.records import create_operation, get_operation
 from service.web.schemas.operations import OperationView
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.catalogue.records import count_catalogue
+from service.catalogue.queries import count_catalogue
 from service.demo.errors import DemoError
 from service.demo.preparation import check_demo
 from service.installation.installation import open_installation

@@ -15,7 +15,7 @@ from service.installation.processes import (
 )
 from service.storage import database as database_module
 from service.storage.database import now
-from service.storage.tables.operations import Process
+from service.storage.tables.processes import Process
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
+from service.catalogue.editing import remove_products
 from service.catalogue.images import image_id_of
 from service.catalogue.importing import import_catalogue
-from service.catalogue.records import count_catalogue, labelled_images, remove_products
+from service.catalogue.queries import count_catalogue
+from service.catalogue.records import labelled_images
 from service.catalogue.sources import ImportSource, SourceRow
 from service.errors import StorageFull
 from service.labels import applying

@@ -3,6 +3,7 @@
 import pytest
 
 from service.installation.processes import WORKER, register_process
+from service.operations.cancelling import request_cancel
 from service.operations.errors import InvalidOperation, OperationNotFound
 from service.operations.folder import RUN
 from service.operations.kinds import BUILD, RETRAIN
@@ -13,7 +14,7 @@ from service.operations.queries import (
     has_living_worker,
     list_operations,
 )
-from service.operations.records import create_operation, request_cancel
+from service.operations.records import create_operation
 from training.report.run_folder import REPORT
 
 

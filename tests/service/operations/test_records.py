@@ -5,19 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
-from service.operations.records import (
+from service.operations.cancelling import request_cancel
+from service.operations.claims import (
     OperationLost,
     begin_step,
     claim_operation,
-    create_operation,
     end_operation,
     finish_step,
-    get_operation,
-    release_claim,
-    request_cancel,
-    select_operations,
+    give_back_operation,
 )
+from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
+from service.operations.records import create_operation, get_operation, select_operations
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_a_worker_that_lost_an_operation_cannot_write(database):
         lambda: begin_step(database, operation.id, "w1", "evaluate"),
         lambda: finish_step(database, operation.id, "w1", "train", {"a": 1}, 1.0),
         lambda: end_operation(database, operation.id, "w1", "failed", None),
-        lambda: release_claim(database, operation.id, "w1"),
+        lambda: give_back_operation(database, operation.id, "w1"),
     ):
         with pytest.raises(OperationLost):
             write()
@@ -142,7 +140,7 @@ def test_repeated_steps_keep_their_order_and_first_start(database):
 def test_an_orderly_stop_does_not_count_as_an_attempt(database):
     operation = make(database)
     claim_operation(database, operation.id, "w1")
-    release_claim(database, operation.id, "w1")
+    give_back_operation(database, operation.id, "w1")
 
     assert claim_operation(database, operation.id, "w2") is not None
     assert read(database, operation.id).attempts == 1

@@ -8,8 +8,9 @@ from sqlalchemy import select
 from index.errors import LowRecall
 from index.indexer import embed_images
 from index.structures import IndexOptions
+from service.catalogue.editing import remove_products
 from service.catalogue.errors import EmptyCatalogue
-from service.catalogue.records import read_catalogue, remove_products
+from service.catalogue.records import read_catalogue
 from service.errors import InvalidSetting, ServiceError
 from service.installation.installation import open_installation
 from service.releases.build import build_release, only_builder
@@ -17,7 +18,7 @@ from service.releases.errors import ActivationConflict, InvalidRelease, ReleaseE
 from service.releases.files import load_release, verify_release, write_release
 from service.releases.records import activate_release, active_release, select_releases
 from service.storage.errors import MediaError
-from service.storage.tables.catalogue import StoredEmbedding
+from service.storage.tables.embeddings import StoredEmbedding
 
 
 @pytest.fixture

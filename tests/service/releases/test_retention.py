@@ -26,8 +26,9 @@ from service.releases.records import (
 )
 from service.releases.retention import retire_old_releases
 from service.storage.database import now
-from service.storage.tables.catalogue import StoredEmbedding
-from service.storage.tables.operations import Operation, Process
+from service.storage.tables.embeddings import StoredEmbedding
+from service.storage.tables.operations import Operation
+from service.storage.tables.processes import Process
 from service.storage.tables.releases import Release
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 from fastapi.testclient import TestClient
 
-from service.catalogue.records import remove_products
+from service.catalogue.editing import remove_products
 from service.installation.processes import list_processes
 from service.releases.build import build_release
 from service.releases.files import load_release

@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import InternalError, ProgrammingError
 
 from service.errors import InvalidSetting, StorageFull, reason_of
+from service.storage.connections import POOL_OVERFLOW, POOL_SIZE
 from service.storage.database import (
     current_watermark,
     database_time,
@@ -18,9 +19,9 @@ from service.storage.database import (
     now,
     open_database,
 )
-from service.storage.engine import POOL_OVERFLOW, POOL_SIZE
 from service.storage.errors import DatabaseUnavailable
-from service.storage.tables.catalogue import Product, StoredEmbedding
+from service.storage.tables.catalogue import Product
+from service.storage.tables.embeddings import StoredEmbedding
 from service.storage.tables.table import TABLES_REVISION
 from tests.databases import new_database
 

@@ -23,9 +23,12 @@ from service.storage.errors import DatabaseUnavailable, DatabaseVersionError
 from service.storage.migration import migrate, read_versions
 from service.storage.postgresql import SESSION
 from service.storage.tables.access import APIKey, AuditEvent
-from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage, StoredEmbedding
-from service.storage.tables.operations import Operation, Process
-from service.storage.tables.releases import ActivationEvent, Evaluation, Release
+from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage
+from service.storage.tables.embeddings import StoredEmbedding
+from service.storage.tables.evaluations import Evaluation
+from service.storage.tables.operations import Operation
+from service.storage.tables.processes import Process
+from service.storage.tables.releases import ActivationEvent, Release
 from service.storage.tables.table import TABLES_REVISION, Table
 from tests.databases import new_database
 

@@ -11,8 +11,8 @@ from starlette.routing import Mount, Route
 
 from service.web.app import create_app
 from service.web.authorization import AdminDep, SearchDep
-from service.web.route_scopes import PUBLIC, KeyFirstRoute, declared_scopes
 from service.web.routes import search
+from service.web.scope_checks import PUBLIC, KeyFirstRoute, declared_scopes
 from tests.service.fixtures.access import bearer
 
 SCOPES = {

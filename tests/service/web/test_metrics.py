@@ -160,7 +160,7 @@ def disk(installation):
 def test_a_refused_release_and_a_draining_process_are_exposed(installation, disk):
     metrics, live, state = ServerMetrics(), LiveEngine(), ProcessState()
 
-    with metrics.telling_of(installation, disk, live, Admission(3), state):
+    with metrics.observing(installation, disk, live, Admission(3), state):
         before = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]
         live.refusal, state.is_draining = "rows.arrow is damaged", True
         after = [metrics.registry.get_sample_value(name) for name in ("akin_release_refused", "akin_draining")]

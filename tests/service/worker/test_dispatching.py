@@ -5,16 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from service.operations.cancelling import request_cancel
+from service.operations.claims import OperationLost, begin_step, claim_operation, end_operation
 from service.operations.kinds import BUILD, RETRAIN
-from service.operations.records import (
-    OperationLost,
-    begin_step,
-    claim_operation,
-    create_operation,
-    end_operation,
-    get_operation,
-    request_cancel,
-)
+from service.operations.records import create_operation, get_operation
 from service.worker.dispatching import Dispatcher
 from service.worker.job_engine import PENDING, Workflow
 

@@ -6,7 +6,7 @@ from sqlalchemy import delete
 
 from service.installation.processes import list_processes
 from service.storage.errors import DatabaseUnavailable
-from service.storage.tables.operations import Process
+from service.storage.tables.processes import Process
 from service.worker import liveness
 from service.worker.liveness import Heartbeat, living_workers, registered_worker
 from tests.service.conftest import wait_for

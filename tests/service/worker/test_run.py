@@ -3,7 +3,8 @@
 import pytest
 
 from service.errors import StorageFull
-from service.operations.records import claim_operation, create_operation, get_operation
+from service.operations.claims import claim_operation
+from service.operations.records import create_operation, get_operation
 from service.releases.errors import InvalidRelease
 from service.storage.errors import DatabaseFull, DatabaseUnavailable
 from service.worker import run as run_module

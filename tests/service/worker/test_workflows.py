@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from embedding.artifact import sha256_of_file
+from service.operations.cancelling import request_cancel
 from service.operations.folder import RUN
-from service.operations.records import request_cancel
 from service.releases.records import active_release
 from tests.service.conftest import wait_for
 from tests.service.fixtures.learning import Works, copied_shop, stop_all

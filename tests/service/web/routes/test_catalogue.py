@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.catalogue.importing import import_catalogue
-from service.catalogue.records import count_catalogue
+from service.catalogue.queries import count_catalogue
 from service.catalogue.sources import ImportSource, SourceRow
 from service.web.app import create_app
 from tests.conftest import REAL_DATA

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.installation.settings import Settings
-from service.operations.records import claim_operation, end_operation
+from service.operations.claims import claim_operation, end_operation
 from service.web.app import create_app
 from tests.images import encode, scene
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from service.catalogue.records import remove_products
+from service.catalogue.editing import remove_products
+from service.operations.cancelling import request_cancel
+from service.operations.claims import claim_operation
 from service.operations.kinds import BUILD, RETRAIN
-from service.operations.records import claim_operation, create_operation, get_operation, request_cancel
+from service.operations.records import create_operation, get_operation
 from service.releases.build import build_release, only_builder
 from service.releases.records import activate_release, active_release, select_releases
-from service.worker.execution import OperationRunner
+from service.worker.operation_runner import OperationRunner
 from service.worker.run import Ended, Run
 from service.worker.steps import publishing
 from service.worker.steps.embedding import plan_embedding

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from service.access import audit_writer
 from service.access.audit import AuditEntry
-from service.access.lifespan import open_access
+from service.access.background import open_access
 from service.storage.database import now
 
 ENTRY = AuditEntry("boss", "POST /x", "/x", "127.0.0.1", "succeeded", status=200)
@@ -22,8 +22,8 @@ def test_background_work_that_fails_is_tried_again_and_does_not_keep_a_server_fr
         num_failed += 1
         raise OverflowError("date value out of range")
 
-    monkeypatch.setattr("service.access.lifespan._USES_SECONDS", 0.01)
-    monkeypatch.setattr("service.access.lifespan._PRUNE_EVERY", 1)
+    monkeypatch.setattr("service.access.background._USES_SECONDS", 0.01)
+    monkeypatch.setattr("service.access.background._PRUNE_EVERY", 1)
     monkeypatch.setattr(audit_writer, "prune_events", fail)
     monkeypatch.setattr("service.access.key_ring.note_uses", fail)
 

@@ -10,7 +10,7 @@ import structlog
 
 from service.errors import StorageFull, reason_of
 from service.installation.installation import Installation
-from service.operations.records import OperationLost, claim_operation, end_operation, release_claim
+from service.operations.claims import OperationLost, claim_operation, end_operation, give_back_operation
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import FAILED, SUCCEEDED, Operation
 from service.worker.run import Ended, Facts, Run, StepRunner, WorkerStopping
@@ -21,7 +21,7 @@ from service.worker.workflows import WORKFLOWS
 TEMPORARY_ERRORS = (DatabaseError, StorageFull)
 
 _DATABASE_PAUSE_SECONDS = 5.0
-# An operation that was begun so often without finishing a step is what kills its workers.
+# Started this many times without finishing a step, an operation is assumed to kill its workers, and fails.
 _MAX_ATTEMPTS = 10
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class OperationRunner:
 
     def _release(self, operation_id: str) -> None:
         try:
-            release_claim(self.installation.database, operation_id, self.worker_id)
+            give_back_operation(self.installation.database, operation_id, self.worker_id)
         except TEMPORARY_ERRORS as error:
             # Then the stop counts as an attempt, which does no harm.
             log.warning("claim_not_released", operation_id=operation_id, reason=reason_of(error))

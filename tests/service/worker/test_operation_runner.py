@@ -2,18 +2,13 @@
 
 import pytest
 
+from service.operations.cancelling import request_cancel
+from service.operations.claims import OperationLost, claim_operation, end_operation
 from service.operations.kinds import BUILD
-from service.operations.records import (
-    OperationLost,
-    claim_operation,
-    create_operation,
-    end_operation,
-    get_operation,
-    request_cancel,
-)
+from service.operations.records import create_operation, get_operation
 from service.storage.errors import DatabaseUnavailable
-from service.worker import execution
-from service.worker.execution import OperationRunner
+from service.worker import operation_runner as execution
+from service.worker.operation_runner import OperationRunner
 from service.worker.run import WorkerStopping, reject
 from service.worker.workflows import WORKFLOWS
 
