@@ -110,10 +110,10 @@ def test_on_a_full_disk_reads_and_searches_succeed_and_writes_report_the_disk(se
     full.touch()
 
     told = {
-        name: server.ask(path, body, content_type=content_type, **BEARER).told
+        name: server.request(path, body, content_type=content_type, **BEARER).problem_code
         for name, (path, body, content_type) in asked.items()
     }
-    search = server.ask("/search", IMAGE, content_type="image/png")
+    search = server.request("/search", IMAGE, content_type="image/png")
     image = server.get(search.json["hits"][0]["image_url"])
     counts_meanwhile = server.get("/v1/admin/labels/counts", **BEARER)
     ready = server.get("/readyz")
@@ -126,7 +126,7 @@ def test_on_a_full_disk_reads_and_searches_succeed_and_writes_report_the_disk(se
     assert "No space left on device" in json.dumps(server.events("storage_full"))
     # The same requests succeed once there is space.
     statuses = {
-        name: server.ask(path, body, content_type=content_type, **BEARER).status
+        name: server.request(path, body, content_type=content_type, **BEARER).status
         for name, (path, body, content_type) in asked.items()
     }
     assert statuses == {name: 202 if name.startswith("a job") else 200 for name in asked}
@@ -136,7 +136,7 @@ def test_an_upload_that_fills_the_disk_leaves_no_files(server, home, full):
     before = files_below(home)
     content = zip_of({"elder/front.png": encode(scene(80))}) + bytes(3 * 2**20)
 
-    with server.line() as line:
+    with server.connect() as line:
         line.send_head(
             "/v1/admin/catalogue", content_length=str(len(content)), content_type="application/zip", **BEARER
         )
@@ -144,10 +144,10 @@ def test_an_upload_that_fills_the_disk_leaves_no_files(server, home, full):
         wait_for(lambda: any(path.suffix == ".zip" and size > 0 for path, size in files_below(home).items()))
         full.touch()
         line.send(content[2 * 2**20 :])
-        answer = line.answer()
+        answer = line.response()
     full.unlink()
 
-    assert answer.told == (507, "storage-full")
+    assert answer.problem_code == (507, "storage-full")
     assert files_below(home) == before
     assert str(home) not in answer.body.decode()
 

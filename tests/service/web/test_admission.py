@@ -21,7 +21,7 @@ from service.web.errors import ClientLeft, Overloaded
 from service.web.server import listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
-from tests.service.fixtures.server_process import KEY, Line
+from tests.service.fixtures.server_process import KEY, Connection
 
 IMAGE = encode(product_image("birch"))
 FRAMEWORK_THREADS = 40  # the limit of AnyIO's thread pool
@@ -39,21 +39,21 @@ class Server:
         return self.app.state.akin.admission
 
     @contextlib.contextmanager
-    def line(self):
-        with contextlib.closing(Line(self.port)) as line:
+    def connect(self):
+        with contextlib.closing(Connection(self.port)) as line:
             yield line
 
     def begin_search(self, stack):
         """Send a complete search without waiting for the response."""
-        line = stack.enter_context(self.line())
+        line = stack.enter_context(self.connect())
         line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
         line.send(IMAGE)
         return line
 
     def get(self, path):
-        with self.line() as line:
+        with self.connect() as line:
             line.send_head(path, method="GET")
-            return line.answer()
+            return line.response()
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +138,15 @@ def test_beyond_the_slots_a_search_is_refused_while_all_are_in_use(server, stack
     lines = [server.begin_search(stack) for _ in range(3)]
     wait_for(lambda: server.admission.num_in_progress == 3)
 
-    with server.line() as line:
+    with server.connect() as line:
         line.send_head("/search", content_length=str(10**6), content_type="image/png")
-        response = line.answer()  # nothing of the body was sent
+        response = line.response()  # nothing of the body was sent
 
-    assert response.told == (503, "overloaded")
+    assert response.problem_code == (503, "overloaded")
     assert response.headers["retry-after"] == "1"
     assert server.admission.num_refused == num_refused + 1
     held.release()
-    assert [line.answer().status for line in lines] == [200] * 3
+    assert [line.response().status for line in lines] == [200] * 3
 
 
 def test_the_image_of_a_disconnected_client_is_not_decoded(server, stack, held):
@@ -162,8 +162,8 @@ def test_the_image_of_a_disconnected_client_is_not_decoded(server, stack, held):
 
     wait_for(lambda: server.admission.num_in_progress == 1)
     held.release()
-    assert first.answer().status == 200
-    assert server.begin_search(stack).answer().status == 200
+    assert first.response().status == 200
+    assert server.begin_search(stack).response().status == 200
     assert len(begun) == 2
 
 
@@ -176,7 +176,7 @@ def test_a_client_that_disconnects_during_decoding_releases_its_slot_at_once(ser
 
     wait_for(lambda: server.admission.num_in_progress == 0)
     held.release()
-    assert server.begin_search(stack).answer().status == 200
+    assert server.begin_search(stack).response().status == 200
 
 
 def test_the_image_of_a_client_that_disconnects_before_embedding_is_not_embedded(server, stack, held):
@@ -190,8 +190,8 @@ def test_the_image_of_a_client_that_disconnects_before_embedding_is_not_embedded
 
     wait_for(lambda: server.admission.num_in_progress == 1)
     held.release()
-    assert first.answer().status == 200
-    assert server.begin_search(stack).answer().status == 200
+    assert first.response().status == 200
+    assert server.begin_search(stack).response().status == 200
     assert [len(batch) for (batch,) in batches] == [1, 1]
 
 
@@ -206,16 +206,16 @@ def test_searches_do_not_wait_for_routes_that_block_a_thread(server, stack):
     server.app.add_api_route("/blocking", block)
     try:
         for _ in range(FRAMEWORK_THREADS + 20):
-            line = stack.enter_context(server.line())
+            line = stack.enter_context(server.connect())
             line.send_head("/blocking", method="GET")
         wait_for(lambda: len(begun) == FRAMEWORK_THREADS)
 
-        assert server.begin_search(stack).answer().status == 200
+        assert server.begin_search(stack).response().status == 200
         assert server.get("/readyz").status == 200
-        assert server.get("/nowhere").told == (404, "not-found")
-        with server.line() as line:
+        assert server.get("/nowhere").problem_code == (404, "not-found")
+        with server.connect() as line:
             line.send_head("/search", content_length=str(2**30), content_type="image/png")
-            assert line.answer().told == (413, "body-too-large")
+            assert line.response().problem_code == (413, "body-too-large")
     finally:
         may_end.set()
 

@@ -10,7 +10,7 @@ from service.web.app import create_app
 from service.web.server import MAX_HEAD_BYTES, listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
-from tests.service.fixtures.server_process import Line
+from tests.service.fixtures.server_process import Connection
 
 IMAGE = encode(product_image("birch"))
 
@@ -55,7 +55,7 @@ def test_an_endless_head_ends_the_connection(port, monkeypatch, kind):
         for _ in range(2000):
             line.send(more)
 
-    with closing(Line(port)) as line, pytest.raises(ConnectionError):
+    with closing(Connection(port)) as line, pytest.raises(ConnectionError):
         send_without_end(line)
 
     # The read that crosses the limit may exceed it.
@@ -63,19 +63,19 @@ def test_an_endless_head_ends_the_connection(port, monkeypatch, kind):
 
 
 def test_a_head_over_the_limit_is_rejected_and_the_limit_is_per_request(port):
-    with closing(Line(port)) as line:
+    with closing(Connection(port)) as line:
         line.send_head("/livez", method="GET", x="y" * (MAX_HEAD_BYTES // 2))
-        assert line.answer().status == 200
+        assert line.response().status == 200
         for _ in range(3):
             line.send_head("/livez", method="GET", x="y" * (MAX_HEAD_BYTES // 2))
-            assert line.answer().status == 200
+            assert line.response().status == 200
         line.send(b"GET /livez HTTP/1.1\r\nX-Y: ")
         line.send(b"z" * MAX_HEAD_BYTES)
-        assert line.answer().status == 400
+        assert line.response().status == 400
 
 
 def test_many_small_chunks_are_not_limited_as_a_head(port):
-    with closing(Line(port)) as line:
+    with closing(Connection(port)) as line:
         line.send_head("/search", transfer_encoding="chunked", content_type="image/png")
         line.send(b"".join(b"1\r\n%c\r\n" % byte for byte in IMAGE) + b"0\r\n\r\n")
-        assert line.answer().status == 200
+        assert line.response().status == 200

@@ -39,7 +39,7 @@ def server(served_home, tmp_path_factory):
         "AKIN_BODY_TIMEOUT_SECONDS": str(BODY_SECONDS),
     }
     with serving(served_home, log, **limits) as process:
-        assert process.ask("/search", IMAGE, content_type="image/png").status == 200
+        assert process.request("/search", IMAGE, content_type="image/png").status == 200
         yield process
     for unexpected in ("Traceback", "never retrieved", "request_failed"):
         assert unexpected not in log.read_text()
@@ -85,29 +85,29 @@ END = f"--{BOUNDARY}--\r\n".encode()
 def test_a_declared_gigabyte_is_rejected_before_any_of_it_is_sent(server, path, key, expected):
     headers = {"authorization": f"Bearer {key}"} if key else {}
 
-    with server.line() as line:
+    with server.connect() as line:
         line.send_head(path, content_length=str(2**30), content_type="application/json", **headers)
-        response = line.answer()
+        response = line.response()
 
-        assert response.told == expected
+        assert response.problem_code == expected
         assert response.headers["connection"] == "close"
 
 
 def test_the_response_reaches_a_client_that_keeps_sending(server):
     """The server closes the connection some time after the response, which an immediate reset would discard."""
-    with server.line() as line:
+    with server.connect() as line:
         line.send_head("/search", content_length=str(2**30), content_type="image/png")
         for _ in range(64):
             line.send(bytes(MIB // 2))
-        assert line.answer().told == (413, "body-too-large")
+        assert line.response().problem_code == (413, "body-too-large")
         assert line.is_closed_within(MAX_WAIT_SECONDS)
 
 
 def test_the_connection_is_kept_if_little_of_the_body_is_left(server):
-    with server.line() as line:
+    with server.connect() as line:
         for _ in range(2):
             line.send_head("/v1/admin/labels", content_length="50000", content_type="application/json")
-            assert line.answer().told == (401, "missing-key")
+            assert line.response().problem_code == (401, "missing-key")
             line.send(bytes(50_000))
 
 
@@ -141,7 +141,7 @@ def test_endless_chunked_bodies_are_rejected_in_bounded_memory(server):
 
     def send_endlessly(name):
         path, content_type, beginning = ENDLESS[name]
-        with server.line() as line:
+        with server.connect() as line:
             line.send_head(path, transfer_encoding="chunked", content_type=content_type, **BEARER)
             try:
                 if beginning:
@@ -150,9 +150,9 @@ def test_endless_chunked_bodies_are_rejected_in_bounded_memory(server):
                     line.send_chunk(b"A" * 65_536)
                 outcomes[name] = "never rejected"
             except OSError:
-                outcomes[name] = line.answer().told
+                outcomes[name] = line.response().problem_code
 
-    before = server.forget_peak()
+    before = server.reset_peak()
     call_concurrently(send_endlessly, [(name,) for name in ENDLESS])
 
     expected = {name: ENDS_OTHERWISE.get(name, (413, "body-too-large")) for name in ENDLESS}
@@ -178,9 +178,11 @@ FORMS = {
 
 @pytest.mark.parametrize("path", ["/search", "/v1/admin/labels", "/v1/admin/retrain"])
 def test_hostile_forms_are_rejected_in_bounded_memory(server, path):
-    before = server.forget_peak()
+    before = server.reset_peak()
 
-    outcomes = {name: server.ask(path, body, content_type=FORM, **BEARER).told for name, body in FORMS.items()}
+    outcomes = {
+        name: server.request(path, body, content_type=FORM, **BEARER).problem_code for name, body in FORMS.items()
+    }
 
     assert outcomes == dict.fromkeys(FORMS, (422, "invalid-form"))
     assert server.peak_bytes() - before < 32 * MIB
@@ -189,17 +191,17 @@ def test_hostile_forms_are_rejected_in_bounded_memory(server, path):
 def test_unsupported_content_types_are_rejected_with_the_supported_ones(server):
     for path in ("/search", "/v1/admin/labels", "/v1/admin/catalogue", "/v1/admin/retrain"):
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/pdf"):
-            response = server.ask(path, IMAGE, content_type=content_type, **BEARER)
-            assert response.told == (415, "unsupported-content-type")
+            response = server.request(path, IMAGE, content_type=content_type, **BEARER)
+            assert response.problem_code == (415, "unsupported-content-type")
             assert "application/json" in response.json["detail"] or "application/zip" in response.json["detail"]
 
 
 def test_a_small_file_of_a_huge_image_is_rejected(server):
-    before = server.forget_peak()
+    before = server.reset_peak()
 
-    response = server.ask("/search", png_header(50_000, 50_000), content_type="image/png")
+    response = server.request("/search", png_header(50_000, 50_000), content_type="image/png")
 
-    assert response.told == (413, "image-too-large")
+    assert response.problem_code == (413, "image-too-large")
     assert server.peak_bytes() - before < 16 * MIB
 
 
@@ -209,11 +211,11 @@ def test_a_small_file_of_a_huge_image_is_rejected(server):
 @pytest.mark.parametrize("path", ["/search", "/v1/admin/releases:rollback"])
 def test_a_body_that_does_not_arrive_is_given_up(server, path):
     """A body that the route reads, and one that the framework reads."""
-    with server.line() as line:
+    with server.connect() as line:
         line.send_head(path, content_length="100", content_type="application/json", **BEARER)
         line.send(b"{")
 
-        assert line.answer().told == (408, "body-too-slow")
+        assert line.response().problem_code == (408, "body-too-slow")
         assert line.is_closed_within(MAX_WAIT_SECONDS)
 
 
@@ -232,7 +234,7 @@ def wait_until_in_progress(server, number):
 
 def begin_search(server, stack):
     """Send a search except for its last byte."""
-    line = stack.enter_context(server.line())
+    line = stack.enter_context(server.connect())
     line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
     line.send(IMAGE[:-1])
     return line
@@ -242,18 +244,18 @@ def test_searches_beyond_the_limit_get_503_at_once_and_the_others_are_completed(
     with ExitStack() as stack:
         lines = [begin_search(server, stack) for _ in range(MAX_SEARCHES)]
         wait_until_in_progress(server, MAX_SEARCHES)
-        with server.line() as line:
+        with server.connect() as line:
             # The response does not wait for the body, of which nothing is sent.
             line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
-            refused = line.answer()
+            refused = line.response()
         assert server.get("/readyz").status == 200
         for line in lines:
             line.send(IMAGE[-1:])
-        assert [line.answer().status for line in lines] == [200] * MAX_SEARCHES
+        assert [line.response().status for line in lines] == [200] * MAX_SEARCHES
 
-    assert refused.told == (503, "overloaded")
+    assert refused.problem_code == (503, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
-    assert server.ask("/search", IMAGE, content_type="image/png").status == 200
+    assert server.request("/search", IMAGE, content_type="image/png").status == 200
 
 
 def test_disconnected_clients_release_their_slots(server):
@@ -266,7 +268,7 @@ def test_disconnected_clients_release_their_slots(server):
         stack.close()
         wait_until_in_progress(server, 0)
 
-    assert server.ask("/search", IMAGE, content_type="image/png").status == 200
+    assert server.request("/search", IMAGE, content_type="image/png").status == 200
     left = [line for line in server.events("request") if line["status"] == 499]
     assert len(left) - num_left == MAX_SEARCHES
 
@@ -278,11 +280,11 @@ def test_memory_is_bounded_by_the_slots_for_searches(server):
 
     def search():
         try:
-            statuses.append(server.ask("/search", content, content_type="application/json").status)
+            statuses.append(server.request("/search", content, content_type="application/json").status)
         except (TimeoutError, ConnectionError):
             statuses.append(None)
 
-    before = server.forget_peak()
+    before = server.reset_peak()
     call_concurrently(search, [()] * 40)
 
     assert set(statuses) == {200, 503}

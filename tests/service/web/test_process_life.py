@@ -20,7 +20,7 @@ from service.installation.settings import Settings
 from service.releases.build import build_release
 from tests.images import encode
 from tests.service.conftest import product_image, write_shop
-from tests.service.fixtures.server_process import ROOT, Line, started
+from tests.service.fixtures.server_process import ROOT, Connection, started
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
 from tests.service.web.test_limits import wait_until_in_progress
 from tests.service.web.test_metrics import samples
@@ -130,7 +130,7 @@ def test_a_server_under_load_shuts_down_without_a_failed_request(serve):
             metrics = samples(httpx.get(start["metrics"]).text)
         status = process.wait(MAX_WAIT_SECONDS)
 
-    assert ready.told == (503, "not-ready")
+    assert ready.problem_code == (503, "not-ready")
     assert metrics["akin_draining", ()] == 1
     assert clients.failures == []
     assert {status for status, _ in clients.responses} == {200}
@@ -143,9 +143,9 @@ def test_a_server_under_load_shuts_down_without_a_failed_request(serve):
 
 def test_after_sigint_requests_in_progress_are_completed_and_connections_refused(serve):
     """SIGINT skips the drain time."""
-    with serve(AKIN_DRAIN_SECONDS="60") as (server, process), server.line() as slow, server.line() as idle:
+    with serve(AKIN_DRAIN_SECONDS="60") as (server, process), server.connect() as slow, server.connect() as idle:
         idle.send_head("/livez", method="GET")
-        assert idle.answer().status == 200
+        assert idle.response().status == 200
         slow.send_head("/search", content_length=str(len(IMAGE)), **AS_IMAGE)
         slow.send(IMAGE[:1000])
         wait_until_in_progress(server, 1)
@@ -155,7 +155,7 @@ def test_after_sigint_requests_in_progress_are_completed_and_connections_refused
         is_idle_closed = idle.is_closed_within(MAX_WAIT_SECONDS)
         is_running = process.poll() is None
         slow.send(IMAGE[1000:])
-        response = slow.answer()
+        response = slow.response()
         status = process.wait(MAX_WAIT_SECONDS)
 
     assert (is_idle_closed, is_running) == (True, True)
@@ -165,16 +165,16 @@ def test_after_sigint_requests_in_progress_are_completed_and_connections_refused
 
 
 def test_a_request_that_outlasts_the_shutdown_gets_503_and_the_exit_status_is_1(serve):
-    with serve(AKIN_SHUTDOWN_SECONDS="1") as (server, process), server.line() as stuck:
+    with serve(AKIN_SHUTDOWN_SECONDS="1") as (server, process), server.connect() as stuck:
         stuck.send_head("/search", content_length=str(len(IMAGE)), x_request_id="stuck-1", **AS_IMAGE)
         stuck.send(IMAGE[:1000])
         wait_until_in_progress(server, 1)
 
         process.send_signal(signal.SIGTERM)
-        response = stuck.answer()
+        response = stuck.response()
         status = process.wait(MAX_WAIT_SECONDS)
 
-    assert response.told == (503, "not-ready")
+    assert response.problem_code == (503, "not-ready")
     assert status == 1
     (cut_off,) = server.events("requests_cut_off")
     assert (cut_off["level"], cut_off["requests"]) == ("error", 1)
@@ -223,7 +223,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process_alive(tmp_path):
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            with closing(Line(port)) as line:
+            with closing(Connection(port)) as line:
                 line.send_head("/stuck", method="GET")
                 assert process.stdout.readline() == "stuck\n"
                 process.send_signal(signal.SIGTERM)

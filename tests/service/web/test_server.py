@@ -14,7 +14,7 @@ from service.web.app import create_app
 from service.web.server import address_of, is_loopback, listen, running
 from service.web.server import serve as serve_app
 from tests.service.conftest import wait_for
-from tests.service.fixtures.server_process import Line
+from tests.service.fixtures.server_process import Connection
 
 
 def test_names_a_port_in_use_and_the_remedy():
@@ -62,13 +62,13 @@ def test_a_request_that_outlasts_the_shutdown_gets_503(settings):
         await asyncio.Event().wait()
 
     app.add_api_route("/endless", endless)
-    with listen("127.0.0.1", 0) as listener, contextlib.closing(Line(listener.getsockname()[1])) as line:
+    with listen("127.0.0.1", 0) as listener, contextlib.closing(Connection(listener.getsockname()[1])) as line:
         with running(app, listener):
             line.send_head("/endless", method="GET")
             assert is_running.wait(20)
-        response = line.answer()
+        response = line.response()
 
-    assert response.told == (503, "not-ready")
+    assert response.problem_code == (503, "not-ready")
     assert (response.headers["connection"], response.headers["retry-after"]) == ("close", "1")
 
 
@@ -81,7 +81,7 @@ def test_a_request_in_progress_is_completed_during_the_shutdown(settings):
         return may_end.wait(20)
 
     app.add_api_route("/slow", slow)
-    with listen("127.0.0.1", 0) as listener, contextlib.closing(Line(listener.getsockname()[1])) as line:
+    with listen("127.0.0.1", 0) as listener, contextlib.closing(Connection(listener.getsockname()[1])) as line:
         stopping = running(app, listener)
         stopping.__enter__()
         line.send_head("/slow", method="GET")
@@ -90,7 +90,7 @@ def test_a_request_in_progress_is_completed_during_the_shutdown(settings):
         ending.start()
         wait_for(lambda: app.state.process_state.is_draining)
         may_end.set()
-        response = line.answer()
+        response = line.response()
         ending.join()
 
     assert (response.status, response.body, response.headers["connection"]) == (200, b"true", "close")
