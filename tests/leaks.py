@@ -1,7 +1,8 @@
 """Fail a test that leaves a thread, a child process, a logging handler or a socket behind.
 
 What fixtures of a wider scope open does not count, nor do threads that such a fixture's own threads start later, for
-instance those of the thread pool of an application that several tests share.
+instance those of the thread pool of an application that several tests share. A test that opens something on behalf of
+such a fixture, for instance a replacement for a process that it killed, is marked `shares("child processes")`.
 """
 
 import gc
@@ -56,6 +57,8 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None
 def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     # The pool of a database that several tests share opens connections when a test needs them.
     ignored = {"sockets"} if "postgresql" in request.fixturenames else set()
+    for marker in request.node.iter_markers("shares"):
+        ignored.update(marker.args)
     check = leak_check(ignored=ignored)
     next(check)
     yield

@@ -184,6 +184,7 @@ async def search_while(gateway: Gateway, queries: Sequence[Query], figures: Figu
         await asyncio.gather(*load)
 
 
+@pytest.mark.shares("child processes")  # replaces replicas for all tests
 def test_a_killed_server_fails_no_search_and_repeats_no_change(gateway, replicas, queries):
     """Sixteen clients search and one creates keys while a server is killed."""
     figures, is_over = Figures(16, 2), threading.Event()

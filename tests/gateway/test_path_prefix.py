@@ -117,6 +117,7 @@ def bare_gateway(request: pytest.FixtureRequest, home) -> Iterator[Gateway]:
             yield gateway
 
 
+@pytest.mark.shares("sockets")  # the gateway keeps its connections to the shared server
 def test_without_a_prefix_all_urls_are_at_the_root(bare_gateway, image):
     with httpx.Client(verify=False, base_url=bare_gateway.address) as client:
         address = image_url(client.post("/search", files={"image": image}))

@@ -21,7 +21,8 @@ from tests.databases import new_database
 from tests.service.conftest import wait_for
 from tests.service.fixtures.learning import FAST, ROOT, Works, copied_shop, fill, stop_all
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+# Workers that a test killed are replaced for all tests.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.shares("child processes")]
 
 ADMIN = {"X-API-Key": "test-key-0123456789abcdef"}
 BUILD_STEPS = ["plan", "embed-1", "build", "catch-up", "activate", "converge", "tidy"]

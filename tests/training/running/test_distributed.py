@@ -26,7 +26,7 @@ import sys
 from dataclasses import replace
 import torch
 from tests.training.clouds import loop_parts, weights, with_knobs
-from training.distributed import process_group
+from training.running.distributed import process_group
 from training.loop import TrainingLoop
 from training.process_end import end_process
 

@@ -215,7 +215,11 @@ def test_an_unreadable_image_is_named_and_excluded(tmp_path):
 @pytest.mark.long
 def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
     """Retrieval with the finished checkpoint, embedded as for requests."""
-    outcome = train(options(shapes, tmp_path, replace(CONFIG, steps=300, split=replace(CONFIG.split, test="none"))))
+    # The last weights: the few validation images are too coarse to choose between steps.
+    evaluation = replace(CONFIG.evaluation, keep="last")
+    config = replace(CONFIG, steps=300, split=replace(CONFIG.split, test="none"), evaluation=evaluation)
+
+    outcome = train(options(shapes, tmp_path, config))
     assert outcome.checkpoint is not None
     embedder = load_embedder(outcome.checkpoint, device="cpu")
     folders = sorted(path for path in shapes.iterdir() if path.is_dir())
@@ -225,7 +229,8 @@ def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
 
     scores = embeddings @ embeddings.T - 2 * np.eye(len(images))
     classes = np.arange(len(images)) // 4
-    assert (classes[scores.argmax(axis=1)] == classes).mean() > 0.5
+    # 0.94 to 1.00 over seeds 0, 1 and 2; chance is 0.06.
+    assert (classes[scores.argmax(axis=1)] == classes).mean() > 0.7
 
 
 def test_a_folder_with_a_run_is_never_overwritten(finished, shapes):
