@@ -28,7 +28,7 @@ import torch
 from tests.training.clouds import loop_parts, weights, with_knobs
 from training.running.distributed import process_group
 from training.loop import TrainingLoop
-from training.process_end import end_process
+from training.processes.process_end import end_process
 
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as group:
