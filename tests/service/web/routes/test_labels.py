@@ -142,7 +142,7 @@ BAD_BODIES = [
     ('{"labels": {}}', "application/json", 422, "invalid-labels", "list of rows"),
     ('{"labels": [], "dry_run": true}', "application/json", 422, "invalid-labels", "only a list of rows"),
     ('{"labels": []}', "application/json", 422, "invalid-labels", "it has no rows"),
-    ('{"labels": [NaN]}', "application/json", 422, "invalid-labels", "no JSON number"),
+    ('{"labels": [NaN]}', "application/json", 422, "invalid-labels", "not a JSON number"),
     ("[" * 100_000, "application/json", 422, "invalid-labels", "nested too deeply"),
     (b"\xff\xfe", "application/json", 422, "invalid-labels", "cannot be read"),
     ('{"labels": [{"image_id": "a", "label": "b"}]}', "application/json", 422, "invalid-labels", "labels[0]: the cat"),
