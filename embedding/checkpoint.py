@@ -25,7 +25,7 @@ from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
 
 KIND = "akin-checkpoint/1"
-MANIFEST_NAME = "model.json"
+MODEL_FILE = "model.json"  # the manifest of a checkpoint
 WEIGHTS_NAME = "weights.safetensors"
 GOLDEN_NAME = "golden.safetensors"
 
@@ -67,7 +67,7 @@ def save_checkpoint(
         provenance={**_build_facts(), **(provenance or {})},
     )
     try:
-        with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MANIFEST_NAME) as draft:
+        with new_artifact(directory, KIND, _facts_json(facts), manifest_name=MODEL_FILE) as draft:
             save_file({name: t.contiguous() for name, t in model.state_dict().items()}, draft.path / WEIGHTS_NAME)
             save_file(golden, draft.path / GOLDEN_NAME)
     except SafetensorError as error:
@@ -78,12 +78,12 @@ def save_checkpoint(
 
 def read_checkpoint_facts(directory: Path) -> CheckpointFacts:
     """Verify the checksums of a checkpoint and return its facts, without building the model."""
-    facts = verify_artifact(directory, KIND, manifest_name=MANIFEST_NAME)
+    facts = verify_artifact(directory, KIND, manifest_name=MODEL_FILE)
     try:
         stored = {name: _mapping(facts[name]) for name in ("architecture", "preprocessing", "metrics", "provenance")}
         space_id = str(facts["space_id"])
     except (KeyError, TypeError) as error:
-        raise InvalidCheckpoint(f"{directory / MANIFEST_NAME} lacks {error}") from error
+        raise InvalidCheckpoint(f"{directory / MODEL_FILE} lacks {error}") from error
     return CheckpointFacts(
         architecture=Architecture.from_json(stored["architecture"]),
         preprocessing=Preprocessing.from_json(stored["preprocessing"]),

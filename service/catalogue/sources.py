@@ -16,6 +16,7 @@ from service.catalogue.errors import InvalidImportSource
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, ROLES
 from training.datasets.files import (
     IMAGE_ENDINGS,
+    MAX_ENCLOSING_FOLDERS,
     UNREAD_IMAGE_ENDINGS,
     files_below,
     first_example_folder,
@@ -35,8 +36,6 @@ CATALOGUE_TABLES = ("catalogue.csv", "catalogue.ndjson", "catalogue.jsonl")
 # The lengths of the database columns: of ids, labels, names of people and sources; and of titles.
 MAX_TEXT_LENGTH = 200
 MAX_TITLE_LENGTH = 1000
-# How many folders, each the only entry of the one above, may enclose the content of an archive.
-_MAX_ENCLOSING_FOLDERS = 3
 _NUM_SHOWN_REASONS = 3
 
 
@@ -96,7 +95,7 @@ def content_root(path: Path) -> Path:
 
     A single folder with images is a product's folder, not an enclosing one.
     """
-    for _ in range(_MAX_ENCLOSING_FOLDERS):
+    for _ in range(MAX_ENCLOSING_FOLDERS):
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         if len(entries) != 1 or not entries[0].is_dir():
             break

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.access.scopes import COMMAND_LINE
 from service.releases.errors import ActivationConflict, NoActiveRelease, NoPreviousRelease, ReleaseNotFound
 from service.storage.database import in_utc, now
-from service.storage.tables.operations import QUEUED, RUNNING, Operation
+from service.storage.tables.operations import ACTIVE_STATES, QUEUED, Operation
 from service.storage.tables.releases import Activation, ActivationEvent, Release
 
 _MAX_REASON_CHARACTERS = 1000
@@ -176,7 +176,7 @@ def activation_of_operation(session: Session, operation_id: str) -> ActivationEv
 def needed_by_operations(session: Session) -> NeededByOperations:
     """Return what queued and running operations name in their requests and results."""
     operations = session.execute(
-        select(Operation.state, Operation.request, Operation.result).where(Operation.state.in_((QUEUED, RUNNING)))
+        select(Operation.state, Operation.request, Operation.result).where(Operation.state.in_(ACTIVE_STATES))
     )
     release_ids: set[str] = set()
     space_ids: set[str] = set()

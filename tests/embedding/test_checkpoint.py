@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from embedding.artifact import new_artifact
 from embedding.backbones import SMALL_BACKBONE
-from embedding.checkpoint import KIND, MANIFEST_NAME, load_embedder, load_model, read_checkpoint_facts, save_checkpoint
+from embedding.checkpoint import KIND, MODEL_FILE, load_embedder, load_model, read_checkpoint_facts, save_checkpoint
 from embedding.errors import InvalidArtifact, InvalidCheckpoint
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
@@ -74,10 +74,10 @@ def test_a_flipped_byte_is_found(checkpoint, tmp_path, name):
 
 def resealed(checkpoint, directory, change):
     """Copy a checkpoint with changed content and valid checksums."""
-    facts = json.loads((checkpoint / MANIFEST_NAME).read_text())["facts"]
+    facts = json.loads((checkpoint / MODEL_FILE).read_text())["facts"]
     weights, golden = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "golden.safetensors")
     change(facts, weights, golden)
-    with new_artifact(directory, KIND, facts, manifest_name=MANIFEST_NAME) as draft:
+    with new_artifact(directory, KIND, facts, manifest_name=MODEL_FILE) as draft:
         save_file(weights, draft.path / "weights.safetensors")
         save_file(golden, draft.path / "golden.safetensors")
     return directory

@@ -17,7 +17,7 @@ IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".g
 UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
 _EXAMPLE_FOLDERS = frozenset({"example", "examples"})
 # The most nested single folders that an unpacked archive may put around a data set.
-_MAX_WRAPPINGS = 3
+MAX_ENCLOSING_FOLDERS = 3
 
 
 def files_below(path: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def folders_in(path: Path) -> list[Path]:
 def possible_roots(path: Path) -> list[Path]:
     """Return the possible roots of a published data set: `path`, and the folders nested alone in it."""
     roots = [path, path / "dataset"]
-    for _ in range(_MAX_WRAPPINGS):
+    for _ in range(MAX_ENCLOSING_FOLDERS):
         folders = folders_in(path)
         if len(folders) != 1:
             break
