@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -20,7 +21,9 @@ log = structlog.get_logger(__name__)
 @contextlib.asynccontextmanager
 async def open_access(database: Database, settings: Settings) -> AsyncIterator[tuple[KeyRing, AuditWriter]]:
     """Yield the keys and the audit log of a server; what they have not written yet is written at the end."""
-    key_ring = KeyRing(database, settings)
+    # A thread for it alone: a revocation counts within seconds even while imports occupy the loop's threads.
+    executor = ThreadPoolExecutor(1, thread_name_prefix="keys")
+    key_ring = KeyRing(database, settings, executor=executor)
     audit = AuditWriter(database, settings.audit_retention_days)
     # Before the first request, so that keys are known even if the database goes away then.
     await key_ring.read()
@@ -35,6 +38,7 @@ async def open_access(database: Database, settings: Settings) -> AsyncIterator[t
             await _try("uses_of_keys", key_ring.write_uses)
         finally:
             await asyncio.to_thread(audit.close)
+            await asyncio.to_thread(executor.shutdown)
 
 
 async def _follow_keys(key_ring: KeyRing) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -43,8 +44,10 @@ class KeyRing:
     Must be created in an event loop and used only from it.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, *, executor: Executor | None = None) -> None:
+        """Read keys in `executor`, or in the event loop's own."""
         self._database = database
+        self._executor = executor
         self._settings_digest = key_digest(settings.admin_key.get_secret_value()) if settings.admin_key else None
         self._keys: dict[str, KnownKey] = {}  # by id
         self._is_read_wanted = asyncio.Event()
@@ -89,7 +92,8 @@ class KeyRing:
         try:
             while not is_read:
                 num_changes = self._num_changes
-                keys = await asyncio.to_thread(load_keys, self._database)
+                loop = asyncio.get_running_loop()
+                keys = await loop.run_in_executor(self._executor, load_keys, self._database)
                 # A change that `replace` stored during the read may be missing from its result: read again.
                 is_read = num_changes == self._num_changes
             self._keys = {key.id: key for key in keys}

@@ -14,12 +14,20 @@ _KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]{{32,}}")
 
 def has_key(text: str, admin_key: SecretStr | None = None) -> bool:
     """Return whether a text, as it is or percent-decoded, contains a key or the admin key of the settings."""
-    secret = admin_key.get_secret_value() if admin_key else None
-    return any(_KEY.search(form) or (secret and secret in form) for form in (text, unquote(text)))
+    secrets = _forms_of(admin_key)
+    return any(_KEY.search(form) or any(secret in form for secret in secrets) for form in (text, unquote(text)))
 
 
 def without_keys(text: str, admin_key: SecretStr | None = None, *, instead: str = WITH_A_KEY) -> str:
     """Return a text with each key masked, or `instead` where a key in the text is percent-encoded."""
-    masked = text.replace(admin_key.get_secret_value(), "***") if admin_key else text
+    masked = text
+    for secret in _forms_of(admin_key):
+        masked = masked.replace(secret, "***")
     masked = _KEY.sub(f"{KEY_PREFIX}***", masked)
     return instead if has_key(masked, admin_key) else masked
+
+
+def _forms_of(admin_key: SecretStr | None) -> tuple[str, ...]:
+    """Return the admin key, and the form that servers decode it to if it contains percent signs."""
+    secret = admin_key.get_secret_value() if admin_key else ""
+    return tuple(dict.fromkeys(form for form in (secret, unquote(secret)) if form))

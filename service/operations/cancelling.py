@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 from service.operations.errors import OperationEnded
 from service.operations.records import get_operation, lock_operation, write_end
+from service.releases.records import activation_of_operation
 from service.storage.database import Database, now
 from service.storage.tables.operations import ACTIVE_STATES, CANCELLED, QUEUED, RUNNING, Operation
 from service.storage.tables.processes import Process
@@ -20,7 +21,7 @@ def request_cancel(database: Database, operation_id: str) -> Operation:
         assert operation is not None
         if operation.state == CANCELLED or operation.cancel_requested_at is not None:
             return operation
-        if operation.state == RUNNING and operation.result.get("is_active"):
+        if operation.state == RUNNING and activation_of_operation(session, operation.id) is not None:
             raise OperationEnded(
                 f"{operation.id} has already activated its release; to undo that: akin release rollback"
             )

@@ -46,10 +46,11 @@ class OperationRunner:
 
         Raises WorkerStopping, and OperationLost if another worker owns the operation now; then it has not ended.
         """
-        if self.stopping.is_set():
-            raise WorkerStopping
+        # Before the check: a worker that stops waits for all operations in `at_work`.
         self.at_work.add(operation_id)
         try:
+            if self.stopping.is_set():
+                raise WorkerStopping
             operation = self._retry(lambda: self._claim(operation_id), operation_id)
             return self._perform(operation) if operation is not None else "ended before"
         except WorkerStopping:
@@ -118,7 +119,10 @@ def _outcome(run: Run, operation: Operation) -> tuple[str, Facts | None]:
         WORKFLOWS[operation.kind](run)
     except Ended as end:
         return end.state, {"code": end.code, "detail": end.detail}
-    except Exception:
+    except Exception as error:
+        if run.is_stopping():
+            # The worker has given up waiting, and its engine is gone; the operation continues elsewhere.
+            raise WorkerStopping from error
         # Nothing between two steps is expected to fail; if something does, the operation must still end.
         log.exception("operation_failed", operation_id=operation.id)
         return FAILED, {"code": "internal-error", "detail": "it failed unexpectedly; see the worker's log"}

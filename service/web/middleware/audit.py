@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.audit import DRY_RUN, SUCCEEDED, AuditEntry
 from service.access.errors import ExpiredKey, InsufficientScope, InvalidKey, KeyInAddress, MissingKey, RevokedKey
-from service.access.masking import WITH_A_KEY, without_keys
+from service.access.masking import WITH_A_KEY, has_key, without_keys
 from service.access.scopes import Actor
 from service.access.scopes import Scope as Right
 from service.errors import ServiceError
@@ -87,13 +87,17 @@ async def _record(scope: Scope, status: int | None, outcome: str) -> None:
     app_state: AppState = scope["app"].state.akin
     admin_key = app_state.settings.admin_key
     path = (scope.get("raw_path") or scope["path"].encode()).decode("ascii", "backslashreplace")
+    masked = without_keys(path, admin_key, instead=f"{route.path} {WITH_A_KEY}")
+    if masked == path and has_key(scope["path"], admin_key):
+        # Encoded twice: the server has decoded it once.
+        masked = f"{route.path} {WITH_A_KEY}"
     entry = AuditEntry(
         actor=actor.name if actor else None,
         key_id=actor.key_id if actor else None,
         action=f"{scope['method']} {route.path}",
         target=" ".join(
             (
-                without_keys(path, admin_key, instead=f"{route.path} {WITH_A_KEY}"),
+                masked,
                 *(without_keys(target, admin_key) for target in (state.get("audit_target"),) if target),
             )
         ),

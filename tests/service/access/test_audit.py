@@ -155,6 +155,7 @@ def test_a_key_is_never_recorded(client, database, keys):
     key = keys["searcher"]
     client.get(f"{KEYS}/{key}")
     client.post(f"{KEYS}/{key}:revoke")
+    client.post(f"{KEYS}/{key.replace('_', '%255F', 1)}:revoke")  # encoded twice
     client.get(f"{KEYS}?key={key}")
     client.get(KEYS, headers={"Authorization": f"Bearer {key}"})
     client.post(KEYS, json={"name": key, "scopes": ["search"]})
@@ -163,10 +164,11 @@ def test_a_key_is_never_recorded(client, database, keys):
 
     assert [event.outcome for event in recorded] == [
         "invalid-key-request", "insufficient-scope", "key-in-address", "key-in-address", "key-in-address",
+        "key-in-address",
     ]  # fmt: skip
-    assert recorded[3].target == f"{KEYS}/akin_***:revoke"
+    assert recorded[4].target == f"{KEYS}/akin_***:revoke"
     for event in recorded:
-        assert key not in str(vars(event))
+        assert key.removeprefix("akin_") not in str(vars(event))
 
 
 @pytest.mark.parametrize("admin_key", ["akin_" + "0123456789abcdef" * 4, "0123456789abcdef" * 3])

@@ -38,3 +38,10 @@ def test_the_key_of_the_settings_is_found_in_any_form(secret):
     assert without_keys(f"/x/{encoded}", key, instead="/route") == "/route"
     assert quote(secret, safe="") not in without_keys(f"/x/{quote(secret, safe='')}", key)
     assert not has_key(f"/x/{secret[:-1]}", key)
+
+
+def test_a_key_of_the_settings_that_looks_encoded_is_found_as_servers_decode_it():
+    key = SecretStr("0123456789%41bcdef-of-the-settings")
+
+    assert has_key("/x/0123456789Abcdef-of-the-settings", key)
+    assert without_keys("/x/0123456789Abcdef-of-the-settings", key) == "/x/***"

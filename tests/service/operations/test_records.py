@@ -16,6 +16,8 @@ from service.operations.claims import (
 )
 from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
 from service.operations.records import create_operation, get_operation, select_operations
+from service.storage.database import now
+from service.storage.tables.releases import ActivationEvent
 
 
 @pytest.fixture
@@ -101,6 +103,23 @@ def test_an_ended_operation_cannot_be_cancelled(database):
         request_cancel(database, operation.id)
     with pytest.raises(OperationNotFound, match=r"'nonsense'.*akin operations list"):
         request_cancel(database, "nonsense")
+
+
+def test_an_operation_whose_release_is_active_cannot_be_cancelled(database):
+    """Even if its worker died between activating and recording that: the row alone does not know yet."""
+    operation = make(database)
+    claim_operation(database, operation.id, "w1")
+    with database.transaction() as session:
+        session.add(
+            ActivationEvent(
+                version=1, release_id="r1", activated_at=now(), activated_by="ann", reason="", operation_id=operation.id
+            )
+        )
+
+    with pytest.raises(OperationEnded, match="akin release rollback"):
+        request_cancel(database, operation.id)
+
+    assert read(database, operation.id).state == "running"
 
 
 def test_a_worker_that_lost_an_operation_cannot_write(database):

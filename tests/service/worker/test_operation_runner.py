@@ -133,3 +133,18 @@ def test_a_database_that_does_not_answer_is_awaited_at_the_end(start, installati
 
     assert start(lambda _: None).perform(operation_id) == "succeeded"
     assert read(installation, operation_id).state == "succeeded"
+
+
+def test_an_error_while_the_worker_stops_fails_no_operation(start, installation, operation_id):
+    """A step that ends after the worker has given up waiting finds the engine gone."""
+
+    def build(run):
+        runner.stopping.set()
+        raise RuntimeError("the engine is gone")
+
+    runner = start(build)
+
+    with pytest.raises(WorkerStopping):
+        runner.perform(operation_id)
+
+    assert read(installation, operation_id).state == "running"
