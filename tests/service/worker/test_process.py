@@ -41,11 +41,11 @@ def test_a_worker_that_was_declared_dead_and_wakes_up_changes_nothing(works: Wor
     operation_id = works.ask(kind=BUILD)
     slow = works.start_worker("--stay", "--shard-images", "1")
     wait_for(lambda: works.operation(operation_id).step == "embed-3", 300)
-    slow.send_signal(signal.SIGSTOP)
+    works.freeze(slow)
     for lock in works.settings.workers_dir.glob("*.lock"):
         lock.rename(lock.with_name(f"elsewhere.{lock.name.split('.', 1)[1]}"))
 
-    assert works.work("--takeover-seconds", "0.5", "--shard-images", "1") == 0
+    assert works.work("--takeover-seconds", "0.5", "--shard-images", "1") == 0, works.last_log()
     done = works.operation(operation_id)
     slow.send_signal(signal.SIGCONT)
     slow.send_signal(signal.SIGTERM)
