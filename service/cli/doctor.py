@@ -28,6 +28,7 @@ from service.operations.queries import count_active_operations
 from service.releases.errors import NoActiveRelease, ReleaseError
 from service.releases.inspection import read_verified_manifest
 from service.storage.errors import DatabaseUnavailable
+from service.storage.media import MediaStore
 
 _LOW_DISK_BYTES = 2**30
 
@@ -97,6 +98,9 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     if "://" not in settings.media_address:
         remedy = "set AKIN_MEDIA_URL to a folder that this user can write to"
         yield _checked("images", lambda: _writable(Path(settings.media_address)), remedy)
+    else:
+        remedy = "correct AKIN_MEDIA_URL, or install the driver that the message names"
+        yield _checked("images", lambda: MediaStore(settings.media_address).address_shown, remedy)
     for name, directory in (("releases", settings.releases_dir), ("checkpoints", settings.checkpoints_dir)):
         yield _checked(name, partial(_writable, directory.absolute()), "repair its permissions")
     free = shutil.disk_usage(_nearest_existing(home)).free

@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.errors import InvalidSetting
-from service.storage.address import shown_address
+from service.storage.address import shown_address, shown_media_address, sqlite_address
 
 _PREFIX = "AKIN_"
 _MIN_KEY_LENGTH = 16
@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "", repr=False, description="postgresql://user:password@host:5432/name; empty: SQLite under the home folder."
     )
-    media_url: str = Field("", description="Folder or fsspec URL of the images; empty: `media` under the home folder.")
+    media_url: str = Field(
+        "", repr=False, description="Folder or fsspec URL of the images; empty: `media` under the home folder."
+    )
     host: str = Field("127.0.0.1", description="Address that `akin serve` listens on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of `akin serve`; 0 selects a free one.")
     max_image_bytes: PositiveInt = Field(10 * 2**20, description="Largest accepted image file, in bytes.")
@@ -178,7 +180,7 @@ class Settings(BaseSettings):
     @property
     def database_address(self) -> str:
         """SQLAlchemy address of the database."""
-        return self.database_url or f"sqlite:///{(self.home / 'akin.db').absolute()}"
+        return self.database_url or sqlite_address(self.home / "akin.db")
 
     @property
     def database_address_shown(self) -> str:
@@ -208,7 +210,7 @@ class Settings(BaseSettings):
     @property
     def jobs_address(self) -> str:
         """SQLAlchemy address of the tables of DBOS: the database of Akin, or with SQLite a separate file."""
-        return self.database_url or f"sqlite:///{(self.home / 'jobs.db').absolute()}"
+        return self.database_url or sqlite_address(self.home / "jobs.db")
 
     @property
     def operations_dir(self) -> Path:
@@ -307,4 +309,7 @@ def _unreadable_secret(secrets_dir: str | None) -> str:
 
 
 def _shown(detail: ErrorDetails) -> str:
-    return "***" if detail["loc"][0] in ("admin_key", "database_url") else str(detail["input"])
+    name = detail["loc"][0]
+    if name == "media_url":
+        return shown_media_address(str(detail["input"]))
+    return "***" if name in ("admin_key", "database_url") else str(detail["input"])

@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from embedding.decoding import MEDIA_TYPES
 from embedding.whole_files import write_whole
 from service.errors import InvalidSetting, StorageFull, is_disk_full
+from service.storage.address import shown_media_address, without_credentials
 from service.storage.errors import MediaError
 
 log = structlog.get_logger(__name__)
@@ -59,14 +60,29 @@ class MediaStore:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
-        try:
-            file_system, root = fsspec.core.url_to_fs(address)
-        except (ValueError, ImportError) as error:
-            raise InvalidSetting(f"AKIN_MEDIA_URL={address} cannot be used: {error}") from error
+        self._address = address
+        self.address_shown = shown_media_address(address)
+        file_system, root = self._open()
         self._is_local = isinstance(file_system, LocalFileSystem)
         self._file_system = cast(_FileSystem, file_system)
         self._root = str(root).rstrip("/")
+
+    def _open(self) -> tuple[object, str]:
+        if "://" not in self._address:
+            # A path is not a URL: fsspec would read `::` in it as a chain of file systems.
+            return LocalFileSystem(), str(Path(self._address).absolute())
+        try:
+            file_system, root = fsspec.core.url_to_fs(self._address)
+        except (ValueError, ImportError) as error:
+            raise InvalidSetting(f"AKIN_MEDIA_URL={self.address_shown} cannot be used: {self._reason(error)}") from None
+        return file_system, str(root)
+
+    def _reason(self, error: Exception) -> str:
+        return without_credentials(str(error) or type(error).__name__, self._address)
+
+    def _failure(self, what: str, error: Exception) -> MediaError:
+        # Raised without its cause, whose text may contain credentials and would reach the log with a traceback.
+        return MediaError(f"{what}: {self._reason(error)}")
 
     def put(self, name: MediaName, image_bytes: bytes) -> None:
         """Store an image unless it is stored already. Raises StorageFull too."""
@@ -80,22 +96,24 @@ class MediaStore:
                 # Object stores only show complete objects.
                 self._file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._file_system.pipe_file(path, image_bytes)
-        except OSError as error:
-            if is_disk_full(error):
+        except Exception as error:  # the drivers of fsspec raise errors of their own
+            if isinstance(error, OSError) and is_disk_full(error):
                 log.error("storage_full", reason=str(error))
                 raise StorageFull("the disk of the images is full, and not all of them could be stored") from error
-            raise MediaError(f"the image cannot be stored under {self.address}: {error}") from error
+            raise self._failure(f"the image cannot be stored under {self.address_shown}", error) from None
 
     def get(self, name: MediaName) -> bytes:
         """Return the bytes of an image after checking them against its name."""
         try:
             image_bytes = self._file_system.cat_file(self._path(name))
         except FileNotFoundError:
-            raise MediaError(f"image {name} is not in the store at {self.address}; import it again") from None
-        except OSError as error:
-            raise MediaError(f"image {name} cannot be read from {self.address}: {error}") from error
+            raise MediaError(f"image {name} is not in the store at {self.address_shown}; import it again") from None
+        except Exception as error:  # noqa: BLE001 - the drivers of fsspec raise errors of their own
+            raise self._failure(f"image {name} cannot be read from {self.address_shown}", error) from None
         if hashlib.sha256(image_bytes).hexdigest() != name.sha256:
-            raise MediaError(f"image {name} in {self.address} was changed; delete the file and import the image again")
+            raise MediaError(
+                f"image {name} in {self.address_shown} was changed; delete the file and import the image again"
+            )
         return image_bytes
 
     def local_file(self, name: MediaName, cache_dir: Path) -> Path:

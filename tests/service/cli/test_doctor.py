@@ -66,3 +66,12 @@ def test_tables_of_an_older_version_are_a_problem_without_auto_migration(setting
     found = findings(settings, auto_migrate=False)["state"]
 
     assert (found.status, "akin migrate" in found.detail) == (Status.PROBLEM, True)
+
+
+def test_shows_where_images_are_without_credentials(settings):
+    known = findings(settings, media_url="memory://user:s3cret@bucket/images?token=t0ken")["images"]
+    unknown = findings(settings, media_url="gopher3://user:s3cret@bucket")["images"]
+
+    assert (known.status, known.detail) == (Status.OK, "memory://***@bucket/images?token=***")
+    assert unknown.status == Status.PROBLEM
+    assert "s3cret" not in unknown.detail + unknown.remedy

@@ -1,6 +1,8 @@
 import hashlib
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from service.errors import InvalidSetting, StorageFull
 from service.storage.errors import MediaError
@@ -55,6 +57,39 @@ def test_a_failed_write_leaves_no_files(tmp_path, monkeypatch, error, expected, 
         store.put(NAME, CONTENT)
 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b=c", "a#b", "a::b", "a@b:c", "K\u00e4se"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    store = MediaStore(str(tmp_path / name))
+
+    store.put(NAME, CONTENT)
+
+    assert store.get(NAME) == CONTENT
+    assert (tmp_path / name / NAME.sha256[:2] / str(NAME)).read_bytes() == CONTENT
+
+
+class _Refusing(MemoryFileSystem):
+    """A store whose driver raises an error of its own, with the credentials in its text."""
+
+    protocol = "refusing"
+
+    def cat_file(self, path, *_, **__):
+        raise RuntimeError(f"403 Forbidden: refusing://user:s3cret@host{path}?sig=t%2Fken (t/ken)")
+
+    pipe_file = cat_file
+
+
+def test_errors_of_a_store_contain_no_credentials():
+    fsspec.register_implementation("refusing", _Refusing, clobber=True)
+    store = MediaStore("refusing://user:s3cret@host/images?sig=t%2Fken")
+
+    for call in (lambda: store.get(NAME), lambda: store.put(NAME, CONTENT)):
+        with pytest.raises(MediaError, match="403 Forbidden") as failure:
+            call()
+        assert not any(secret in str(failure.value) for secret in ("s3cret", "t%2Fken", "t/ken"))
+        assert failure.value.__cause__ is None
+        assert failure.value.__suppress_context__
 
 
 def test_an_unknown_protocol_is_an_invalid_setting():
