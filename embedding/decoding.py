@@ -2,41 +2,58 @@
 
 Rules, in this order:
 
-* Formats: JPEG (including MPO, which phones write), PNG, WebP, GIF, BMP, TIFF; only the first frame or page is read.
+* Formats: those that embedding.image_format marks as read, by content. White space and a byte order mark before the
+  image, and any bytes after it, are ignored. Only the first frame or page is read.
 * Limits on bytes and pixels are checked from the header, before any pixel is decoded.
-* 16-bit samples keep their high byte (value >> 8); 32-bit and floating-point images are refused, since their value
-  range is unknown.
+* Metadata costs nothing: only the bytes that are decoded reach a decoder (embedding.containers).
+* 16-bit samples keep their high byte (value >> 8); 32-bit, signed and floating-point images are refused, since their
+  value range is unknown.
 * CMYK is converted by Pillow's plain formula; embedded ICC profiles are ignored, as is common in image retrieval.
 * Transparent pixels are composed on white. Grey and palette images become RGB.
-* The EXIF orientation is applied.
+* The orientation is applied once: that of EXIF (else XMP) in JPEG, PNG, WebP and TIFF, the image's own rotation in HEIC
+  and AVIF.
+* A JPEG may lack its end marker; an image that lacks pixels is refused.
 """
 
 import io
 import logging
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from embedding.containers import DecodedBytes, decoded_bytes, orientation_of
 from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
+from embedding.heif import decode_heif, open_heif
+from embedding.image_format import READ_NAMES, ImageFormat, image_format, start_of_content
+from embedding.tiff_container import unsupported_tiff
 
 log = logging.getLogger(__name__)
 
-ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# Pillow's name of a format -> media type and file extension.
-MEDIA_TYPES = {
-    "JPEG": ("image/jpeg", "jpg"),
-    "MPO": ("image/jpeg", "jpg"),
-    "PNG": ("image/png", "png"),
-    "WEBP": ("image/webp", "webp"),
-    "GIF": ("image/gif", "gif"),
-    "BMP": ("image/bmp", "bmp"),
-    "TIFF": ("image/tiff", "tif"),
+# The readers themselves, not Image.open: it also tries other formats, and warns of sizes that are refused here.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
-
-_ORIENTATION_TAG = 0x0112
 # EXIF orientation -> the transposition that makes the image upright; 1 and unknown values need none.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,16 +65,18 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _DIRECT_MODES = frozenset({"RGB", "L", "1", "CMYK", "YCbCr"})
-_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa", "La"})
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-# A progressive JPEG may refine the whole image in any number of scans of a few bytes each, so that 300 kB take minutes
-# to decode. Encoders write about ten scans.
-_MAX_JPEG_SCANS = 100
+_NAMES_OF_MODES = {"I": "32-bit or signed samples", "F": "floating-point samples", "LAB": "LAB colours"}
 _STRIP_ROWS = 256
-_START_OF_SCAN = b"\xff\xda"
-# Exceptions of Pillow's parsers on damaged files, found by fuzzing; DecompressionBombError is handled separately.
+_JPEG_END = b"\xff\xd9"
+# Compressed data that no encoder writes: where it changes the image, pixels were missing.
+_JPEG_FILLING = b"\x5a\x3c\x17\xe2\x81\x94\x6d\x2b" * 32
+_EMBEDDED = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP", re.DOTALL)
+_SEARCHED_BYTES = 2**16
+# Exceptions of Pillow's and pi_heif's parsers on damaged files, found by fuzzing.
 _PARSER_FAILURES = (
-    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError,
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RuntimeError,
     struct.error, zlib.error, Warning,
 )  # fmt: skip
 
@@ -101,71 +120,100 @@ def decode_with_format(image_bytes: bytes, limits: DecodingLimits | None = None)
         raise InvalidImage("the image is empty (0 bytes)")
     if len(image_bytes) > limits.max_image_bytes:
         raise ImageTooLarge(f"the image has {len(image_bytes):,} bytes; at most {limits.max_image_bytes:,} are allowed")
-    source = _open(image_bytes, limits)
-    media_type, extension = MEDIA_TYPES[source.format or ""]
+    known = _format_of(image_bytes)
+    prepared = decoded_bytes(known.name, image_bytes[start_of_content(image_bytes) :])
+    image = _decode(known, prepared, limits)
+    return DecodedImage(image, known.media_type, known.extension)
+
+
+def _format_of(image_bytes: bytes) -> ImageFormat:
+    known = image_format(image_bytes)
+    formats = ", ".join(READ_NAMES)
+    if known is None:
+        embedded = _EMBEDDED.search(image_bytes, 0, _SEARCHED_BYTES)
+        reason = f"; an image begins after {embedded.start():,} other bytes: send it alone" if embedded else ""
+        raise UnsupportedImageFormat(f"the bytes are not an image in a supported format ({formats}){reason}")
+    if not known.is_read:
+        raise UnsupportedImageFormat(f"{known.name}: not a supported format ({formats}); {known.remedy}")
+    return known
+
+
+def _decode(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) -> Image.Image:
     try:
-        source.load()
-        image = _to_rgb(_upright(source))
+        source = _open(known, prepared, limits)
+        if source.mode in _SIXTEEN_BIT_MODES:
+            source = _from_sixteen_bits(source, prepared)
+        return _to_rgb(_upright(source, prepared))
     except InvalidImage:
         raise
     except _PARSER_FAILURES as error:
-        raise InvalidImage(f"the {source.format} image is damaged or truncated: {error}") from error
-    return DecodedImage(image, media_type, extension)
+        # The parser's words are for the log: they name functions and limits that mean nothing to a sender.
+        log.debug("%s image not decoded: %s", known.name, error)
+        reason = f" ({prepared.description})" if prepared.description else ""
+        raise InvalidImage(
+            f"the {known.name} image{reason} is damaged or truncated; send the whole file, or save it anew as JPEG"
+        ) from error
 
 
-def _open(image_bytes: bytes, limits: DecodingLimits) -> Image.Image:
-    """Read the header only; raises InvalidImage for an image that must not be decoded."""
-    pixel_limit = f"at most {limits.max_image_pixels:,} pixels are allowed"
+def _open(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) -> Image.Image:
+    """Check the size from the header, then decode the pixels."""
+    if known.name == "HEIC":
+        heif = open_heif(prepared.data)
+        _check_size(heif.size, limits)
+        decoded = decode_heif(heif)
+        _check_size(decoded.size, limits)
+        return decoded
+    data = prepared.data + _JPEG_END if prepared.may_be_cut else prepared.data
     try:
-        source = Image.open(io.BytesIO(image_bytes), formats=ALLOWED_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"the header of the image declares too many pixels; {pixel_limit}") from error
-    except UnidentifiedImageError:
-        formats = ", ".join(ALLOWED_FORMATS)
-        raise UnsupportedImageFormat(f"the bytes are not an image in a supported format ({formats})") from None
-    except _PARSER_FAILURES as error:
-        raise InvalidImage(f"the image's header is damaged: {error}") from error
-    width, height = source.size
-    if width * height > limits.max_image_pixels:
-        raise ImageTooLarge(f"the image is {width:,} × {height:,} pixels; {pixel_limit}")
-    if source.format not in MEDIA_TYPES:
-        raise UnsupportedImageFormat(f"{source.format} images are not supported")
-    if MEDIA_TYPES[source.format] == MEDIA_TYPES["JPEG"]:
-        num_scans = image_bytes.count(_START_OF_SCAN)
-        if num_scans > _MAX_JPEG_SCANS:
-            raise InvalidImage(f"the JPEG has {num_scans:,} scans; at most {_MAX_JPEG_SCANS} are allowed")
+        source = _READERS[known.name](io.BytesIO(data))
+    except (SyntaxError, LookupError) as error:
+        if known.name == "TIFF":
+            raise unsupported_tiff(prepared.description) from error
+        raise
+    _check_size(source.size, limits)
+    source.load()
+    if prepared.may_be_cut:
+        filled = prepared.data.rstrip(b"\xff") + _JPEG_FILLING + _JPEG_END
+        if ImageChops.difference(source, JpegImagePlugin.JpegImageFile(io.BytesIO(filled))).getbbox(alpha_only=False):
+            raise InvalidImage("the JPEG image is truncated: it ends before its last row; send the whole file")
     return source
 
 
-def _upright(source: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a damaged EXIF block is ignored.
+def _check_size(size: tuple[int, int], limits: DecodingLimits) -> None:
+    width, height = size
+    if width * height > limits.max_image_pixels:
+        raise ImageTooLarge(
+            f"the image is {width:,} × {height:,} pixels; at most {limits.max_image_pixels:,} pixels are allowed"
+        )
 
-    ImageOps.exif_transpose also rewrites the EXIF block, and fails on some readable blocks.
-    """
-    try:
-        orientation = source.getexif().get(_ORIENTATION_TAG, 1)
-    except _PARSER_FAILURES as error:
-        log.warning("unreadable EXIF block, orientation not applied: %s", error)
-        return source
+
+def _upright(source: Image.Image, prepared: DecodedBytes) -> Image.Image:
+    """Apply the orientation; unknown values are ignored."""
+    # For AVIF, Pillow turns the image's rotation and mirroring into an EXIF orientation.
+    orientation = (
+        orientation_of(source.info["exif"])
+        if source.format == "AVIF" and "exif" in source.info
+        else prepared.orientation
+    )
     method = _TRANSPOSITIONS.get(orientation)
     return source if method is None else source.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT_MODES:
-        image = _from_sixteen_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode in _ALPHA_MODES or image.has_transparency_data:
         return _on_white(image)
     if image.mode in _DIRECT_MODES:
         return image.convert("RGB")
-    raise UnsupportedImageFormat(
-        f"images of colour mode {image.mode!r} are not supported; save it as 8- or 16-bit RGB or grey"
-    )
+    samples = _NAMES_OF_MODES.get(image.mode, "these colours")
+    raise UnsupportedImageFormat(f"images of {samples} are not supported; save it as 8- or 16-bit RGB or grey")
 
 
-def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+def _from_sixteen_bits(image: Image.Image, prepared: DecodedBytes) -> Image.Image:
     samples = np.asarray(image).astype(np.uint16)
-    grey = Image.fromarray((samples >> 8).astype(np.uint8))
+    high = (samples >> (prepared.sample_bits - 8)).astype(np.uint8)
+    grey = Image.fromarray(255 - high if prepared.is_inverted else high)
     transparent_sample = image.info.get("transparency")
     if not isinstance(transparent_sample, int):
         return grey

@@ -10,7 +10,7 @@ import fsspec
 import structlog
 from fsspec.implementations.local import LocalFileSystem
 
-from embedding.decoding import MEDIA_TYPES
+from embedding.image_format import MEDIA_TYPES
 from embedding.whole_files import write_whole
 from service.errors import InvalidSetting, StorageFull, is_disk_full
 from service.storage.address import shown_media_address, without_credentials
@@ -18,8 +18,7 @@ from service.storage.errors import MediaError
 
 log = structlog.get_logger(__name__)
 
-_MEDIA_TYPE_OF = {extension: media_type for media_type, extension in MEDIA_TYPES.values()}
-_NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(_MEDIA_TYPE_OF)})")
+_NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(MEDIA_TYPES)})")
 
 
 class _FileSystem(Protocol):
@@ -44,7 +43,7 @@ class MediaName:
     @property
     def media_type(self) -> str:
         """The content type to serve the image with."""
-        return _MEDIA_TYPE_OF[self.extension]
+        return MEDIA_TYPES[self.extension]
 
     @classmethod
     def parse(cls, text: str) -> "MediaName | None":

@@ -105,9 +105,11 @@ def test_sixteen_bit_grey_keeps_the_high_byte():
     assert (decoded[:, :, 0] == ramp >> 8).all()
 
 
-@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
-def test_refuses_colour_modes_whose_range_is_unknown(mode):
-    with pytest.raises(UnsupportedImageFormat, match=f"mode '{mode}'.*save it as"):
+@pytest.mark.parametrize(
+    ("mode", "samples"), [("I", "32-bit or signed samples"), ("F", "floating-point samples"), ("LAB", "LAB colours")]
+)
+def test_refuses_colour_modes_whose_range_is_unknown(mode, samples):
+    with pytest.raises(UnsupportedImageFormat, match=f"images of {samples} are not supported; save it as"):
         decode_image(encode(Image.new(mode, (4, 4)), "TIFF"))
 
 
