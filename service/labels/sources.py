@@ -30,7 +30,7 @@ from service.storage.tables.catalogue import EXAMPLE
 from training.datasets.files import short
 from training.datasets.grocery import is_grocery
 from training.datasets.manifests import checked_label
-from training.datasets.records import Columns, read_records
+from training.datasets.records import JSON_ENDINGS, Columns, read_records
 from training.errors import InvalidDataset
 
 _LABEL_TABLES = ("labels.csv", "labels.ndjson", "labels.jsonl")
@@ -136,7 +136,7 @@ class _TableRows:
         self._path = path
         self._folder = folder
         self._is_trusted = is_trusted
-        self._columns = _CSV_COLUMNS if path.suffix.lower() == ".csv" else _JSON_COLUMNS
+        self._columns = _JSON_COLUMNS if path.suffix.lower() in JSON_ENDINGS else _CSV_COLUMNS
 
     def __iter__(self) -> Iterator[LabelRow | RowError]:
         for line_number, record in read_records(self._path, self._columns):
