@@ -53,12 +53,15 @@ def image_path_of(value: object, folder: Path, *, is_trusted: bool = False) -> P
             raise ValueError(f"the image {short(text)} is not in the archive; name an image that is")
         raise ValueError(f"the image {short(text)} does not exist; paths are relative to the folder of the table")
     # The last spelling has all replacements.
-    found, hint = _resolved(folder, PurePosixPath(inside[-1]).parts)
+    found, similar = _resolved(folder, PurePosixPath(inside[-1]).parts)
     if found is not None and _is_file(found):
         return found
     kind = "is a folder, not an image" if found is not None and found.is_dir() else "does not exist"
     looked_for = "" if inside[-1] == text else f" as {short(inside[-1])}"
-    raise ValueError(f"the image {short(text)} {kind}; it was looked for{looked_for} in the folder of the table{hint}")
+    hint = f"{short(similar)} exists, so correct the path" if similar else "correct the path, or add the file"
+    raise ValueError(
+        f"the image {short(text)} {kind}; it was looked for{looked_for} in the folder of the table; {hint}"
+    )
 
 
 def _text_of(value: object) -> str:
@@ -133,7 +136,7 @@ def _leads_out(text: str) -> bool:
 
 
 def _resolved(folder: Path, parts: tuple[str, ...]) -> tuple[Path | None, str]:
-    """Return the path with these parts in any normal forms, or None and a hint at a similar one."""
+    """Return the path with these parts in any normal forms, or None and a similar path that exists."""
     path = folder
     for number, part in enumerate(parts):
         if part == ".." or os.path.lexists(path / part):
@@ -146,7 +149,7 @@ def _resolved(folder: Path, parts: tuple[str, ...]) -> tuple[Path | None, str]:
         same = names.by_normal_form.get(unicodedata.normalize("NFC", part))
         if same is None:
             similar = names.similar_to(part, is_last=number == len(parts) - 1)
-            return None, f"; {short((path / similar).relative_to(folder).as_posix())} exists" if similar else ""
+            return None, (path / similar).relative_to(folder).as_posix() if similar else ""
         path /= same
     return path, ""
 

@@ -71,7 +71,10 @@ def test_a_path_is_found_in_any_spelling(folder, value, name, is_trusted):
         ("\u202aC:\\shop\\1.jpg", "is an absolute path of Windows"),
         ("\\\\server\\share\\1.jpg", "is an absolute path of Windows"),
         ("images", "is a folder, not an image"),
-        ("x.jpg", "'x.jpg' does not exist; it was looked for in the folder of the table$"),
+        (
+            "x.jpg",
+            "'x.jpg' does not exist; it was looked for in the folder of the table; correct the path, or add the file",
+        ),
         ("images\\9.jpg", r"'images\\\\9.jpg' does not exist; it was looked for as 'images/9.jpg'"),
         ("1.JPG", "'1.jpg' exists"),
         ("1.jpeg", "'1.jpg' exists"),
