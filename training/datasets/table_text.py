@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from training.datasets.files import short
 from training.errors import InvalidDataset
 
 # Each line is read into memory; an image of 48 MiB has this length in base64.
@@ -117,11 +116,16 @@ def _reason_undecodable(path: Path, encoding: str) -> str:
     if encoding != "utf-8-sig":
         return f"{path} begins as {encoding.upper()} text, but it is damaged; save it as UTF-8"
     number, line, position = _first_undecodable(path)
-    shown = short(line[max(0, position - 30) : position + 20].decode("utf-8", "backslashreplace").strip())
+    shown = line[max(0, position - 30) : position + 20].decode("utf-8", "backslashreplace").strip()
     return (
-        f"{path} is not UTF-8 text: line {number} contains the byte 0x{line[position]:02X}, in {shown}; save it as "
-        'UTF-8 (in Excel: Save As, "CSV UTF-8")'
+        f"{path} is not UTF-8 text: line {number} contains the byte 0x{line[position]:02X}, in {_quoted(shown)}; save "
+        'it as UTF-8 (in Excel: Save As, "CSV UTF-8")'
     )
+
+
+def _quoted(text: str) -> str:
+    # repr() would double the backslashes of escaped bytes.
+    return f"'{text}'" if text.isprintable() else repr(text)
 
 
 def _first_undecodable(path: Path) -> tuple[int, bytes, int]:

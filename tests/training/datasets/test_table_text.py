@@ -58,7 +58,7 @@ def test_a_note_is_there_when_the_first_record_is(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (TEXT.encode("cp1252"), r"line 2 contains the byte 0xE9, in 'Th\\\\xe9i\\\\xe8re,a.jpg'; save it as UTF-8"),
+        (TEXT.encode("cp1252"), r"line 2 contains the byte 0xE9, in 'Th\\xe9i\\xe8re,a.jpg'; save it as UTF-8"),
         (TEXT.replace("\r\n", "\r").encode("cp1252"), "line 2 contains the byte 0xE9"),
         (b"product_id,image\n" + b"a,b\n" * 9000 + b"\xff,c\n", "line 9002 contains the byte 0xFF"),
         (TEXT.encode("utf-16-le"), "UTF-16 text without a byte order mark"),
