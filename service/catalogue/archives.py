@@ -37,7 +37,7 @@ _MAX_DIRECTORY_BYTES = 128 * 2**20
 # The part of a file that is too large for an image that is written, to tell what it is.
 _HEAD_BYTES = 64 * 1024
 _NESTED_ENDINGS = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
-_REASON_NESTED = "an archive in the archive is not unpacked; unpack it, and pack its files"
+REASON_NESTED = "an archive in the archive is not unpacked; unpack it, and pack its files"
 # The first bytes of other formats, for error messages.
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip (.tar.gz) archive",
@@ -188,7 +188,7 @@ def _entries(
         paths[path] = info
         folders.update(path.parents)
         if path.suffix.lower() in _NESTED_ENDINGS:
-            nested.append((path.as_posix(), _REASON_NESTED))
+            nested.append((path.as_posix(), REASON_NESTED))
         else:
             entries.append(_Entry(info, path))
     if mixed := sorted(paths.keys() & folders):

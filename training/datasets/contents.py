@@ -8,20 +8,11 @@ from training.datasets.records import RECORD_ENDINGS
 from training.datasets.rows import LeftOut
 
 SPREADSHEET_ENDINGS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers"})
-# Images that no content shows: raw files are TIFF inside, and drawings are text or PDF.
-_UNREAD_IMAGES = {
-    ".svg": "a drawing",
-    ".eps": "a drawing",
-    ".ai": "a drawing",
-    ".psd": "a Photoshop document",
-    ".jp2": "a JPEG 2000 image",
-    ".jxl": "a JPEG XL image",
-} | dict.fromkeys(
-    (
-        ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
-        ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
-    ),
-    "a camera's raw file",
+_RAW_ENDINGS = frozenset(
+    {
+        ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw",
+        ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+    }
 )  # fmt: skip
 # Files that lie beside images and are not meant as images.
 _OTHERS = {
@@ -39,7 +30,6 @@ _OTHERS = {
 }
 _KINDS = {ending: kind for kind, endings in _OTHERS.items() for ending in endings}
 _ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
-_HOW_TO_SAVE = "save it as JPEG, PNG or WebP"
 
 
 def left_out(path: str, location: str) -> LeftOut | None:
@@ -50,25 +40,27 @@ def left_out(path: str, location: str) -> LeftOut | None:
     ending = Path(path).suffix.lower()
     if ending in IMAGE_ENDINGS:
         return None
-    if kind := _UNREAD_IMAGES.get(ending):
-        return LeftOut(location, f"{kind} ({ending}) is not read; {_HOW_TO_SAVE}")
     try:
         with Path(path).open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         return LeftOut(location, f"the file cannot be read: {error.strerror or error}")
     found = image_format(head)
-    if found is not None:
-        return None if found.is_read else LeftOut(location, f"{found.name} is not read; {found.remedy}")
+    if found is not None and found.is_read:
+        return None
     if kind := _KINDS.get(ending):
         return LeftOut(location, f"{kind}, not an image", is_failure=False)
+    if found is not None:
+        return LeftOut(location, f"{found.name} is not read; {found.remedy}")
+    if ending in _RAW_ENDINGS:
+        return LeftOut(location, f"a camera's raw file ({ending}) is not read; export it as JPEG")
     if ending in _ARCHIVES:
         return LeftOut(location, "an archive in a folder is not read; unpack it")
     if not head:
         return LeftOut(location, "the file is empty; copy it again, or delete it")
     if _is_text(head):
         return LeftOut(location, "text, not an image", is_failure=False)
-    return LeftOut(location, f"its content is no image that is known here; {_HOW_TO_SAVE}")
+    return LeftOut(location, "its content is no known image; save it as JPEG, PNG or WebP")
 
 
 def is_table(name: str) -> bool:

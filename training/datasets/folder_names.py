@@ -6,14 +6,20 @@ from training.datasets.manifests import PART_NAMES
 from training.datasets.rows import Part
 
 _VIEWS = frozenset(
-    "front back rear side sides left right top bottom detail details inside outside main gallery zoom closeup close-up"
-    " close-ups closeups original originals orig small medium large thumb thumbs thumbnail thumbnails 360 packshot"
-    " packshots lifestyle studio raw web old new backup archive view views".split()
-)
+    {
+        "front", "back", "rear", "side", "sides", "left", "right", "top", "bottom", "detail", "details", "inside",
+        "outside", "main", "gallery", "zoom", "closeup", "close-up", "close-ups", "closeups", "original", "originals",
+        "orig", "small", "medium", "large", "thumb", "thumbs", "thumbnail", "thumbnails", "360", "packshot",
+        "packshots", "lifestyle", "studio", "raw", "web", "old", "new", "backup", "archive", "view", "views",
+    }
+)  # fmt: skip
 _GENERIC = frozenset(
-    "image images img imgs photo photos pic pics picture pictures pix media upload uploads file files asset assets"
-    " data dataset jpg jpeg jpegs png bild bilder foto fotos imagen imagenes immagini".split()
-)
+    {
+        "image", "images", "img", "imgs", "photo", "photos", "pic", "pics", "picture", "pictures", "pix", "media",
+        "upload", "uploads", "file", "files", "asset", "assets", "data", "dataset", "jpg", "jpeg", "jpegs", "png",
+        "bild", "bilder", "foto", "fotos", "imagen", "imagenes", "immagini",
+    }
+)  # fmt: skip
 _NUMBERED = re.compile(r"(?:(?:view|angle|shot|frame|side|image|img|photo|picture|pic|foto|bild)s?[-_ ]?)?\d{1,2}")
 
 

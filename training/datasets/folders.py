@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from training.datasets.files import MAX_ENCLOSING_FOLDERS, first_example_folder, printable, short
 from training.datasets.folder_names import is_generic, is_view, part_of
@@ -33,6 +33,14 @@ _REMEDY = (
     "choose with --layout products (each outermost folder is one {thing}) or --layout paths (each folder with images "
     "is one {thing}, named by its path), or list the images in a catalogue.csv"
 )
+
+
+def layout_named(text: str) -> Layout:
+    """Return the layout of that name; raises ValueError for another name."""
+    for layout in get_args(Layout):
+        if text == layout:
+            return layout  # type: ignore[no-any-return]  # get_args() forgets the types of a Literal
+    raise ValueError(f"the layout is {short(text)}; it must be {', '.join(get_args(Layout))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ class _Reading:
         self._insides: dict[Parts, Parts] = {}  # a class's folder inside of another one: the class that it belongs to
         paths = [tuple(folder.split("/")) for folder in folders]
         inner = self._without_enclosing(paths)
-        self._keys = {key for key in map(self._key_of, inner)}
+        self._keys = set(map(self._key_of, inner))
         if layout == "auto":
             self._check_generic()
             self._join_insides()
@@ -269,7 +277,8 @@ def _is_enclosed(paths: Sequence[Parts]) -> bool:
     """Tell whether one folder, which is no class itself, lies around all others."""
     if len({path[0] for path in paths}) != 1 or any(len(path) < 2 for path in paths):
         return False
-    return not all(is_view(path[1]) or first_example_folder(path) == 1 for path in paths)
+    # A number may be a product's or a view's; a single product in an archive of its own is the rarer case.
+    return not all((is_view(path[1]) and not path[1].isdecimal()) or first_example_folder(path) == 1 for path in paths)
 
 
 def _places_of(reading: _Reading, folders: Mapping[str, int], tree: Tree) -> dict[str, _Place]:

@@ -14,15 +14,14 @@ from training.datasets.identifiers import checked_identifier, table_identifier
 from training.datasets.image_paths import image_path_of
 from training.datasets.records import Columns, read_records
 from training.datasets.rows import Dataset, LabelledImage, Part, Role, RowError
+from training.datasets.table_choice import TableKind
 
-MANIFEST_NAMES = tuple(
-    f"{name}.{ending}" for name in ("catalogue", "manifest") for ending in ("csv", "ndjson", "jsonl")
-)
 _COLUMNS = Columns(
     names=("image", "label", "product_id", "role", "split", "title", "attributes"),
     aliases={"id": "product_id", "image_path": "image", "path": "image", "part": "split"},
     needed=(("image",), ("label", "product_id")),
 )
+MANIFEST = TableKind("labelled images", ("catalogue", "catalog", "manifest"), _COLUMNS)
 # Names of parts, in the column `split` and as folders around the class folders.
 PART_NAMES: Mapping[str, Part] = {
     "train": "train",

@@ -46,3 +46,4 @@ class Dataset:
     images: tuple[LabelledImage, ...]
     errors: tuple[RowError, ...] = ()
     notes: tuple[str, ...] = ()
+    understood: str = ""  # one line for the user

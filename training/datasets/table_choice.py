@@ -17,9 +17,11 @@ from training.errors import InvalidDataset
 
 # A table of one of these names is meant as one even if its ending may be something else's.
 _NAMES_OF_TABLES = frozenset(
-    "catalogue catalog catalogues catalogs products product items item articles article labels label manifest metadata"
-    " images index".split()
-)
+    {
+        "catalogue", "catalog", "catalogues", "catalogs", "products", "product", "items", "item", "articles",
+        "article", "labels", "label", "manifest", "metadata", "images", "index",
+    }
+)  # fmt: skip
 # More tables in folders are data of products, and none of them is the table of the catalogue.
 _MAX_INNER_TABLES = 20
 
@@ -60,6 +62,13 @@ class ChosenTable:
     path: Path
     kind: TableKind
     left_out: tuple[LeftOut, ...]
+
+
+def table_at(path: Path, kinds: Sequence[TableKind]) -> ChosenTable:
+    """Return the table of that path, as the first of `kinds` whose names or columns it has, else as the first."""
+    named = [kind for kind in kinds if path.stem.lower() in kind.stems]
+    fitting = [kind for kind in kinds if len(kinds) > 1 and not named and kind.problem_of(path) is None]
+    return ChosenTable(path, (*named, *fitting, *kinds)[0], ())
 
 
 def possible_roots(path: Path) -> list[Path]:
