@@ -4,33 +4,40 @@ The archive's directory is checked first: paths out of the folder, links, device
 the directory may be wrong, the unpacked bytes are counted as well. After any failure nothing is left on the disk.
 """
 
-import re
 import shutil
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
 
+from service.catalogue.archive_names import (
+    check_same_path,
+    checked_path,
+    entry_name,
+    is_junk_entry,
+    shown,
+    undecodable_name_reason,
+)
 from service.catalogue.errors import InvalidArchive
-from training.datasets.files import IMAGE_ENDINGS
+from training.datasets.records import TABLE_ENDINGS
 
 MAX_ENTRIES = 200_000
 MAX_RATIO = 100.0
 
-_MAX_NAME_BYTES = 1024
-_MAX_PART_BYTES = 255
 # Smaller files may have any compression ratio: a table or an image of one colour compresses to almost nothing.
 _MAX_UNCHECKED_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
 _DIRECTORY_ENTRY = b"PK\x01\x02"
 _MAX_DIRECTORY_BYTES = 128 * 2**20
-_SYSTEM_FILES = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
+# The part of a file that is too large for an image that is written, to tell what it is.
+_HEAD_BYTES = 64 * 1024
 _NESTED_ENDINGS = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
+REASON_NESTED = "an archive in the archive is not unpacked; unpack it, and pack its files"
 # The first bytes of other formats, for error messages.
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip (.tar.gz) archive",
@@ -42,8 +49,6 @@ _SIGNATURES = {
     b"\x89PNG": "a PNG image",
 }
 _HOW_TO_PACK = "pack the folder as a zip archive: zip -r NAME.zip FOLDER"
-# Other unprintable characters are allowed: macOS puts a narrow no-break space into names of screenshots.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ENCRYPTED_FLAGS = 0x0001 | 0x0040 | 0x2000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What zipfile raises for a damaged archive.
@@ -55,10 +60,10 @@ _DAMAGE_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The number of unpacked files, and the names of skipped entries (nested archives, files of the system)."""
+    """The number of unpacked files, and what was left out with the reason; junk is one line of it."""
 
     num_files: int
-    ignored: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +91,26 @@ def unpack(
 ) -> Unpacked:
     """Unpack an archive into the new folder `into`, completely or not at all.
 
-    An image of more than `max_image_bytes` is replaced by a sparse file of the same length, which the reader of the
-    image then refuses by its length. Nested archives and files of the system are skipped.
+    Of a file of more than `max_image_bytes` that is no table, only the beginning is written, and a hole up to its
+    length: its reader then refuses it by its length. Nested archives and junk are left out.
 
     Raises InvalidArchive, which names the entry and a remedy, and OSError if the disk is full; `into` is removed.
     """
     with _open_archive(archive, max_entries) as opened:
-        entries, ignored = _entries(opened, archive.stat().st_size, max_bytes, max_ratio)
+        entries, left_out = _entries(opened, archive.stat().st_size, max_bytes, max_ratio)
         into.mkdir(parents=True)
         try:
             for entry in entries:
                 is_too_large = (
                     max_image_bytes is not None
                     and entry.info.file_size > max_image_bytes
-                    and entry.path.suffix.lower() in IMAGE_ENDINGS
+                    and entry.path.suffix.lower() not in TABLE_ENDINGS
                 )
-                _unpack_entry(opened, entry, into, is_placeholder=is_too_large)
+                _unpack_entry(opened, entry, into, is_only_head=is_too_large)
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
             raise
-    return Unpacked(len(entries), tuple(ignored))
+    return Unpacked(len(entries), tuple(left_out))
 
 
 class _GuardedFile(BufferedReader):
@@ -144,93 +149,85 @@ def _open_archive(archive: Path, max_entries: int) -> Iterator[zipfile.ZipFile]:
 
 
 def _reason_unreadable(archive: Path, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return undecodable_name_reason(error)
     with archive.open("rb") as file:
         first_bytes = file.read(8)
     if first_bytes.startswith(b"PK"):
-        return f"the archive is damaged or truncated: {error}; pack and send it again"
+        return "the archive is damaged or truncated; pack and send it again"
     found = next((name for start, name in _SIGNATURES.items() if first_bytes.startswith(start)), "not an archive")
     return f"the file is {found}; only zip archives are supported: {_HOW_TO_PACK}"
 
 
 def _entries(
     opened: zipfile.ZipFile, archive_bytes: int, max_bytes: int, max_ratio: float
-) -> tuple[list[_Entry], list[str]]:
-    """Check the directory; return the files to unpack and the names of skipped entries. Raises InvalidArchive."""
+) -> tuple[list[_Entry], list[tuple[str, str]]]:
+    """Check the directory; return the files to unpack, and what is left out with reasons. Raises InvalidArchive."""
     entries: list[_Entry] = []
-    ignored: list[str] = []
-    paths: set[PurePosixPath] = set()
+    junk: list[str] = []
+    nested: list[tuple[str, str]] = []
+    paths: dict[PurePosixPath, zipfile.ZipInfo] = {}
     folders: set[PurePosixPath] = set()
     num_bytes = num_compressed = 0
     for info in opened.infolist():
-        path = _checked_path(info)
+        if is_junk_entry(info):
+            junk.append(shown(info))
+            continue
+        path = checked_path(info)
         _check_kind(info)
-        if info.is_dir():
+        if _is_folder(info):
             folders.update((path, *path.parents))
             continue
         num_bytes += info.file_size
         num_compressed += info.compress_size
         if num_bytes > max_bytes:
             raise InvalidArchive(f"the archive unpacks to more than {max_bytes:,} bytes; split it into smaller ones")
-        _check_ratio(_shown(info), info.file_size, info.compress_size, max_ratio)
+        _check_ratio(shown(info), info.file_size, info.compress_size, max_ratio)
         if path in paths:
-            raise InvalidArchive(f"the archive contains {_shown(info)} twice; remove one and pack it again")
-        paths.add(path)
+            check_same_path(paths[path], info)
+        paths[path] = info
         folders.update(path.parents)
-        if _is_skipped(path):
-            ignored.append(path.as_posix())
+        if path.suffix.lower() in _NESTED_ENDINGS:
+            nested.append((path.as_posix(), REASON_NESTED))
         else:
             entries.append(_Entry(info, path))
-    if mixed := sorted(paths & folders):
+    if mixed := sorted(paths.keys() & folders):
         raise InvalidArchive(f"the archive contains {mixed[0].as_posix()!r} as both a file and a folder; pack it again")
     # Overlapping entries are a zip bomb that the ratio of a single entry does not reveal.
     if num_compressed > archive_bytes:
         raise InvalidArchive("entries of the archive overlap, which no regular zip program produces; pack it again")
     _check_ratio("the archive as a whole", num_bytes, archive_bytes, max_ratio)
-    return entries, ignored
+    return entries, [*_junk_line(junk), *nested]
 
 
-def _checked_path(info: zipfile.ZipInfo) -> PurePosixPath:
-    """Return the path of an entry relative to the folder; raises InvalidArchive for a name that is refused."""
-    name = info.orig_filename
-    problem = None
-    # The same checks on every system, so that an archive is refused everywhere or nowhere.
-    if "\0" in name:
-        problem = "has a NUL in its name"
-    elif not (info.filename and PurePosixPath(name).parts) and not name.endswith("/"):
-        problem = "has no name"
-    elif "\\" in name:
-        problem = "has a backslash in its name"
-    elif name.startswith("/") or re.match("[A-Za-z]:", name):
-        problem = "has an absolute name"
-    elif ".." in name.split("/"):
-        problem = 'leads out of the archive with ".."'
-    elif len(_as_bytes(name)) > _MAX_NAME_BYTES or any(len(_as_bytes(x)) > _MAX_PART_BYTES for x in name.split("/")):
-        problem = f"has a name longer than {_MAX_PART_BYTES} bytes, or {_MAX_NAME_BYTES} bytes including its folders"
-    elif _CONTROL.search(name):
-        problem = "has control characters in its name"
-    if problem:
-        raise InvalidArchive(
-            f"the entry {_shown(info)} {problem}; rename it and pack the archive again with a zip program"
-        )
-    return PurePosixPath(name)
+def _junk_line(junk: list[str]) -> list[tuple[str, str]]:
+    if not junk:
+        return []
+    files = "1 system file" if len(junk) == 1 else f"{len(junk):,} system files"
+    return [(files, f"operating systems and programs leave them beside images; the first is {junk[0]}")]
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    is_marked = stat.S_ISDIR(info.external_attr >> 16) and info.file_size == 0
+    return is_marked or entry_name(info).endswith("/")
 
 
 def _check_kind(info: zipfile.ZipInfo) -> None:
     """Raise InvalidArchive for an entry that is not a regular file or folder, or has an unsupported format."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
-        raise InvalidArchive(f"the entry {_shown(info)} is a link; pack the file itself (zip without --symlinks)")
+        raise InvalidArchive(f"the entry {shown(info)} is a link; pack the file itself (zip without --symlinks)")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise InvalidArchive(f"the entry {_shown(info)} is a device or a pipe; remove it and pack the archive again")
+        raise InvalidArchive(f"the entry {shown(info)} is a device or a pipe; remove it and pack the archive again")
     if info.flag_bits & _ENCRYPTED_FLAGS:
-        raise InvalidArchive(f"the entry {_shown(info)} is encrypted; pack the archive without a password")
+        raise InvalidArchive(f"the entry {shown(info)} is encrypted; pack the archive without a password")
     # zipfile cannot bound the output of one read of bzip2 and LZMA.
     if info.compress_type not in _METHODS:
         raise InvalidArchive(
-            f"the entry {_shown(info)} has compression method {info.compress_type}; pack it with deflate: zip -r"
+            f"the entry {shown(info)} has compression method {info.compress_type}; pack it with deflate: zip -r"
         )
     if info.file_size < 0 or info.compress_size < 0:
-        raise InvalidArchive(f"the entry {_shown(info)} has a negative size; {_HOW_TO_PACK}")
+        raise InvalidArchive(f"the entry {shown(info)} has a negative size; {_HOW_TO_PACK}")
 
 
 def _check_ratio(what: str, num_bytes: int, num_compressed: int, max_ratio: float) -> None:
@@ -241,12 +238,7 @@ def _check_ratio(what: str, num_bytes: int, num_compressed: int, max_ratio: floa
         )
 
 
-def _is_skipped(path: PurePosixPath) -> bool:
-    is_hidden = any(part in _SYSTEM_FILES or part.startswith("._") for part in path.parts)
-    return is_hidden or path.suffix.lower() in _NESTED_ENDINGS
-
-
-def _unpack_entry(opened: zipfile.ZipFile, entry: _Entry, into: Path, *, is_placeholder: bool) -> None:
+def _unpack_entry(opened: zipfile.ZipFile, entry: _Entry, into: Path, *, is_only_head: bool) -> None:
     path = into / entry.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,37 +246,29 @@ def _unpack_entry(opened: zipfile.ZipFile, entry: _Entry, into: Path, *, is_plac
         file = path.open("xb")
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidArchive(
-            f"the entry {_shown(entry.info)} has the same name as another entry except for case; rename one of them"
+            f"the entry {shown(entry.info)} has the same name as another entry except for case; rename one of them"
         ) from error
     with file:
-        if is_placeholder:
+        if is_only_head:
+            with closing(_content_of(opened, entry.info)) as content:
+                file.write(next(content, b"")[:_HEAD_BYTES])
             file.truncate(entry.info.file_size)
             return
         num_bytes = 0
         for chunk in _content_of(opened, entry.info):
             num_bytes += len(chunk)
             if num_bytes > entry.info.file_size:
-                raise InvalidArchive(f"the entry {_shown(entry.info)} is larger than it declares; pack it again")
+                raise InvalidArchive(f"the entry {shown(entry.info)} is larger than it declares; pack it again")
             file.write(chunk)
     if num_bytes != entry.info.file_size:
-        raise InvalidArchive(f"the entry {_shown(entry.info)} is smaller than it declares; pack it again")
+        raise InvalidArchive(f"the entry {shown(entry.info)} is smaller than it declares; pack it again")
 
 
-def _content_of(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+def _content_of(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Generator[bytes]:
     """Yield the bytes of an entry; zipfile verifies their checksum at the end."""
     try:
         with opened.open(info) as content:
             while chunk := content.read(_CHUNK_BYTES):
                 yield chunk
     except (*_DAMAGE_ERRORS, OSError) as error:
-        raise InvalidArchive(f"the entry {_shown(info)} is damaged: {error}; pack and send it again") from error
-
-
-def _as_bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _shown(info: zipfile.ZipInfo) -> str:
-    """Return the name of an entry for a message: one line of at most 120 characters."""
-    text = ascii(info.orig_filename) if not info.orig_filename.isprintable() else repr(info.orig_filename)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+        raise InvalidArchive(f"the entry {shown(info)} is damaged; pack and send it again") from error

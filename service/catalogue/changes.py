@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue.sources import MAX_TEXT_LENGTH
+from service.catalogue.rows import MAX_TEXT_LENGTH
 from service.storage.database import next_change_seqs, now
 from service.storage.tables.catalogue import ChangeCounter, LabelChange, Product, ProductImage
 

@@ -26,6 +26,7 @@ from service.installation.settings import Settings
 from service.storage.database import Database, now
 from service.storage.media import MediaStore
 from service.storage.tables.catalogue import LabelChange, Product, ProductImage
+from training.datasets.folders import Layout
 
 
 def import_path(
@@ -33,6 +34,7 @@ def import_path(
     path: Path,
     *,
     is_upload: bool = False,
+    layout: Layout = "auto",
     dry_run: bool = False,
     actor: str = COMMAND_LINE,
     on_progress: OnProgress | None = None,
@@ -43,7 +45,7 @@ def import_path(
 
     Raises InvalidArchive, InvalidImportSource, MediaError, StorageFull.
     """
-    with _import_source(path, installation.settings, is_upload) as source:
+    with _import_source(path, installation.settings, is_upload, layout) as source:
         report = import_catalogue(
             source,
             installation.database,
@@ -55,19 +57,19 @@ def import_path(
         )
     if is_upload and report.num_usable == 0:
         raise InvalidImportSource(f"no row of the {report.layout} could be imported: {report.reasons()}")
-    if report.errors and not dry_run:
+    if (report.errors or report.left_out) and not dry_run:
         report.file = write_report(report, installation.settings.reports_dir, "import")
     return report
 
 
 @contextmanager
-def _import_source(path: Path, settings: Settings, is_upload: bool) -> Iterator[ImportSource]:
+def _import_source(path: Path, settings: Settings, is_upload: bool, layout: Layout) -> Iterator[ImportSource]:
     """Read a source; an archive stays unpacked for the duration of the block."""
     if is_upload or (path.is_file() and path.suffix.lower() == ".zip"):
         with unpacked(path, settings) as folder:
-            yield read_import_source(folder, is_trusted=False)
+            yield read_import_source(folder, is_trusted=False, layout=layout)
     else:
-        yield read_import_source(path)
+        yield read_import_source(path, layout=layout)
 
 
 def import_catalogue(
@@ -87,15 +89,16 @@ def import_catalogue(
     intake = ImageIntake(database, media_store, limits or DecodingLimits())
     run = _ImportRun(database, intake, ImportReport(source.layout, dry_run), actor, source.folder)
     start = time.perf_counter()
-    run.report.errors.extend(source.errors)
-    run.report.num_ignored = source.num_ignored
+    run.report.understood = source.understood
+    run.report.notes.extend(source.notes)
+    run.report.left_out.extend(source.left_out)
     num_done = 0
     with ThreadPoolExecutor(2, thread_name_prefix="import") as pool:
         for rows in chunks(source.rows, CHUNK_ROWS):
             run.import_chunk(rows, pool)
             num_done += len(rows)
             if on_progress:
-                on_progress(num_done, len(source.rows))
+                on_progress(num_done, source.num_rows)
     run.report.seconds = time.perf_counter() - start
     return run.report
 
@@ -116,8 +119,10 @@ class _ImportRun:
         self._attributes: dict[str, SourceRow] = {}  # by product id: the first row with attributes
         self._counted: set[str] = set()  # ids of products and images that the report counts as added or updated
 
-    def import_chunk(self, rows: list[SourceRow], pool: ThreadPoolExecutor) -> None:
+    def import_chunk(self, rows_and_errors: list[SourceRow | RowError], pool: ThreadPoolExecutor) -> None:
         """Import one chunk of rows."""
+        self.report.errors.extend(row for row in rows_and_errors if isinstance(row, RowError))
+        rows = [row for row in rows_and_errors if isinstance(row, SourceRow)]
         received_images = self._without_failures(rows, self._intake.receive(rows, pool))
         outcomes = [self._contradiction(received) or received for received in received_images]
         received_images = self._without_failures([received.row for received in received_images], outcomes)

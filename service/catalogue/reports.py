@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from embedding.whole_files import write_whole
 from service.catalogue.sources import RowError, first_reasons
 from service.storage.database import now
+from training.datasets.rows import LeftOut
 
 OnProgress = Callable[[int, int], None]  # rows done, rows in total
 
@@ -27,8 +28,10 @@ class ImportReport:
     num_images_added: int = 0
     num_images_updated: int = 0
     num_unchanged: int = 0
-    num_ignored: int = 0
     seconds: float = 0.0
+    understood: str = ""  # one line that says what the source was understood as
+    notes: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)  # files that are not part of the source
     errors: list[RowError] = field(default_factory=list)
     file: Path | None = None  # the JSON file with all errors, if one was written
 
@@ -46,7 +49,7 @@ class ImportReport:
         """Return the content of the JSON file."""
         values = asdict(self)
         del values["file"]
-        return values
+        return {**values, "num_ignored": len(self.left_out)}
 
 
 class Report(Protocol):

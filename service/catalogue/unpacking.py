@@ -1,6 +1,7 @@
 """Unpack uploaded archives within the limits of the settings, into temporary folders below the home folder."""
 
 import contextlib
+import json
 import shutil
 import tempfile
 import time
@@ -8,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.catalogue.archives import unpack
+from embedding.whole_files import write_whole
+from service.catalogue.archives import REASON_NESTED, unpack
 from service.installation.settings import Settings
+from training.datasets.rows import LeftOut
 
 # No request takes this long: an older folder was left by a process that was killed.
 _STALE_SECONDS = 24 * 3600.0
@@ -35,8 +38,21 @@ def unpack_upload(archive: Path, into: Path, settings: Settings) -> Path:
 
     Raises InvalidArchive.
     """
-    unpack(archive, into, max_bytes=max_unpacked_bytes(settings), max_image_bytes=settings.max_image_bytes)
+    result = unpack(archive, into, max_bytes=max_unpacked_bytes(settings), max_image_bytes=settings.max_image_bytes)
+    # In a file, since another process may read the folder.
+    write_whole(_list_of_left_out(into), json.dumps(result.left_out).encode())
     return into
+
+
+def left_out_of_archive(folder: Path) -> tuple[LeftOut, ...]:
+    """Return what was not unpacked into a folder of `unpack_upload`; nothing for another folder."""
+    path = _list_of_left_out(folder)
+    entries = json.loads(path.read_bytes()) if path.is_file() else ()
+    return tuple(LeftOut(location, reason, reason == REASON_NESTED) for location, reason in entries)
+
+
+def _list_of_left_out(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.left-out.json")
 
 
 def new_upload_folder(settings: Settings) -> Path:

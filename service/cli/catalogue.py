@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from service.cli.audit_recording import recorded
 from service.cli.console import notes, output, print_json, progress_bar
+from service.cli.layouts import LayoutOption, checked_layout, exit_if_left_out, show_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +35,13 @@ def import_(
         Path,
         typer.Argument(help="A folder per product, a CSV / NDJSON file, GroceryStoreDataset, or a zip of one."),
     ],
+    layout: LayoutOption = "auto",
     dry_run: DryRun = False,
     json: ReportAsJSON = False,
 ) -> None:
     """Import products and images. Safe to repeat and to resume.
 
-    Bad rows are reported and do not stop the others; the exit status is then 1.
+    Bad rows, and images that are left out, are reported and do not stop the others; the exit status is then 1.
     """
     from service.catalogue.importing import import_path
     from service.cli.tables.catalogue import import_table
@@ -58,12 +60,16 @@ def import_(
         installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
         stack.enter_context(recorded(installation, "akin catalogue import", str(path), is_dry_run=dry_run))
         on_progress = stack.enter_context(progress_bar("Importing"))
-        report = import_path(installation, path, dry_run=dry_run, on_progress=on_progress)
+        report = import_path(
+            installation, path, layout=checked_layout(layout), dry_run=dry_run, on_progress=on_progress
+        )
     if json:
         print_json(report.to_json())
     else:
         output.print(import_table(report))
+    show_left_out(report.left_out, report.file)
     _exit_if_rows_failed(report.errors, len(report.errors), report.file, "imported")
+    exit_if_left_out(report.left_out)
 
 
 @app.command()
@@ -74,12 +80,13 @@ def label(
     shows: Annotated[str | None, typer.Option("--as", help="For one image: its product's id, or its label.")] = None,
     by: By = None,
     source: Source = "command line",
+    layout: LayoutOption = "auto",
     dry_run: DryRun = False,
     json: ReportAsJSON = False,
 ) -> None:
     """Set labels of images of the catalogue, and add new labelled images as examples. Safe to repeat.
 
-    Bad rows are reported and do not stop the others; the exit status is then 1.
+    Bad rows, and images that are left out, are reported and do not stop the others; the exit status is then 1.
     """
     from service.cli.tables.labels import label_report_table
     from service.installation.installation import open_for_dry_run, open_installation
@@ -88,7 +95,7 @@ def label(
 
     settings = load_settings()
     with ExitStack() as stack:
-        open_labels = _labels_at(path, shows)
+        open_labels = _labels_at(path, shows, layout)
         installation = stack.enter_context(open_for_dry_run(settings) if dry_run else open_installation(settings))
         stack.enter_context(recorded(installation, "akin catalogue label", str(path), is_dry_run=dry_run))
         on_progress = stack.enter_context(progress_bar("Labelling", "rows"))
@@ -104,7 +111,9 @@ def label(
         print_json(report.to_json())
     else:
         output.print(label_report_table(report))
+    show_left_out(report.left_out, report.file)
     _exit_if_rows_failed(report.errors, report.num_failed, report.file, "used")
+    exit_if_left_out(report.left_out)
 
 
 @app.command()
@@ -225,7 +234,7 @@ def remove(product_ids: Annotated[list[str], typer.Argument(help="Ids of the pro
     output.print(f"removed {len(set(product_ids))} products with {num_images} images; now: akin index build")
 
 
-def _labels_at(path: Path, label: str | None) -> "OpenLabels":
+def _labels_at(path: Path, label: str | None, layout: str) -> "OpenLabels":
     from service.labels.errors import InvalidLabels
     from service.labels.intake import open_path, without_unpacking
     from service.labels.sources import single_image
@@ -237,7 +246,7 @@ def _labels_at(path: Path, label: str | None) -> "OpenLabels":
         return without_unpacking(partial(single_image, path, product_id=None, label=label))
     if label is not None:
         raise InvalidLabels(f"--as gives the label of one image, and {path} is not an image; omit --as")
-    return partial(open_path, path)
+    return partial(open_path, path, layout=checked_layout(layout))
 
 
 def _actor(by: str | None) -> str:

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -60,7 +60,8 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
     _check_home(installation, images)
     with step(announce, f"images: {_describe(images)}"):
         source, queries = _read_images(images, on_progress)
-    with step(announce, f"catalogue: {len(source.rows)} images"):
+    rows = [row for row in source.rows if isinstance(row, SourceRow)]
+    with step(announce, f"catalogue: {len(rows)} images"):
         # An import is idempotent and resumes an interrupted one.
         report = import_catalogue(
             source,
@@ -74,11 +75,11 @@ def prepare_demo(installation: Installation, *, announce: Announce, on_progress:
     release_id = _release_of_catalogue(installation)
     if release_id is not None:
         announce(f"release {release_id} already holds this catalogue")
-        return Demo(images, release_id, queries, source.rows)
+        return Demo(images, release_id, queries, rows)
     with step(announce, "release: embedded, indexed, published"):
         built = build_release(installation, on_progress=on_progress)
     announce(f"release {built.release_id}: {built.num_products} products, {built.num_images} images")
-    return Demo(images, built.release_id, queries, source.rows)
+    return Demo(images, built.release_id, queries, rows)
 
 
 def check_demo(demo: Demo, address: str, *, announce: Announce) -> float:
@@ -148,7 +149,8 @@ def _sample_queries(path: Path) -> list[tuple[str, Path]]:
 def _grocery_queries(source: ImportSource) -> list[tuple[str, Path]]:
     """Return the photos that test.txt lists, which are not imported, with the products of their classes."""
     product_of = {str(class_id): row.product_id for class_id, row in enumerate(_catalogue_rows(source))}
-    root = next((path for path in source.rows[0].image.parents if (path / "test.txt").is_file()), None)
+    first = _catalogue_rows(source)[0]
+    root = next((path for path in first.image.parents if (path / "test.txt").is_file()), None)
     if root is None:
         raise DemoError(
             "the GroceryStoreDataset lacks test.txt, which lists the photos to search with; unpack all of it"
@@ -170,11 +172,11 @@ def _hold_out(source: ImportSource) -> tuple[ImportSource, list[tuple[str, Path]
     held_out_locations = {row.location for row in held_out}
     kept = [row for row in source.rows if row.location not in held_out_locations]
     queries = [(row.product_id, row.image) for row in held_out]
-    return ImportSource(source.layout, kept, source.errors, source.num_ignored), queries
+    return replace(source, rows=kept, num_rows=len(kept)), queries
 
 
 def _catalogue_rows(source: ImportSource) -> list[SourceRow]:
-    return [row for row in source.rows if row.role == CATALOGUE]
+    return [row for row in source.rows if isinstance(row, SourceRow) and row.role == CATALOGUE]
 
 
 def _check_home(installation: Installation, images: DemoImages) -> None:

@@ -12,7 +12,7 @@ from embedding.embedder import Embedder
 from embedding.model import Architecture, LinearHead, create_model
 from index.indexer import embed_images
 from service.catalogue.reports import OnProgress
-from service.catalogue.sources import read_import_source
+from service.catalogue.sources import RowError, read_import_source
 from service.errors import InvalidSetting
 from service.installation.settings import Settings
 
@@ -68,6 +68,8 @@ def _embed_all(embedder: Embedder, path: Path, on_progress: OnProgress | None) -
 
     def files() -> Iterator[tuple[str, bytes]]:
         for row in source.rows:
+            if isinstance(row, RowError):
+                raise InvalidSetting(f"{path}: {row.location}: {row.message}")
             yield row.location, row.image.read_bytes()
 
     parts = []
@@ -78,5 +80,5 @@ def _embed_all(embedder: Embedder, path: Path, on_progress: OnProgress | None) -
         parts.append(batch.embeddings)
         num_done += len(batch.keys)
         if on_progress:
-            on_progress(num_done, len(source.rows))
+            on_progress(num_done, source.num_rows)
     return np.concatenate(parts)

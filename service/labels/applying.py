@@ -23,6 +23,7 @@ from service.installation.installation import Installation
 from service.labels.sources import LabelRow, LabelSource, NewExample, Relabel
 from service.storage.database import now
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage
+from training.datasets.rows import LeftOut
 
 # All errors are counted; only the first are kept.
 _MAX_KEPT_ERRORS = 10_000
@@ -41,8 +42,11 @@ class LabelReport:
     num_changed: int = 0
     num_unchanged: int = 0
     num_failed: int = 0
-    num_ignored: int = 0
+    num_skipped: int = 0  # rows of a catalogue that are not examples
     seconds: float = 0.0
+    understood: str = ""  # one line that says what the source was understood as
+    notes: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)  # files that are not part of the source
     errors: list[RowError] = field(default_factory=list)  # the first of the rows that failed
     file: Path | None = None  # the JSON file of this report, if one was written
 
@@ -59,7 +63,7 @@ class LabelReport:
         """Return the content of the JSON file."""
         values = asdict(self)
         del values["file"]
-        return values
+        return {**values, "num_ignored": self.num_skipped + len(self.left_out)}
 
 
 @dataclass(slots=True)
@@ -86,7 +90,9 @@ def apply_labels(
 
     Raises MediaError, StorageFull.
     """
-    report = LabelReport(source.layout, dry_run, num_ignored=source.num_ignored)
+    report = LabelReport(source.layout, dry_run, num_skipped=source.num_skipped, understood=source.understood)
+    report.notes.extend(source.notes)
+    report.left_out.extend(source.left_out)
     run = _LabelRun(installation, report, actor, source_name, source.folder)
     start = time.perf_counter()
     num_done = 0

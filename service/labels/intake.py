@@ -11,6 +11,7 @@ from service.installation.settings import Settings
 from service.labels.applying import LabelReport, apply_labels
 from service.labels.errors import InvalidLabels
 from service.labels.sources import LabelSource, read_label_source, single_label
+from training.datasets.folders import Layout
 
 # Reads labels; their files exist for the duration of the block.
 OpenLabels = Callable[[Settings], AbstractContextManager[LabelSource]]
@@ -39,7 +40,7 @@ def import_labels(
     if is_upload and report.num_usable == 0:
         reasons = report.reasons() or "it has no rows"
         raise InvalidLabels(f"no row of the {report.layout} could be used: {reasons}")
-    if report.errors and not dry_run:
+    if (report.errors or report.left_out) and not dry_run:
         report.file = write_report(report, installation.settings.reports_dir, "labels")
     return report
 
@@ -60,17 +61,17 @@ def without_unpacking(read: Callable[[], LabelSource]) -> OpenLabels:
 
 
 @contextmanager
-def open_archive(archive: Path, settings: Settings) -> Iterator[LabelSource]:
+def open_archive(archive: Path, settings: Settings, *, layout: Layout = "auto") -> Iterator[LabelSource]:
     """Unpack and read an untrusted zip archive."""
     with unpacked(archive, settings) as folder:
-        yield read_label_source(folder)
+        yield read_label_source(folder, layout=layout)
 
 
 @contextmanager
-def open_path(path: Path, settings: Settings) -> Iterator[LabelSource]:
+def open_path(path: Path, settings: Settings, *, layout: Layout = "auto") -> Iterator[LabelSource]:
     """Read a table, a folder or a zip archive of this machine."""
     if path.is_file() and path.suffix.lower() == ".zip":
-        with open_archive(path, settings) as source:
+        with open_archive(path, settings, layout=layout) as source:
             yield source
     else:
-        yield read_label_source(path, is_trusted=True)
+        yield read_label_source(path, is_trusted=True, layout=layout)

@@ -1,43 +1,37 @@
-"""The layouts of labels, and the two kinds of rows that they become.
+"""The sources of labels (docs/layouts.md), and the two kinds of rows that they become.
 
 A row sets the label of an image of the catalogue (`Relabel`), or adds a new example (`NewExample`).
-
-* a CSV or NDJSON file with one row per image: `image_id`, or `sha256` (with `product_id`), and `label`; or `image`, a
-  path relative to the file (in NDJSON also `image_base64`), with `product_id`, `label` or both;
-* a folder that contains `labels.csv` or `labels.ndjson`, or a `catalogue.csv`, of which the examples are read;
-* a folder per class: its images are examples with the folder's name as label.
 """
 
 import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.catalogue.errors import InvalidImportSource
-from service.catalogue.sources import (
-    CATALOGUE_TABLES,
-    RowError,
-    content_root,
-    images_in_folders,
-    is_inside,
-    read_import_source,
-    without_folder,
-)
+from service.catalogue.rows import CATALOGUE_TABLE, is_empty
+from service.catalogue.sources import ImportSource, RowError, is_inside, read_import_source, without_folder
+from service.catalogue.unpacking import left_out_of_archive
 from service.labels.errors import InvalidLabels
 from service.storage.tables.catalogue import EXAMPLE
-from training.datasets.files import short
-from training.datasets.grocery import is_grocery
-from training.datasets.manifests import checked_label
-from training.datasets.records import Columns, read_records
+from training.datasets.files import printable, short
+from training.datasets.folders import FolderImages, Layout
+from training.datasets.identifiers import table_identifier
+from training.datasets.image_paths import image_path_of
+from training.datasets.reading import PublishedSource, find_source
+from training.datasets.records import Columns, Records, read_records
+from training.datasets.rows import LabelledImage, LeftOut
+from training.datasets.table_choice import ChosenTable, TableKind
+from training.datasets.understanding import counted, plural, understood
 from training.errors import InvalidDataset
 
-_LABEL_TABLES = ("labels.csv", "labels.ndjson", "labels.jsonl")
 _COLUMN_NAMES = ("image_id", "sha256", "product_id", "label", "image", "labelled_by")
 _ALIASES = {"image_path": "image", "path": "image"}
 _CSV_COLUMNS = Columns(_COLUMN_NAMES, _ALIASES, (("image_id", "sha256", "image"),), has_attributes=False)
 _JSON_COLUMNS = Columns((*_COLUMN_NAMES, "image_base64"), _ALIASES, (), has_attributes=False)
+_LABEL_TABLE = TableKind("labels", ("labels", "label"), _CSV_COLUMNS, _JSON_COLUMNS)
 # Each line is read into memory; an image of 48 MiB has this length in base64.
 _MAX_LINE_BYTES = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -76,25 +70,27 @@ class LabelSource:
     layout: str
     rows: Iterable[LabelRow | RowError]
     num_rows: int
-    num_ignored: int = 0  # files that are not images, and rows without labels
+    num_skipped: int = 0  # rows of a catalogue that are not examples
+    understood: str = ""  # one line for the user
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
     folder: Path | None = None  # of an unpacked archive; removed from messages
 
 
-def read_label_source(path: Path, *, is_trusted: bool = False, has_images: bool = True) -> LabelSource:
-    """Read the rows of a file or folder; images are not opened yet, and tables are read line by line.
+def read_label_source(
+    path: Path, *, is_trusted: bool = False, has_images: bool = True, layout: Layout = "auto"
+) -> LabelSource:
+    """Read the rows of a file or folder; images are not opened yet, and tables are read row by row.
 
     In an upload (`is_trusted` False), rows may not name files outside of the folder; in a table without images
     (`has_images` False), they may not name files at all.
 
     Raises InvalidLabels if the source as a whole cannot be read; a bad row becomes a RowError.
     """
-    if not path.exists():
-        raise InvalidLabels(f"{path} does not exist")
-    root = path if path.is_file() or is_trusted else content_root(path)
+    folder = path.parent if path.is_file() else path
     try:
-        return _read(root, is_trusted, has_images)
+        return _read(path, None if is_trusted else folder, has_images, layout)
     except (InvalidDataset, InvalidImportSource, InvalidLabels) as error:
-        folder = root.parent if root.is_file() else root
         raise InvalidLabels(without_folder(str(error), None if is_trusted else folder)) from error
 
 
@@ -130,46 +126,74 @@ def single_label(image_id: str, label: str | None) -> LabelSource:
 
 
 class _TableRows:
-    """The rows of a CSV or NDJSON file, which is read again in each iteration."""
+    """The rows of a table, which is read again in each iteration."""
 
-    def __init__(self, path: Path, folder: Path | None, is_trusted: bool) -> None:
-        self._path = path
+    def __init__(self, records: Records, folder: Path | None, is_trusted: bool) -> None:
+        self._records = records
         self._folder = folder
         self._is_trusted = is_trusted
-        self._columns = _CSV_COLUMNS if path.suffix.lower() == ".csv" else _JSON_COLUMNS
 
     def __iter__(self) -> Iterator[LabelRow | RowError]:
-        for line_number, record in read_records(self._path, self._columns):
-            location = f"{self._path.name}:{line_number}"
+        for line_number, record in self._records:
+            location = f"{printable(Path(self._records.path.name))}:{line_number}"
             if isinstance(record, ValueError):
                 yield RowError(location, str(record))
             else:
                 yield _row_or_error(location, record, self._row)
 
-    def count(self) -> int:
-        """Count the rows by reading the whole file; raises InvalidDataset if it cannot be read."""
-        return sum(1 for _ in read_records(self._path, self._columns))
-
     def _row(self, record: Mapping[str, object], location: str) -> LabelRow:
         return _row_of(record, location, self._folder, self._is_trusted)
 
 
-def _read(path: Path, is_trusted: bool, has_images: bool) -> LabelSource:
-    if path.is_file():
-        return _read_table(path, path.parent if has_images else None, is_trusted)
-    for name in _LABEL_TABLES:
-        if (path / name).is_file():
-            return _read_table(path / name, path, is_trusted)
-    has_catalogue = any((path / name).is_file() for name in CATALOGUE_TABLES)
-    if has_catalogue or any(is_grocery(root) for root in (path, path / "dataset")):
-        return _read_examples(path, is_trusted)
-    return _read_classes(path, is_trusted)
+class _FolderRows:
+    """The rows of images in folders."""
+
+    def __init__(self, images: FolderImages) -> None:
+        self._images = images
+
+    def __iter__(self) -> Iterator[LabelRow | RowError]:
+        return map(_class_row, self._images)
 
 
-def _read_table(path: Path, folder: Path | None, is_trusted: bool) -> LabelSource:
-    _check_lines(path)
-    rows = _TableRows(path, folder, is_trusted)
-    return LabelSource(path.suffix[1:].upper(), rows, rows.count(), folder=None if is_trusted else path.parent)
+def _read(path: Path, folder: Path | None, has_images: bool, layout: Layout) -> LabelSource:
+    """Read a source; `folder` is that of an upload, None for a trusted source."""
+    # Only a table of labels keeps to `has_images`.
+    kinds = (_LABEL_TABLE, CATALOGUE_TABLE) if folder is None or path.is_dir() else (_LABEL_TABLE,)
+    source = find_source(path, kinds, layout=layout)
+    packed = () if folder is None else left_out_of_archive(folder)
+    if isinstance(source, PublishedSource) or (isinstance(source, ChosenTable) and source.kind is CATALOGUE_TABLE):
+        return _read_examples(path, source, is_trusted=folder is None)
+    if isinstance(source, ChosenTable):
+        return _read_table(source, (*packed, *source.left_out), folder, has_images)
+    left_out = (*packed, *source.left_out)
+    counts = (counted(source.num_classes, "class", plural("class")), counted(len(source), "image"))
+    return LabelSource(
+        "folder per class",
+        _FolderRows(source),
+        len(source),
+        understood=understood(source.description, counts, left_out, source.num_junk),
+        left_out=left_out,
+        notes=source.notes,
+        folder=folder,
+    )
+
+
+def _read_table(
+    table: ChosenTable, left_out: tuple[LeftOut, ...], folder: Path | None, has_images: bool
+) -> LabelSource:
+    _check_lines(table.path)
+    records = read_records(table.path, table.kind.columns_of(table.path))
+    # The whole file is read once before any row is used: a damaged file changes nothing.
+    num_rows = sum(1 for _ in records)
+    return LabelSource(
+        table.path.suffix[1:].upper(),
+        _TableRows(records, table.path.parent if has_images else None, folder is None),
+        num_rows,
+        understood=understood(f"the table {printable(Path(table.path.name))}", (counted(num_rows, "row"),), left_out),
+        left_out=left_out,
+        notes=records.notes,
+        folder=folder,
+    )
 
 
 def _check_lines(path: Path) -> None:
@@ -195,40 +219,54 @@ def _check_line(path: Path, line_number: int, num_bytes: int) -> None:
         )
 
 
-def _read_examples(path: Path, is_trusted: bool) -> LabelSource:
-    """Read the examples of a catalogue; its catalogue images are ignored."""
+def _read_examples(path: Path, found: ChosenTable | PublishedSource, *, is_trusted: bool) -> LabelSource:
+    """Read the examples of a catalogue or of a published data set; catalogue images of a catalogue are skipped."""
     source = read_import_source(path, is_trusted=is_trusted)
-    rows: list[LabelRow | RowError] = [
-        NewExample(row.location, row.image, row.product_id, row.label) for row in source.rows if row.role == EXAMPLE
-    ]
-    num_ignored = source.num_ignored + len(source.rows) - len(rows)
-    if not rows and not source.errors:
+    has_roles = isinstance(found, ChosenTable) or found.is_grocery
+    rows = _Examples(source, has_roles)
+    num_examples, num_errors = rows.count()
+    if not num_examples and not num_errors:
         raise InvalidLabels(
-            f"none of the {len(source.rows):,} rows of the {source.layout} has the role {EXAMPLE}, and only examples "
+            f"none of the {source.num_rows:,} rows of the {source.layout} has the role {EXAMPLE}, and only examples "
             "can be added with labels; import it as a catalogue, or set the role"
         )
-    rows += source.errors
-    return LabelSource(f"examples of {source.layout}", rows, len(rows), num_ignored, source.folder)
+    num_skipped = source.num_rows - num_examples - num_errors
+    return replace(
+        LabelSource(f"examples of {source.layout}", rows, num_examples + num_errors, num_skipped),
+        understood=f"{source.understood}; only its {counted(num_examples, 'example')}",
+        left_out=source.left_out,
+        notes=source.notes,
+        folder=source.folder,
+    )
 
 
-def _read_classes(path: Path, is_trusted: bool) -> LabelSource:
-    images, num_ignored = images_in_folders(path, "class")
-    rows: list[LabelRow | RowError] = [
-        image if isinstance(image, RowError) else _class_row(image[0], image[1].relative_to(path).parts[0], image[1])
-        for image in images
-    ]
-    if not any(isinstance(row, NewExample) for row in rows):
-        raise InvalidLabels(
-            f"{path} contains no folders with images; expected a folder per class, or one of {', '.join(_LABEL_TABLES)}"
-        )
-    return LabelSource("folder per class", rows, len(rows), num_ignored, None if is_trusted else path)
+class _Examples:
+    """The examples of an import source."""
+
+    def __init__(self, source: ImportSource, has_roles: bool) -> None:
+        self._source = source
+        self._has_roles = has_roles
+
+    def __iter__(self) -> Iterator[LabelRow | RowError]:
+        for row in self._source.rows:
+            if isinstance(row, RowError):
+                yield row
+            elif not self._has_roles:
+                yield NewExample(row.location, row.image, None, row.product_id)
+            elif row.role == EXAMPLE:
+                yield NewExample(row.location, row.image, row.product_id, row.label)
+
+    def count(self) -> tuple[int, int]:
+        """Return the numbers of examples and of errors."""
+        num_rows = num_errors = 0
+        for row in self:
+            num_rows += 1
+            num_errors += isinstance(row, RowError)
+        return num_rows - num_errors, num_errors
 
 
-def _class_row(location: str, name: str, file: Path) -> LabelRow | RowError:
-    try:
-        return _new_example({"label": name}, location, file)
-    except ValueError as error:
-        return RowError(location, str(error))
+def _class_row(image: LabelledImage) -> LabelRow:
+    return NewExample(image.location, image.path, None, image.label)
 
 
 def _row_or_error(
@@ -286,20 +324,16 @@ def _relabel(record: Mapping[str, object], location: str) -> Relabel:
 
 def _optional(record: Mapping[str, object], name: str) -> str | None:
     value = record.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    return checked_label(value, name)
+    return None if is_empty(value) else table_identifier(value, name)
 
 
 def _image_path(value: object, folder: Path | None, is_trusted: bool) -> Path:
-    if not isinstance(value, str):
-        raise ValueError(f"the image must be a path as text, got {short(value)}")
     if folder is None:
         raise ValueError(
             f"the image {short(value)} was not sent; send a zip archive of the table and its images, or the images "
             "as image_base64 in NDJSON or JSON"
         )
-    path = folder / value.strip()
+    path = image_path_of(value, folder, is_trusted=is_trusted)
     if not is_trusted and not is_inside(path, folder):
         raise ValueError(f"the image {short(value)} is not in the archive; name an image that is")
     return path

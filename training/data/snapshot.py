@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from embedding.artifact import MANIFEST_NAME, canonical_json, new_artifact, sha256_of_file, verify_artifact
 from embedding.errors import InvalidArtifact
 from training.datasets.files import IMAGE_ENDINGS, printable
-from training.datasets.manifests import checked_label
 from training.datasets.reading import read_dataset
 from training.datasets.rows import Dataset, LabelledImage, Part, Role, RowError
 from training.errors import InvalidDataset, InvalidSnapshot, TrainingError
@@ -258,11 +257,18 @@ def _image_of(row: dict[str, str], directory: Path) -> SnapshotImage:
     return SnapshotImage(
         location=row["location"],
         path=directory / row["file"],
-        label=checked_label(row["label"]),
+        label=_text(row["label"]),
         role=cast(Role, row["role"]),
         part=cast(Part, row["part"]),
         sha256=row["sha256"],
     )
+
+
+def _text(value: object) -> str:
+    # As it was hashed: a label is normalised when it is given, not when it is read again.
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"text is needed, got {value!r}")
+    return value
 
 
 def _list(value: object) -> list[list[str]]:

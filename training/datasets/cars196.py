@@ -10,8 +10,8 @@ from pathlib import Path
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from training.datasets.files import IMAGE_ENDINGS, files_below, location_below
-from training.datasets.folders import class_folders
+from training.datasets.files import IMAGE_ENDINGS, files_below, folders_in, location_below
+from training.datasets.folder_names import part_of
 from training.datasets.published import CARS_196
 from training.datasets.rows import Dataset, LabelledImage, Part, RowError
 from training.errors import InvalidDataset
@@ -47,7 +47,7 @@ def read_annotated_cars196(root: Path) -> Dataset:
 
 def is_foldered_cars196(root: Path) -> bool:
     """Tell whether the folders in `root` are the classes of Cars196 or of one half."""
-    folders, _ = class_folders(root)
+    folders, _ = _class_folders(root)
     if len(folders) not in (_NUM_CLASSES, _NUM_TRAIN_CLASSES):
         return False
     matches = [_NUMBERED.fullmatch(folder.name) for folder in folders]
@@ -63,7 +63,7 @@ def is_foldered_cars196(root: Path) -> bool:
 
 def read_foldered_cars196(root: Path) -> Dataset:
     """Read the images in the class folders; the folder name is the label."""
-    depth = 1 if class_folders(root)[1] else 0
+    depth = 1 if _class_folders(root)[1] else 0
     images: list[LabelledImage] = []
     errors: list[RowError] = []
     for file in _images_below(root):
@@ -75,6 +75,15 @@ def read_foldered_cars196(root: Path) -> Dataset:
         else:
             images.append(LabelledImage(location, file, folders[depth], "catalogue", _part_of(int(match[1]))))
     return Dataset("Cars196 in folders", tuple(images), tuple(errors), CARS_196.differences(images))
+
+
+def _class_folders(root: Path) -> tuple[list[Path], bool]:
+    """Return the folders at the level of the classes, and whether they are inside folders of parts."""
+    folders = folders_in(root)
+    parts = [part_of(folder.name) for folder in folders]
+    if not {"train", "test"} & set(parts) or "" in parts or not all(map(folders_in, folders)):
+        return folders, False
+    return [inner for folder in folders for inner in folders_in(folder)], True
 
 
 def _part_of(class_id: int) -> Part:

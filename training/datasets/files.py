@@ -13,8 +13,6 @@ from typing import TextIO
 from training.errors import InvalidDataset
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-# Images that cannot be read, so that skipping them is reported.
-UNREAD_IMAGE_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"})
 _EXAMPLE_FOLDERS = frozenset({"example", "examples"})
 # The most nested single folders that an unpacked archive may put around a data set.
 MAX_ENCLOSING_FOLDERS = 3
@@ -40,18 +38,6 @@ def folders_in(path: Path) -> list[Path]:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise InvalidDataset(f"{path} cannot be read: {error}") from error
-
-
-def possible_roots(path: Path) -> list[Path]:
-    """Return the possible roots of a published data set: `path`, and the folders nested alone in it."""
-    roots = [path, path / "dataset"]
-    for _ in range(MAX_ENCLOSING_FOLDERS):
-        folders = folders_in(path)
-        if len(folders) != 1:
-            break
-        path = folders[0]
-        roots += [path, path / "dataset"]
-    return list(dict.fromkeys(roots))
 
 
 def location_below(path: Path, root: Path) -> str:

@@ -1,5 +1,8 @@
-"""GroceryStoreDataset in the layout of its repository: photos listed in train.txt, val.txt and test.txt, and one iconic
-image for each of the 81 classes, which is the catalogue image."""
+"""GroceryStoreDataset in the layout of its repository.
+
+Photos are listed in train.txt, val.txt and test.txt; each of the 81 classes has one iconic
+image, which is its catalogue image.
+"""
 
 import csv
 from collections.abc import Iterator

@@ -30,6 +30,15 @@ class RowError:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or folder that is not part of the source, and why."""
+
+    location: str
+    reason: str
+    is_failure: bool = True  # an image, or something that may be one
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """All labelled images below a path in a stable order, with errors and notes."""
 
@@ -37,3 +46,4 @@ class Dataset:
     images: tuple[LabelledImage, ...]
     errors: tuple[RowError, ...] = ()
     notes: tuple[str, ...] = ()
+    understood: str = ""  # one line for the user

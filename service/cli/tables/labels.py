@@ -13,12 +13,17 @@ from service.web.schemas.labels import ClassCountsView, LabelCounts, LabelView
 def label_report_table(report: LabelReport) -> Table:
     """Show the report of an upload of labels."""
     table = facts_table(f"{report.layout}{', dry run: nothing was written' if report.dry_run else ''}")
+    if report.understood:
+        table.add_row("understood", escape(report.understood))
+    for note in report.notes:
+        table.add_row("note", escape(note))
     rows = {
         "examples added": report.num_added,
         "labels changed": report.num_changed,
         "rows unchanged": report.num_unchanged,
         "rows failed": report.num_failed,
-        "ignored": report.num_ignored,
+        "rows skipped (not examples)": report.num_skipped,
+        "files left out": len(report.left_out),
     }
     for name, number in rows.items():
         table.add_row(name, str(number))

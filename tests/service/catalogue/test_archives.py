@@ -52,7 +52,7 @@ def test_unpacks_files_and_folders(tmp_path):
 
     done = unpack(archive, tmp_path / "into", max_bytes=10_000)
 
-    assert (done.num_files, done.ignored) == (2, ())
+    assert (done.num_files, done.left_out) == (2, ())
     assert (tmp_path / "into" / "shop" / "a" / "ä.png").read_bytes() == png("red")
     assert (tmp_path / "into" / "b" / "c.csv").read_bytes() == b"x"
     assert check(archive, max_bytes=10_000) == 2
@@ -75,15 +75,24 @@ def test_unpacked_files_are_not_executable(tmp_path):
     assert {path.stat().st_mode & 0o7111 for path in (tmp_path / "into").iterdir()} == {0}
 
 
-def test_nested_archives_and_system_files_are_skipped(tmp_path):
-    files = ["a/b.zip", "a/c.tar.gz", "__MACOSX/a/._x.png", "a/.DS_Store", "a/._y.png", "a/Thumbs.db", "a/z.png"]
-    archive = write_zip(tmp_path / "a.zip", dict.fromkeys(files, b"x"))
+def test_nested_archives_and_junk_are_left_out_and_named(tmp_path):
+    """Junk is dropped before any other check: its names would be refused, and a link would be too."""
+    junk = ["a/Icon\r", "__MACOSX/a/._Icon\r", "__MACOSX/a/._x.png", "a/.ds_store", "a/THUMBS.DB", "@eaDir/z/1.png"]
+    files = {**dict.fromkeys(junk, b"x"), entry(".git/link", stat.S_IFLNK | 0o777): b"x", "__MACOSX/": b""}
+    files |= dict.fromkeys(["a/b.zip", "a/c.tar.gz", "a/z.png"], b"x")
+    archive = write_zip(tmp_path / "a.zip", files)
 
     done = unpack(archive, tmp_path / "into", max_bytes=100)
 
-    assert done.num_files == 1
-    assert set(done.ignored) == set(files[:-1])
+    first, *nested = done.left_out
+    assert first == (
+        "8 system files",
+        r"operating systems and programs leave them beside images; the first is 'a/Icon\r'",
+    )
+    assert [name for name, _ in nested] == ["a/b.zip", "a/c.tar.gz"]
+    assert "unpack it, and pack its files" in nested[0][1]
     assert [path.name for path in (tmp_path / "into").rglob("*") if path.is_file()] == ["z.png"]
+    assert done.num_files == check(archive, max_bytes=100) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,9 @@ def test_nested_archives_and_system_files_are_skipped(tmp_path):
         ("/etc/cron.d/evil", "absolute name"),
         ("C:/evil.png", "absolute name"),
         ("c:evil.png", "absolute name"),
-        ("a\\..\\evil.png", "backslash"),
+        ("a\\..\\..\\evil.png", "leads out"),
+        ("\\etc\\evil.png", "absolute name"),
+        ("C:\\evil.png", "absolute name"),
         ("a" * 256 + ".png", "longer than 255 bytes"),
         ("ä" * 128, "longer than 255 bytes"),
         ("a/" * 600 + "b", "1024 bytes including its folders"),
@@ -249,14 +260,16 @@ def test_a_damaged_entry_is_named_and_nothing_remains(tmp_path):
     assert not (tmp_path / "into").exists()
 
 
-def test_an_image_over_the_limit_is_replaced_by_a_file_of_zeros_of_its_length(tmp_path):
-    archive = write_zip(tmp_path / "a.zip", {"big.JPG": b"x" * 5000, "big.csv": b"x" * 5000, "small.jpg": b"y"})
+def test_of_a_file_over_the_limit_only_the_beginning_is_written(tmp_path):
+    """Its reader still sees what it is, and how long; tables may have any length."""
+    content = b"\xff\xd8" + random.Random(0).randbytes(100_000)
+    archive = write_zip(tmp_path / "a.zip", {"big.jfif": content, "big.csv": content, "small.jpg": b"y"})
 
-    done = unpack(archive, tmp_path / "into", max_bytes=20_000, max_image_bytes=1000)
+    done = unpack(archive, tmp_path / "into", max_bytes=300_000, max_image_bytes=1000)
 
     assert done.num_files == 3
-    assert (tmp_path / "into" / "big.JPG").read_bytes() == bytes(5000)
-    assert (tmp_path / "into" / "big.csv").read_bytes() == b"x" * 5000
+    assert (tmp_path / "into" / "big.jfif").read_bytes() == content[:65_536] + bytes(len(content) - 65_536)
+    assert (tmp_path / "into" / "big.csv").read_bytes() == content
 
 
 @pytest.mark.parametrize(

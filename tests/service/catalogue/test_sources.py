@@ -128,7 +128,7 @@ def test_numbers_beyond_json_are_reported(tmp_path):
     assert "JSON cannot represent" in read_import_source(write(tmp_path / "c.ndjson", lines)).errors[0].message
 
 
-@pytest.mark.parametrize("line", ['{"product_id": ', "[" * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("line", ['{"product_id": ', '{"a":' * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
 def test_a_line_that_is_not_json_is_reported(tmp_path, line):
     source = read_import_source(write(tmp_path / "c.ndjson", line + "\n"))
 
@@ -183,8 +183,8 @@ def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
         ("c.csv", "", "no column 'product_id'; its first line names nothing"),
         ("c.csv", "product_id,image,tittle\n", r"unknown column 'tittle'.*attributes\.tittle"),
         ("c.csv", "product_id,image,image\n", "two columns 'image'"),
-        ("c.csv", 'product_id,image\na,"b', "after line 1: .*quote may not be closed"),
-        ("c.csv", "product_id;image\n", "commas, not semicolons"),
+        ("c.csv", 'product_id,image\na,"b', "line 2: .*quote may not be closed"),
+        ("c.csv", "product_id;title\n", "no column 'image'; its first line names 'product_id', 'title'"),
         ("c.xlsx", "", "neither a folder nor"),
     ],
 )

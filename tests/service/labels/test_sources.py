@@ -224,10 +224,10 @@ def test_a_trusted_table_may_name_any_file(tmp_path):
         ("labels.csv", "label,product_id\na,b\n", "no column 'image_id' or 'sha256' or 'image'"),
         ("labels.csv", "image_id,label,color\na,b,c\n", "unknown column 'color'"),
         ("labels.csv", "image_id,label,image_base64\na,b,c\n", "unknown column 'image_base64'"),
-        ("labels.csv", "image_id;label\na;b\n", "parted by commas"),
+        ("labels.csv", "image;label;x\na;b;c\n", "unknown column 'x'"),
         ("labels.csv", 'image_id,label\na,"b\nc,d\n', "a quote may not be closed"),
         ("labels.csv", "", "no column"),
-        ("labels.txt", "x", "neither a folder nor"),
+        ("labels.doc", "x", "neither a folder nor"),
     ],
 )
 def test_a_table_that_cannot_be_read_as_a_whole_is_refused_before_any_row(tmp_path, name, text, message):

@@ -86,13 +86,35 @@ def test_rows_whose_file_is_missing_or_unreadable_are_problems(shop, tmp_path):
     assert [image.location for image in snapshot.images] == ["m.csv:2"]
     problems = {problem.location: problem.message for problem in snapshot.problems}
     assert problems.keys() == {"m.csv:3", "m.csv:4", "m.csv:5"}
-    assert "missing; correct the path" in problems["m.csv:3"]
-    assert "cannot be read" in problems["m.csv:4"]
+    assert "does not exist" in problems["m.csv:3"]
+    assert "is a folder" in problems["m.csv:4"]
+
+
+def test_a_file_that_vanishes_or_cannot_be_read_is_a_problem(shop, tmp_path):
+    rows = [LabelledImage(f"row {n}", tmp_path / name, "a") for n, name in enumerate(("x.png", "nowhere.png", "shop"))]
+    draw(tmp_path / "x.png")
+
+    snapshot = take_snapshot(Dataset("made", tuple(rows)))
+
+    assert [image.location for image in snapshot.images] == ["row 0"]
+    missing, unreadable = (problem.message for problem in snapshot.problems)
+    assert "missing; correct the path" in missing
+    assert "cannot be read" in unreadable
 
 
 def test_data_without_a_readable_image_are_refused(tmp_path):
+    row = LabelledImage("m.csv:2", tmp_path / "nowhere.png", "a")
+
     with pytest.raises(InvalidDataset, match=r"none of the 1 images can be read; m\.csv:2"):
-        open_training_data(write(tmp_path / "m.csv", "path,label\nnowhere.png,a\n"))
+        take_snapshot(Dataset("made", (row,)))
+
+
+def test_a_stored_label_is_read_as_it_was_hashed(tmp_path):
+    """Labels given before they were normalised stay as they are, so that the hash still matches."""
+    row = LabelledImage("row 0", draw(tmp_path / "x.png"), "Ka\u0308se")
+    write_snapshot(take_snapshot(Dataset("made", (row,))), tmp_path / "snapshot")
+
+    assert read_snapshot(tmp_path / "snapshot").labels == ["Ka\u0308se"]
 
 
 def test_progress_counts_every_file(shop):

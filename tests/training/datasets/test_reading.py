@@ -17,6 +17,7 @@ def test_a_folder_with_a_manifest_is_read_through_it(tmp_path, name):
 
 
 def test_a_manifest_is_read_by_its_own_path(tmp_path):
+    write(tmp_path / "x.png", "")
     path = write(tmp_path / "any.jsonl", '{"image": "x.png", "label": "a"}')
 
     assert read_dataset(path).layout == "JSONL manifest"
