@@ -110,7 +110,7 @@ def split(run: Run) -> Facts:
     config = config_of(run)
     snapshot = read_snapshot_rows(run)
     parts = split_snapshot(snapshot, config.split)
-    evaluation_set = evaluation_set_of(snapshot, parts)
+    evaluation_set = evaluation_set_of(snapshot, parts, config.evaluation.bounds)
     # Written even if the file exists: the bytes are the same, and a damaged file is repaired.
     evaluation_set.write(set_path(run.installation.settings, evaluation_set.evaluation_set_id))
     num_unseen = int(np.count_nonzero(evaluation_set.is_unseen))
@@ -119,6 +119,9 @@ def split(run: Run) -> Facts:
             "id": evaluation_set.evaluation_set_id,
             "num_queries": len(evaluation_set.queries),
             "num_queries_unseen": num_unseen,
+            "num_gallery_images": len(evaluation_set.gallery),
+            "num_distractors": evaluation_set.num_distractors,
+            "num_catalogue_images": sum(image.role == "catalogue" for image in snapshot.images),
             "num_unseen_classes": len(parts.unseen_classes),
         },
         "num_training_images": len(parts.train),

@@ -184,6 +184,8 @@ def test_the_measurement_equals_evaluate_retrieval():
     for name, mask in parts.items():
         wanted = expected.subset(mask).metrics()
         wanted.pop("num_left_out")
+        if name == "all":
+            wanted |= {"num_gallery_images": len(gallery), "num_distractors": evaluation_set.num_distractors}
         assert measurement.metrics[name] == pytest.approx(wanted)
     for metric in ("recall_at_1", "map_at_r"):
         both = [measurement.metrics[name][metric] for name in ("seen", "unseen")]
