@@ -45,7 +45,7 @@ def choose_gallery(digests: Sequence[str], is_relevant: NDArray[np.bool_], num_d
     """Return the sorted rows of the gallery: all relevant images [N], and distractors by the hash of their content."""
     others = np.flatnonzero(~is_relevant)
     if len(others) > num_distractors:
-        hashes = np.array([share_of("distractor", digests[row]) for row in others])
+        hashes = np.array([share_of("distractor", digests[row]) for row in others.tolist()])
         # Stable: images with the same content are taken in the order of the rows.
         others = others[np.argsort(hashes, kind="stable")[:num_distractors]]
     return np.sort(np.concatenate([np.flatnonzero(is_relevant), others]))

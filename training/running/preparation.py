@@ -178,7 +178,7 @@ def _start_head(
     # The rows of each image's views, and which rows are the images themselves.
     rows = np.concatenate([np.arange(features.offsets[p], features.offsets[p + 1]) for p in positions])
     is_plain = rows == features.offsets[positions].repeat(counts)
-    pooled_MC = features.rows_RC[torch.from_numpy(rows)].numpy()
+    pooled_MC = features.take(rows).numpy()
     start_head(start.model, config.network, pooled_MC, labels.repeat(counts), groups.repeat(counts), is_plain)
 
 
