@@ -19,6 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.artifact import canonical_json
+from training.data.fitness import nothing_to_find
+from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot, SnapshotImage, class_ids
 from training.data.splits import Split
 from training.datasets.rows import Role
@@ -36,7 +38,6 @@ NUM_NEIGHBOURS = 10
 MEAN_OF_PARTS = "mean_of_parts"
 
 _DEFAULT_BOUNDS = EvaluationBounds()
-_REMEDY = "add labelled examples of products in the catalogue, or raise split.unseen_share or split.seen_example_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def evaluation_set_of(snapshot: Snapshot, split: Split, bounds: EvaluationBounds
     num_of_class = np.bincount(labels[is_catalogue], minlength=labels.max(initial=0) + 1)
     answered = query[num_of_class[labels[query]] - is_catalogue[query] > 0]
     if not len(answered):
-        raise _nothing_to_find(query)
+        raise _nothing_to_find(snapshot, query)
     unseen = set(split.unseen_classes)
     is_unseen = np.array([images[position].label in unseen for position in answered], np.bool_)
     chosen = choose_queries(
@@ -178,9 +179,20 @@ def evaluation_set_of(snapshot: Snapshot, split: Split, bounds: EvaluationBounds
     )
 
 
-def _nothing_to_find(query: NDArray[np.int64]) -> UnfitData:
-    what = f"none of the {len(query):,} test images has" if len(query) else "there are no test images that have"
-    return UnfitData(f"{what} an image of the same product to find in the catalogue; {_REMEDY}")
+def _nothing_to_find(snapshot: Snapshot, query: NDArray[np.int64]) -> UnfitData:
+    if not len(query):
+        return UnfitData(
+            "no image is held out for the test, so models cannot be compared",
+            "add labelled examples of products in the catalogue",
+            {"split.unseen_share": "raise split.unseen_share or split.seen_example_share"},
+        )
+    images = Images(snapshot)
+    if images.is_example.all():
+        return UnfitData(
+            f"none of the {len(query):,} test images can be found: the catalogue has no image of any product",
+            "add catalogue images of the products that the labelled examples show",
+        )
+    return nothing_to_find(images, query, np.flatnonzero(~images.is_example), "test")
 
 
 def _queries(snapshot: Snapshot, split: Split) -> NDArray[np.int64]:
