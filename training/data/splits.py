@@ -179,6 +179,11 @@ def held_out_images(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
     return mask
 
 
+def is_held_out_by_hash(snapshot: Snapshot, config: SplitConfig) -> bool:
+    """Tell whether the parts are chosen by hash alone, and not stated by the data set, whose protocol applies then."""
+    return config.test == "hash" or not any(image.part in ("test", "validation") for image in snapshot.images)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldOutMasks:
     """The images [N] of the test and of validation, which are disjoint."""

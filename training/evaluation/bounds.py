@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.held_out_shares import share_of
+from training.data.snapshot import Snapshot
+from training.data.splits import HeldOut
 
 DEFAULT_DISTRACTORS = 10_000
 DEFAULT_QUERIES = 10_000
@@ -49,6 +51,24 @@ def choose_gallery(digests: Sequence[str], is_relevant: NDArray[np.bool_], num_d
         # Stable: images with the same content are taken in the order of the rows.
         others = others[np.argsort(hashes, kind="stable")[:num_distractors]]
     return np.sort(np.concatenate([np.flatnonzero(is_relevant), others]))
+
+
+def bounded(snapshot: Snapshot, held_out: HeldOut, bounds: EvaluationBounds) -> HeldOut:
+    """Return a part that was held out by hash, within the bounds; a small part is returned as it is."""
+    images, query, gallery = snapshot.images, held_out.query, held_out.gallery
+    chosen = choose_queries(
+        [images[position].label for position in query],
+        [images[position].sha256 for position in query],
+        held_out.is_unseen,
+        bounds.max_queries,
+    )
+    query = query[chosen]
+    if gallery is not None:
+        asked_for = {images[position].label for position in query}
+        is_relevant = np.array([images[position].label in asked_for for position in gallery], np.bool_)
+        digests = [images[position].sha256 for position in gallery]
+        gallery = gallery[choose_gallery(digests, is_relevant, bounds.num_distractors)]
+    return HeldOut(query, gallery, held_out.is_unseen[chosen])
 
 
 def _ranked(labels: Sequence[str], digests: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,8 +15,9 @@ from training.config import config_from_tables
 from training.data.fitness import nothing_to_find
 from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot, open_training_data
-from training.data.splits import HeldOut, split_snapshot
+from training.data.splits import HeldOut, is_held_out_by_hash, split_snapshot
 from training.errors import InvalidConfig, UnfitData
+from training.evaluation.bounds import bounded
 from training.evaluation.held_out import cluster, describe_protocol, measure
 from training.running.preparation import OnProgress
 
@@ -89,11 +90,14 @@ def _held_out(snapshot: Snapshot, part: str, overrides: Sequence[str]) -> HeldOu
     for override in overrides:
         if not override.startswith("split."):
             raise InvalidConfig(f"only settings of the split change an evaluation; got --set {override}")
-    split = split_snapshot(snapshot, config_from_tables({}, overrides).split, is_for_training=False)
+    config = config_from_tables({}, overrides)
+    split = split_snapshot(snapshot, config.split, is_for_training=False)
     held_out = split.test if part == "test" else split.validation
     if held_out is None:
         raise UnfitData(f"the split has no {part} part", "", {"split": f"change its shares (--set split.…), {_ALL}"})
-    return _measurable(snapshot, held_out, part, {"part": _ALL})
+    held_out = _measurable(snapshot, held_out, part, {"part": _ALL})
+    is_by_hash = is_held_out_by_hash(snapshot, config.split)
+    return bounded(snapshot, held_out, config.evaluation.bounds) if is_by_hash else held_out
 
 
 def _measurable(snapshot: Snapshot, held_out: HeldOut, what: str, advice: dict[str, str]) -> HeldOut:

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.training.data.test_splits import made_snapshot, plain_rows, shop_rows, split_of
+from tests.training.data.test_splits import made_snapshot, plain_rows, shop_rows, split_of, stated_rows
 from tests.training.evaluation.test_evaluation_set import keys, measured
 from training.config import EvaluationConfig
-from training.data.splits import SplitConfig
+from training.data.splits import SplitConfig, is_held_out_by_hash
 from training.errors import InvalidConfig
-from training.evaluation.bounds import EvaluationBounds, choose_gallery, choose_queries
+from training.evaluation.bounds import EvaluationBounds, bounded, choose_gallery, choose_queries
 from training.evaluation.evaluation_set import EvaluationSet, evaluation_set_of
 
 
@@ -136,3 +136,42 @@ def test_a_bounded_set_is_read_as_it_was_written(tmp_path):
 def test_senseless_bounds_are_refused(name, value):
     with pytest.raises(InvalidConfig, match=f"evaluation.{name}"):
         dataclasses.replace(EvaluationConfig(), **{name: value})
+
+
+def test_a_part_of_a_split_is_bounded_like_an_evaluation_set():
+    snapshot = made_snapshot(large_shop())
+    part = split_of(snapshot, SplitConfig()).test
+    queried = {snapshot.images[position].label for position in part.query}
+
+    within = bounded(snapshot, part, EvaluationBounds(num_distractors=7))
+
+    np.testing.assert_array_equal(within.query, part.query)
+    assert len(within.gallery) == 3 * len(queried) + 7 < len(part.gallery)
+    assert set(within.gallery) < set(part.gallery)
+
+
+def test_a_small_part_is_returned_as_it_is():
+    snapshot = made_snapshot(shop_rows())
+    part = split_of(snapshot, SplitConfig()).test
+
+    within = bounded(snapshot, part, EvaluationBounds())
+
+    np.testing.assert_array_equal(within.query, part.query)
+    np.testing.assert_array_equal(within.gallery, part.gallery)
+    np.testing.assert_array_equal(within.is_unseen, part.is_unseen)
+
+
+def test_parts_that_are_searched_among_themselves_have_fewer_queries_at_most():
+    snapshot = made_snapshot(plain_rows())
+    part = split_of(snapshot, SplitConfig()).test
+
+    within = bounded(snapshot, part, EvaluationBounds(max_queries=12))
+
+    assert within.gallery is None
+    assert len(within.query) == len(within.is_unseen) == 12
+
+
+def test_stated_parts_keep_the_protocol_of_their_data_set():
+    assert not is_held_out_by_hash(made_snapshot(stated_rows(("x",))), SplitConfig())
+    assert is_held_out_by_hash(made_snapshot(stated_rows(("x",))), SplitConfig(test="hash"))
+    assert is_held_out_by_hash(made_snapshot(plain_rows()), SplitConfig())
