@@ -81,6 +81,7 @@ def train(
     The default preset is `small` on a GPU and `head` on a CPU. On SIGTERM or Ctrl+C the run saves its state and ends;
     --resume continues it.
     """
+    from training.processes.launcher import watch_launcher
     from training.running.run import RunHooks, RunOptions
     from training.running.run import train as run_training
 
@@ -94,6 +95,7 @@ def train(
         # Only after the handlers are installed: from here on SIGTERM saves the state.
         if end_with_parent:
             _end_with_parent()
+        watch_launcher()
         progress: TrainingProgress = display
         on_progress: Callable[[str, int, int], None] = display.stage
         if progress_file is not None:

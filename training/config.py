@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from embedding.backbones import DEFAULT_BACKBONE
 from training.data.splits import SplitConfig
 from training.errors import InvalidConfig
+from training.evaluation.bounds import DEFAULT_DISTRACTORS, DEFAULT_QUERIES, EvaluationBounds
 from training.losses.factory import LossConfig
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -179,8 +180,13 @@ class EvaluationConfig:
     keep: Literal["best", "last"] = "best"  # which weights become the checkpoint
     clustering: bool = False  # run k-means on the test part at the end
     bf16: bool = True  # on CUDA
+    # Of the sets on which a retrain compares models: the most queries, and the catalogue images of other products.
+    max_queries: int = DEFAULT_QUERIES
+    num_distractors: int = DEFAULT_DISTRACTORS
 
     def __post_init__(self) -> None:
+        _check(self.max_queries >= 2, "evaluation.max_queries", self.max_queries, "at least 2")
+        _check(self.num_distractors >= 0, "evaluation.num_distractors", self.num_distractors, "at least 0")
         _check(self.every >= 1, "evaluation.every", self.every, "at least 1")
         _check(self.patience >= 0, "evaluation.patience", self.patience, "at least 0")
         _check(bool(self.ks) and min(self.ks) >= 1, "evaluation.ks", self.ks, "one or more numbers above 0")
@@ -188,6 +194,11 @@ class EvaluationConfig:
         measured = [*(f"recall_at_{k}" for k in self.all_ks), "r_precision", "map_at_r"]
         names += [f"{part}{name}" for part in ("", "seen_", "unseen_") for name in measured]
         _check(self.metric in names, "evaluation.metric", self.metric, f"one of {', '.join(names)}")
+
+    @property
+    def bounds(self) -> EvaluationBounds:
+        """The bounds on an evaluation set."""
+        return EvaluationBounds(self.num_distractors, self.max_queries)
 
     @property
     def all_ks(self) -> tuple[int, ...]:

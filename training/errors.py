@@ -12,6 +12,7 @@ TrainingError
 └── DeviceLost               the accelerator failed or ran out of memory
 """
 
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 
@@ -34,9 +35,24 @@ class InvalidSnapshot(InvalidDataset):
 
 
 class UnfitData(InvalidDataset):
-    """The data can be read, but not trained on or evaluated with."""
+    """The data can be read, but not trained on or evaluated with.
+
+    `cause` says what is wrong, `remedy` what to change about the data, and `advice` which settings help as well, by
+    the setting that each sentence is about.
+    """
 
     code = "unfit-data"
+
+    def __init__(self, cause: str, remedy: str = "", advice: Mapping[str, str] | None = None) -> None:
+        self.cause, self.remedy, self.advice = cause, remedy, dict(advice or {})
+        remedies = ", or ".join(filter(None, [remedy, *self.advice.values()]))
+        super().__init__(f"{cause}; {remedies}" if remedies else cause)
+
+    def without_advice_on(self, settings: Collection[str]) -> "UnfitData":
+        """Return the error without advice on settings that cannot be changed."""
+        return UnfitData(
+            self.cause, self.remedy, {name: text for name, text in self.advice.items() if name not in settings}
+        )
 
 
 class InvalidConfig(TrainingError):

@@ -72,8 +72,13 @@ def whitened_components(
     weights_M = _weights(labels_M, groups_M)
     num_classes, num_channels = int(labels_M.max()) + 1, features_MC.shape[1]
     means_KC = np.zeros((num_classes, num_channels))
-    np.add.at(means_KC, labels_M, features_MC * weights_M[:, None] * num_classes)
-    within_CC = _scatter(features_MC - means_KC[labels_M], weights_M)
+    # In place where possible: each of these arrays takes 200 MB for 20,000 vectors of 1,280 channels.
+    weighted_MC = features_MC * weights_M[:, None]
+    weighted_MC *= num_classes
+    np.add.at(means_KC, labels_M, weighted_MC)
+    residuals_MC = np.subtract(features_MC, means_KC[labels_M], out=weighted_MC)
+    within_CC = _scatter(residuals_MC, weights_M)
+    del weighted_MC, residuals_MC
     plain_MC = features_MC[is_plain_M]
     plain_weights_M = _weights(np.unique(labels_M[is_plain_M], return_inverse=True)[1], groups_M[is_plain_M])
     centre_C = plain_weights_M @ plain_MC

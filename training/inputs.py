@@ -122,7 +122,9 @@ class FeatureInputs:
         self._network = HeadNetwork(model.head)
         self._num_views = torch.from_numpy(features.num_views)
         self._offsets = torch.from_numpy(features.offsets)
-        self._rows = features.rows_RC.to(device)
+        self._features = features
+        # Rows in files are read batch by batch.
+        self._rows = features.rows_RC.to(device) if isinstance(features.rows_RC, Tensor) else None
         self._device = device
 
     @property
@@ -143,7 +145,7 @@ class FeatureInputs:
         views = 1 + (uniform[0] * num_augmented).long()
         is_plain_B = torch.from_numpy(is_plain) | (uniform[1] < self._plain) | (num_augmented == 0)
         views = torch.where(is_plain_B, 0, views)
-        return self._rows[(self._offsets[positions] + views)[rows].to(self._device)]
+        return self._take((self._offsets[positions] + views)[rows])
 
     @torch.inference_mode()
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -151,6 +153,12 @@ class FeatureInputs:
         parts = []
         for start in range(0, len(images), _FEATURES_PER_BLOCK):
             block = torch.from_numpy(images[start : start + _FEATURES_PER_BLOCK])
-            parts.append(self._network(self._rows[self._offsets[block].to(self._device)]).float().cpu())
+            parts.append(self._network(self._take(self._offsets[block])).float().cpu())
         embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
         return embeddings
+
+    def _take(self, rows: Tensor) -> Tensor:
+        """Return rows of the features on the device [n, C]."""
+        if self._rows is None:
+            return self._features.take(rows.numpy()).to(self._device)
+        return self._rows[rows.to(self._device)]

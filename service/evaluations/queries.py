@@ -1,5 +1,8 @@
 """List and find evaluations, for HTTP and the command line."""
 
+from collections.abc import Mapping
+from typing import cast
+
 from service.evaluations.errors import EvaluationNotFound
 from service.evaluations.records import select_evaluations
 from service.storage.database import Database, in_utc
@@ -38,5 +41,12 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
         "operation_id": evaluation.operation_id,
         "created_at": in_utc(evaluation.created_at).isoformat(timespec="seconds"),
         "num_queries": evaluation.num_queries,
+        **gallery_sizes(evaluation),
         "metrics": evaluation.metrics,
     }
+
+
+def gallery_sizes(evaluation: Evaluation) -> dict[str, int | None]:
+    """Return the size of the gallery and how many of its images are distractors; None if they were not recorded."""
+    recorded = cast(Mapping[str, Mapping[str, int]], evaluation.metrics).get("all", {})
+    return {name: recorded.get(name) for name in ("num_gallery_images", "num_distractors")}

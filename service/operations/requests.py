@@ -22,6 +22,8 @@ _FIXED_KNOBS = {
     ("split", "unseen_classes"): _HELD_OUT,
     ("split", "seen_example_share"): _HELD_OUT,
 }
+# Settings of the split that no request can change, as advice names them.
+FIXED_SPLIT_SETTINGS = frozenset(f"{section}.{knob}" for section, knob in _FIXED_KNOBS if section == "split")
 
 
 class RetrainRequest(BaseModel):

@@ -63,6 +63,22 @@ def retire_old_releases(
     return retired
 
 
+def remove_unused_release(installation: Installation, release_id: str) -> bool:
+    """Remove a release at once, whatever operations name it; False if it is active, previous or served.
+
+    For one that its own operation has superseded: left to retention, it would take the place of a release that was
+    used. Raises BuilderBusy, and ReleaseError if files cannot be removed.
+    """
+    settings, database = installation.settings, installation.database
+    with only_builder(settings):
+        with database.transaction() as session:
+            is_marked = mark_retired(session, release_id, served_releases(session))
+        if is_marked:
+            _remove_retired(database, settings.releases_dir)
+            log.info("release %s is removed: its operation has built a newer one", release_id)
+    return is_marked
+
+
 def _old_releases(database: Database, releases_dir: Path, keep: int, needed: Collection[str]) -> list[str]:
     with database.reading() as session:
         protected = {*needed, *served_releases(session), *needed_by_operations(session).release_ids}

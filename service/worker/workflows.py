@@ -14,6 +14,7 @@ from service.worker.steps.evaluation import decide_promotion, evaluate
 from service.worker.steps.publishing import (
     activate,
     build,
+    build_again,
     count_changes,
     tidy,
     watch_convergence,
@@ -21,9 +22,7 @@ from service.worker.steps.publishing import (
 from service.worker.steps.snapshot import import_labels, request_of, split, take_snapshot
 from service.worker.steps.training import train
 
-WORKFLOW_VERSION = "1"
-# How many times a release is built because the catalogue changed during the build; a busy one changes during each.
-_MAX_BUILDS = 3
+WORKFLOW_VERSION = "2"
 
 
 def retrain(run: Run) -> None:
@@ -54,12 +53,12 @@ WORKFLOWS = {RETRAIN: retrain, BUILD: build_from_catalogue}
 
 
 def _publish(run: Run) -> None:
-    """Embed the catalogue, then build and publish, until the release is up to date with the catalogue."""
+    """Embed the catalogue, then build and publish; catch up once with changes made meanwhile, if they are few."""
     num_shards = run.step("plan", plan_embedding)["num_shards"]
     for shard in range(num_shards):
         run.step(f"embed-{shard + 1}", partial(embed_shard, shard=shard))
-    for attempt in range(_MAX_BUILDS):
-        suffix = f"-{attempt + 1}" if attempt else ""
-        run.step(f"build{suffix}", partial(build, attempt=attempt))
-        if run.step(f"catch-up{suffix}", count_changes)["num_changes_left"] == 0:
-            break
+    run.step("build", build)
+    # Once only: a busy catalogue changes during each build.
+    if run.step("catch-up", count_changes)["catches_up"]:
+        run.step("build-2", build_again)
+        run.step("catch-up-2", count_changes)

@@ -11,6 +11,7 @@ import pytest
 
 from service.cli.main import main
 from tests.fakes import Clock
+from tests.images import png
 from tests.training.shapes import write_shapes
 from training.running.run import RunOutcome
 
@@ -141,6 +142,30 @@ def test_invalid_options_of_evaluate_are_refused(shapes, capsys, arguments, mess
     assert run("evaluate", "--checkpoint", zero_shot_checkpoint, "--data", shapes, *arguments) == 1
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("counts", "of_training", "of_evaluation"),
+    [
+        ([1] * 6, "each of the 6 classes has a single image", "each of the 6 classes has a single image"),
+        ([4], "all 4 images are of one class", "so every search finds an image of its class"),
+        ([3, 1, 1], "only 'class-0' has two or more images", "add another image to these classes"),
+        ([3, 3], "add classes with two or more images", "use --part all"),
+    ],
+)
+def test_data_that_are_too_few_are_refused_with_a_remedy(
+    tmp_path, capsys, zero_shot_checkpoint, counts, of_training, of_evaluation
+):
+    for label, count in enumerate(counts):
+        for number in range(count):
+            path = tmp_path / "few" / f"class-{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png((60 * label, 50 * number, 90)))
+
+    assert run("train", "--data", "few", "--out", "run", *QUICK) == 1
+    assert of_training in capsys.readouterr().err
+    assert run("evaluate", "--checkpoint", zero_shot_checkpoint, "--data", "few", "--device", "cpu") == 1
+    assert of_evaluation in capsys.readouterr().err
 
 
 @pytest.mark.long

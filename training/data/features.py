@@ -10,7 +10,6 @@ Shape legend: N images, R views of all of them, C channels.
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,11 +32,10 @@ from embedding.model import EmbeddingModel, without_head
 from embedding.preprocessing import Preprocessing
 from training.config import AugmentationConfig
 from training.data.augmentation import Augmentation, Draws, uncropped
+from training.data.feature_rows import FEATURES_NAME, RowTable, StoredRows, load_rows
 from training.data.scenes import cut_out, draw_scene
 from training.data.snapshot import SnapshotImage
 from training.errors import InvalidDataset
-
-log = logging.getLogger(__name__)
 
 # Settings that affect the number or choice of views, but not the views themselves.
 _IRRELEVANT_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalogue_scenes"})
@@ -45,6 +43,8 @@ _IRRELEVANT_TO_A_VIEW = frozenset({"plain", "views", "catalogue_views", "catalog
 _FIRST_SCENE = 100
 _IMAGES_PER_PART = 256
 _VERSION = 2
+# Up to this size features are kept in memory.
+_MAX_MEMORY_BYTES = 512 * 2**20
 # As in the Embedder: larger batches exceed a CPU's cache.
 _BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
@@ -56,10 +56,10 @@ class Features:
     """Unit-length pooled features of the images' views [R, C]; an image's first view is the image itself.
 
     The views of image i are rows `offsets[i]` to `offsets[i + 1]`. `failures` maps the positions of unreadable images,
-    whose rows are zeros, to the reasons.
+    whose rows are zeros, to the reasons. Many rows stay in their files.
     """
 
-    rows_RC: Tensor
+    rows_RC: Tensor | StoredRows
     offsets: NDArray[np.int64]  # [N + 1]
     failures: dict[int, str]
 
@@ -70,7 +70,13 @@ class Features:
 
     def plain(self, images: NDArray[np.int64]) -> Tensor:
         """Return the features of the images without augmentation [n, C]."""
-        return self.rows_RC[torch.from_numpy(self.offsets[images])]
+        return self.take(self.offsets[images])
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the features of these rows [n, C]."""
+        if isinstance(self.rows_RC, StoredRows):
+            return self.rows_RC.take(rows)
+        return self.rows_RC[torch.from_numpy(rows)]
 
 
 class FeatureStore:
@@ -83,6 +89,8 @@ class FeatureStore:
         preprocessing: Preprocessing,
         augmentation: AugmentationConfig,
         device: torch.device,
+        *,
+        max_memory_bytes: int = _MAX_MEMORY_BYTES,
     ) -> None:
         self._embedder = Embedder(without_head(model), preprocessing, device=str(device))
         self._pool = without_head(model).eval().pool
@@ -96,6 +104,10 @@ class FeatureStore:
         }
         digest = hashlib.sha256(canonical_json([_VERSION, settings])).hexdigest()[:8]
         self.directory = directory / f"{self._embedder.space_id}-{digest}"
+        self._example_views = tuple(range(1 + augmentation.views))
+        scenes = range(_FIRST_SCENE, _FIRST_SCENE + augmentation.catalogue_scenes)
+        self._catalogue_views = (*range(1 + augmentation.catalogue_views), *scenes)
+        self._max_memory_bytes = max_memory_bytes
 
     def read_or_compute(
         self, images: Sequence[SnapshotImage], is_varied: NDArray[np.bool_], on_progress: OnProgress | None = None
@@ -106,23 +118,28 @@ class FeatureStore:
         images). Raises OSError if features cannot be written; stored features remain.
         """
         views_of = [self._views_of(image, is_it) for image, is_it in zip(images, is_varied, strict=True)]
-        stored = self._stored()
+        contents = [image.sha256 for image in images]
+        table = RowTable(list(dict.fromkeys(contents)), [view for views in set(views_of) for view in views])
+        table.scan(self.directory)
         missing: dict[str, tuple[SnapshotImage, set[int]]] = {}
         for image, views in zip(images, views_of, strict=True):
-            lacking = {view for view in views if _key(image.sha256, view) not in stored}
-            if lacking:
+            if lacking := table.lacking(image.sha256, views):
                 missing.setdefault(image.sha256, (image, set()))[1].update(lacking)
         failed = self._compute(list(missing.values()), on_progress)
-        return self._gather(images, views_of, self._stored() if missing else stored, failed)
+        if missing:
+            table.scan(self.directory)
+        offsets = np.zeros(len(images) + 1, np.int64)
+        np.cumsum([len(views) for views in views_of], out=offsets[1:])
+        failures = {position: failed[sha256] for position, sha256 in enumerate(contents) if sha256 in failed}
+        rows = table.rows_of(contents, views_of, offsets, self._embedder.embedding_dim)
+        is_large = 4 * len(rows) * rows.num_channels > self._max_memory_bytes
+        return Features(rows if is_large else load_rows(rows), offsets, failures)
 
-    def _views_of(self, image: SnapshotImage, is_varied: bool) -> list[int]:
+    def _views_of(self, image: SnapshotImage, is_varied: bool) -> tuple[int, ...]:
         """Return the numbers of an image's views: the image itself, crops, and synthetic scenes."""
         if not is_varied:
-            return [0]
-        if image.role != "catalogue":
-            return list(range(1 + self._config.views))
-        scenes = range(_FIRST_SCENE, _FIRST_SCENE + self._config.catalogue_scenes)
-        return [*range(1 + self._config.catalogue_views), *scenes]
+            return (0,)
+        return self._catalogue_views if image.role == "catalogue" else self._example_views
 
     def _compute(self, missing: list[tuple[SnapshotImage, set[int]]], on_progress: OnProgress | None) -> dict[str, str]:
         """Compute and store views; returns the reasons for unreadable images by their hash."""
@@ -204,52 +221,13 @@ class FeatureStore:
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         aside = self.directory / f".{name}-{os.getpid()}"
         try:
-            save_file({"features": features_NC.contiguous()}, aside, metadata={"keys": json.dumps(keys)})
+            save_file({FEATURES_NAME: features_NC.contiguous()}, aside, metadata={"keys": json.dumps(keys)})
             aside.replace(self.directory / f"part-{name}.safetensors")
         except (SafetensorError, OSError) as error:
             aside.unlink(missing_ok=True)
             raise OSError(
                 f"features cannot be written to {self.directory}: {error}; free some disk, or choose another --cache"
             ) from error
-
-    def _stored(self) -> dict[str, tuple[Path, int]]:
-        """Return the file and row of each key; an unreadable part is removed, to be computed again."""
-        places: dict[str, tuple[Path, int]] = {}
-        for path in sorted(self.directory.glob("part-*.safetensors")):
-            try:
-                with safe_open(path, "pt") as file:
-                    keys = json.loads(file.metadata()["keys"])
-            except (SafetensorError, KeyError, TypeError, ValueError) as error:
-                log.warning("the features in %s are damaged and will be computed again: %s", path, error)
-                path.unlink()
-                continue
-            places |= {key: (path, row) for row, key in enumerate(keys)}
-        return places
-
-    def _gather(
-        self,
-        images: Sequence[SnapshotImage],
-        views_of: Sequence[list[int]],
-        stored: dict[str, tuple[Path, int]],
-        failed: dict[str, str],
-    ) -> Features:
-        offsets = np.zeros(len(images) + 1, np.int64)
-        np.cumsum([len(views) for views in views_of], out=offsets[1:])
-        features = torch.zeros(int(offsets[-1]), self._embedder.embedding_dim)
-        failures = {position: failed[image.sha256] for position, image in enumerate(images) if image.sha256 in failed}
-        of_part: dict[Path, tuple[list[int], list[int]]] = {}
-        for position, image in enumerate(images):
-            if position in failures:
-                continue
-            for place, view in enumerate(views_of[position]):
-                path, row = stored[_key(image.sha256, view)]
-                targets, rows = of_part.setdefault(path, ([], []))
-                targets.append(int(offsets[position]) + place)
-                rows.append(row)
-        for path, (targets, rows) in of_part.items():
-            with safe_open(path, "pt") as file:
-                features[targets] = file.get_tensor("features")[rows]
-        return Features(features, offsets, failures)
 
 
 def _seed(sha256: str, view: int) -> int:

@@ -8,6 +8,7 @@ neither in training nor by the finished network.
 import dataclasses
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ PIXELS_NAME = "pixels.npy"
 _MAX_THREADS = 32
 # Limit of decoded images that wait to be written.
 _MAX_CHUNK_BYTES = 64 * 2**20
+# How much is read of a mapped file before its pages are given back.
+_MAX_MAPPED_BYTES = 256 * 2**20
 
 
 class ImageCache:
@@ -43,6 +46,8 @@ class ImageCache:
     def __init__(self, pixels_NHWC: NDArray[np.uint8], failures: Mapping[int, str]) -> None:
         self._pixels = pixels_NHWC
         self.failures = dict(failures)
+        self._mapping = _mapping_of(pixels_NHWC)
+        self._num_bytes_read = 0
 
     @classmethod
     def build(
@@ -152,7 +157,16 @@ class ImageCache:
         pixels_BHWC = torch.empty((len(images), *self._pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin_memory)
         # The bounds are checked above; mode "clip" lets numpy write directly into the tensor.
         np.take(self._pixels, images, axis=0, out=pixels_BHWC.numpy(), mode="clip")
+        self._release(pixels_BHWC.nbytes)
         return pixels_BHWC
+
+    def _release(self, num_bytes: int) -> None:
+        """Give pages of the mapped file back now and then: they count as memory of the process until then."""
+        self._num_bytes_read += num_bytes
+        if self._mapping is not None and self._num_bytes_read > _MAX_MAPPED_BYTES:
+            # The pages stay in the system's cache, so reading them again is cheap.
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._num_bytes_read = 0
 
 
 class _Chunks:
@@ -198,6 +212,14 @@ class _Chunks:
             return self._geometry.to_pixels(decode_image(image_bytes))
         except InvalidImage as error:
             return error
+
+
+def _mapping_of(pixels_NHWC: NDArray[np.uint8]) -> mmap.mmap | None:
+    """Return the mapped file that an array shows, or None for an array in memory."""
+    base: object = pixels_NHWC
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
 
 
 def _facts_of(geometry: Preprocessing) -> dict[str, object]:

@@ -47,16 +47,18 @@ class Thumbnails:
 def thumbnails_of(cache: ImageCache) -> Thumbnails:
     """Shrink the images of a cache in blocks; unreadable images get thumbnails without structure."""
     colours = torch.zeros((len(cache), 3 * _FINE * _FINE), dtype=torch.uint8)
+    grey, coarse = torch.zeros(len(cache), _FINE**2), torch.zeros(len(cache), _COARSE**2)
     # The float copy of a block takes four times the memory of its pixels.
     block = max(1, _MAX_BLOCK_BYTES // (4 * 3 * cache.size**2))
     for start in range(0, len(cache), block):
-        positions = np.arange(start, min(start + block, len(cache)))
-        pixels_NCHW = cache.pixels(positions).permute(0, 3, 1, 2).float()
+        rows = slice(start, min(start + block, len(cache)))
+        pixels_NCHW = cache.pixels(np.arange(rows.start, rows.stop)).permute(0, 3, 1, 2).float()
         small_NCHW = F.adaptive_avg_pool2d(pixels_NCHW, _FINE)
-        colours[start : start + block] = small_NCHW.round().to(torch.uint8).flatten(1)
-    grey_NHW = colours.view(-1, 3, _FINE, _FINE).float().mean(dim=1)
-    coarse_NHW = F.avg_pool2d(grey_NHW.unsqueeze(1), _FINE // _COARSE)
-    return Thumbnails(colours, _standardised(grey_NHW.flatten(1)), _standardised(coarse_NHW.flatten(1)))
+        colours[rows] = small_NCHW.round().to(torch.uint8).flatten(1)
+        grey_NHW = colours[rows].view(-1, 3, _FINE, _FINE).float().mean(dim=1)
+        coarse_NHW = F.avg_pool2d(grey_NHW.unsqueeze(1), _FINE // _COARSE)
+        grey[rows], coarse[rows] = _standardised(grey_NHW.flatten(1)), _standardised(coarse_NHW.flatten(1))
+    return Thumbnails(colours, grey, coarse)
 
 
 def near_duplicate_pairs(thumbnails: Thumbnails) -> NDArray[np.int64]:

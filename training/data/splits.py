@@ -12,12 +12,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.fitness import EXAMPLE_SHARES, MIN_TRAIN_CLASSES, lacks_training_classes, nothing_to_find
 from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot
 from training.errors import InvalidConfig, UnfitData
 
 TestPart = Literal["auto", "stated", "hash", "none"]
-_MIN_TRAIN_CLASSES = 2
 _SHARES = ("unseen_share", "seen_example_share", "validation_share", "validation_example_share")
 
 
@@ -87,12 +87,13 @@ class _Draft:
     notes: list[str]
 
 
-def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
-    """Split the images of a snapshot; raises UnfitData if a part cannot be trained on or evaluated."""
+def split_snapshot(snapshot: Snapshot, config: SplitConfig, *, is_for_training: bool = True) -> Split:
+    """Split the images of a snapshot; raises UnfitData if a part cannot be trained on or evaluated.
+
+    If it is not for training, too few classes to train on are accepted.
+    """
     images = Images(snapshot)
     draft = _hold_out_test(images, config)
-    num_left = int((np.bincount(images.ids[draft.pool], minlength=1) > 1).sum())
-    _check_trainable(num_left, 'split.unseen_share, or use split.test = "hash" if too many are stated as test')
     _hold_out_validation(images, config, draft)
     _leave_out_duplicates(images, draft)
     split = Split(
@@ -103,8 +104,33 @@ def split_snapshot(snapshot: Snapshot, config: SplitConfig) -> Split:
         unseen_classes=images.names_of(draft.unseen),
         validation_classes=images.names_of(draft.validation),
     )
-    _check_measurable(images, split, config)
+    if is_for_training:
+        whole = {"test": draft.unseen, "validation": draft.validation & ~draft.unseen}
+        reason = lacks_training_classes(images, split.train, whole, _advice(images, config, draft))
+        if reason is not None:
+            raise reason
+        _check_measurable(images, split, config)
     return _without_single_images(images, split)
+
+
+def _advice(images: Images, config: SplitConfig, draft: _Draft) -> dict[str, str]:
+    """Return what else helps if too few classes are left to train on, by setting."""
+    advice = {}
+    is_stated = config.test in ("auto", "stated") and images.is_part("test").any()
+    if config.unseen_classes:
+        advice["split.unseen_classes"] = "name fewer classes in split.unseen_classes"
+    elif is_stated:
+        advice["split.test"] = 'state fewer images as test, or choose the test by hash (split.test = "hash")'
+    # A single class is the least that a part can have: a lower share would hold out as many.
+    elif draft.unseen.sum() > 1:
+        advice["split.unseen_share"] = f"lower split.unseen_share ({config.unseen_share:g})"
+    if draft.validation.sum() > 1:
+        advice["split.validation_share"] = f"lower split.validation_share ({config.validation_share:g})"
+    for name in EXAMPLE_SHARES if images.has_roles else ():
+        share = getattr(config, name.removeprefix("split."))
+        if share:
+            advice[name] = f"lower {name} ({share:g})"
+    return advice
 
 
 def leave_out(
@@ -133,6 +159,13 @@ def leave_out(
         validation=kept(split.validation, "validation"),
         test=kept(split.test, "test"),
     )
+    if (np.bincount(images.ids[left.train], minlength=1) > 1).sum() < MIN_TRAIN_CLASSES:
+        num_excluded = len(split.train) - len(left.train)
+        raise UnfitData(
+            f"too few classes with two or more images are left to train on: {num_excluded:,} of {len(split.train):,} "
+            "images cannot be decoded, or are near-duplicates of held-out images",
+            "replace unreadable images, remove copies of the same image, or add classes with two or more images",
+        )
     return _without_single_images(images, left)
 
 
@@ -144,6 +177,11 @@ def held_out_images(snapshot: Snapshot, split: Split) -> NDArray[np.bool_]:
         if part is not None:
             mask[part.query] = True
     return mask
+
+
+def is_held_out_by_hash(snapshot: Snapshot, config: SplitConfig) -> bool:
+    """Tell whether the parts are chosen by hash alone, and not stated by the data set, whose protocol applies then."""
+    return config.test == "hash" or not any(image.part in ("test", "validation") for image in snapshot.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,28 +317,18 @@ def _check_measurable(images: Images, split: Split, config: SplitConfig) -> None
         off = 'test = "none"' if what == "test" else "both shares of 0"
         is_asked = config.test != "none" if what == "test" else any(getattr(config, name) for name in names)
         shares = " or ".join(f"{name} ({getattr(config, name)})" for name in names)
+        advice = {f"split.{what}": f"raise split.{shares}, or disable it with {off}"}
         if held_out is None and is_asked:
-            raise UnfitData(f"the {what} part is empty; raise split.{shares}, or disable it with {off}")
+            raise UnfitData(f"the {what} part is empty", "", advice)
         if held_out is not None and not images.any_relevant(held_out.query, held_out.gallery):
-            raise UnfitData(
-                f"no {what} image has another image of its class to find; add images to the classes, "
-                f"raise split.{shares}, or disable it with {off}"
-            )
-
-
-def _check_trainable(num_classes: int, shares: str) -> None:
-    if num_classes < _MIN_TRAIN_CLASSES:
-        raise UnfitData(
-            f"{num_classes} classes with two or more images are left to train on, and at least "
-            f"{_MIN_TRAIN_CLASSES} are needed; add classes, or lower {shares}"
-        )
+            reason = nothing_to_find(images, held_out.query, held_out.gallery, what)
+            raise UnfitData(reason.cause, reason.remedy, advice)
 
 
 def _without_single_images(images: Images, split: Split) -> Split:
     """Remove classes with one image from training, and mark the queries whose class is not trained on."""
     counts = np.bincount(images.ids[split.train], minlength=len(images.classes))
     train = split.train[counts[images.ids[split.train]] > 1]
-    _check_trainable(int((counts > 1).sum()), "split.unseen_share or split.validation_share")
     notes = split.notes
     if (counts == 1).any():
         named = images.some_names(counts == 1)

@@ -12,15 +12,19 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
 from training.config import config_from_tables
+from training.data.fitness import nothing_to_find
+from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot, open_training_data
-from training.data.splits import HeldOut, split_snapshot
+from training.data.splits import HeldOut, is_held_out_by_hash, split_snapshot
 from training.errors import InvalidConfig, UnfitData
+from training.evaluation.bounds import bounded
 from training.evaluation.held_out import cluster, describe_protocol, measure
 from training.running.preparation import OnProgress
 
 PARTS = ("test", "validation", "all")
 
 _IMAGES_AT_ONCE = 64
+_ALL = "use --part all, which holds nothing out"
 
 
 def evaluate_checkpoint(
@@ -82,15 +86,38 @@ def _held_out(snapshot: Snapshot, part: str, overrides: Sequence[str]) -> HeldOu
         everything = np.arange(len(roles), dtype=np.int64)
         query = everything[roles == "example"] if snapshot.has_roles else everything
         gallery = everything[roles == "catalogue"] if snapshot.has_roles else None
-        return HeldOut(query, gallery, np.zeros(len(query), np.bool_))
+        return _measurable(snapshot, HeldOut(query, gallery, np.zeros(len(query), np.bool_)), "evaluated", {})
     for override in overrides:
         if not override.startswith("split."):
             raise InvalidConfig(f"only settings of the split change an evaluation; got --set {override}")
-    split = split_snapshot(snapshot, config_from_tables({}, overrides).split)
+    config = config_from_tables({}, overrides)
+    split = split_snapshot(snapshot, config.split, is_for_training=False)
     held_out = split.test if part == "test" else split.validation
     if held_out is None:
-        raise UnfitData(f"the split has no {part} part; change its shares (--set split.…), or use --part all")
-    return held_out
+        raise UnfitData(f"the split has no {part} part", "", {"split": f"change its shares (--set split.…), {_ALL}"})
+    held_out = _measurable(snapshot, held_out, part, {"part": _ALL})
+    is_by_hash = is_held_out_by_hash(snapshot, config.split)
+    return bounded(snapshot, held_out, config.evaluation.bounds) if is_by_hash else held_out
+
+
+def _measurable(snapshot: Snapshot, held_out: HeldOut, what: str, advice: dict[str, str]) -> HeldOut:
+    """Return what is to be measured; raises UnfitData if every search succeeds, or none can."""
+    images = Images(snapshot)
+    searched = images.ids[held_out.query if held_out.gallery is None else held_out.gallery]
+    if len(searched) and (searched == searched[0]).all():
+        is_all = len(images.classes) == 1
+        which = f"all {len(searched):,} {'images' if is_all else f'images of the {what} part'}"
+        raise UnfitData(
+            f"{which} are of one class, {images.classes[searched[0]]!r}, so every search finds an image of its class",
+            "add images of other classes",
+            {} if is_all else advice,
+        )
+    if images.any_relevant(held_out.query, held_out.gallery):
+        return held_out
+    reason = nothing_to_find(images, held_out.query, held_out.gallery, what)
+    # Single images have nothing to find in any part.
+    is_single = (np.bincount(images.ids) == 1).all()
+    raise UnfitData(reason.cause, reason.remedy, {} if is_single else advice)
 
 
 def _embed(

@@ -1,7 +1,9 @@
 """Evaluation sets: the queries and the gallery on which models are compared, independent of their training data.
 
-The queries are the images that the hashes of `training.data.splits` hold out for the test. Whether a class is unseen
-depends on the split alone, not on whether a model trained on the class.
+The queries are the images that the hashes of `training.data.splits` hold out for the test. The gallery contains all
+catalogue images of the queries' classes and a bounded number of others, so that a model can be measured without
+embedding a large catalogue. Whether a class is unseen depends on the split alone, not on whether a model trained on
+the class.
 
 Shape legend: Q queries, G gallery images, D embedding dimension, N nearest kept.
 """
@@ -17,11 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.artifact import canonical_json
+from training.data.fitness import nothing_to_find
+from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot, SnapshotImage, class_ids
 from training.data.splits import Split
 from training.datasets.rows import Role
 from training.errors import InvalidEmbeddings, InvalidEvaluation, UnfitData
 from training.evaluation.arrow_files import read_columns, write_columns
+from training.evaluation.bounds import EvaluationBounds, choose_gallery, choose_queries
 from training.evaluation.inputs import Embeddings
 from training.evaluation.metrics import RetrievalResult
 from training.evaluation.retrieval import evaluate_retrieval
@@ -32,7 +37,7 @@ MEASUREMENT_KIND = "akin-measurement/1"
 NUM_NEIGHBOURS = 10
 MEAN_OF_PARTS = "mean_of_parts"
 
-_REMEDY = "add labelled examples of products in the catalogue, or raise split.unseen_share or split.seen_example_share"
+_DEFAULT_BOUNDS = EvaluationBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class EvaluationSet:
     """Queries, the gallery, and each query's own row, which is excluded from its answer.
 
     `evaluation_set_id` is a hash of everything except the keys and `num_left_out`: measurements with equal ids can be
-    compared query by query.
+    compared query by query, and another gallery, or another number of distractors, is another id.
     """
 
     queries: tuple[SetImage, ...]
@@ -80,6 +85,12 @@ class EvaluationSet:
         ]
         digest = hashlib.sha256(SET_KIND.encode() + b"\n" + canonical_json(content)).hexdigest()
         return cls(queries, gallery, is_unseen, own_row, digest, num_left_out)
+
+    @property
+    def num_distractors(self) -> int:
+        """The number of gallery images of classes that no query asks for."""
+        asked_for = {image.label for image in self.queries}
+        return sum(image.label not in asked_for for image in self.gallery)
 
     @property
     def query_sha256(self) -> list[str]:
@@ -128,31 +139,60 @@ class EvaluationSet:
         return made
 
 
-def evaluation_set_of(snapshot: Snapshot, split: Split) -> EvaluationSet:
-    """Create the set of a snapshot's test part: its queries, with all catalogue images as the gallery.
+def evaluation_set_of(snapshot: Snapshot, split: Split, bounds: EvaluationBounds = _DEFAULT_BOUNDS) -> EvaluationSet:
+    """Create the set of a snapshot's test part: its queries, searched among a bounded part of the catalogue images.
 
-    In unseen classes without examples, or if there are no examples at all, catalogue images are the queries, each
-    excluded from its own answer. Queries without a relevant image are omitted. Raises UnfitData if none is left.
+    The gallery has all catalogue images of the queries' classes and `bounds.num_distractors` others; if the catalogue
+    has fewer, all its images. In unseen classes without examples, or if there are no examples at all, catalogue images
+    are the queries, each excluded from its own answer. Queries without a relevant image are omitted. Raises UnfitData
+    if none is left.
     """
     images = snapshot.images
-    gallery = np.flatnonzero([image.role == "catalogue" for image in images])
-    rows = np.full(len(images), -1)
-    rows[gallery] = np.arange(len(gallery))
+    is_catalogue = np.array([image.role == "catalogue" for image in images], np.bool_)
     query = _queries(snapshot, split)
     labels = class_ids(snapshot.labels)
-    num_relevant = np.bincount(labels[gallery], minlength=labels.max(initial=0) + 1)[labels[query]] - (rows[query] >= 0)
-    kept = query[num_relevant > 0]
-    if not len(kept):
-        what = f"none of the {len(query):,} test images has" if len(query) else "there are no test images that have"
-        raise UnfitData(f"{what} an image of the same product to find in the catalogue; {_REMEDY}")
+    num_of_class = np.bincount(labels[is_catalogue], minlength=labels.max(initial=0) + 1)
+    answered = query[num_of_class[labels[query]] - is_catalogue[query] > 0]
+    if not len(answered):
+        raise _nothing_to_find(snapshot, query)
     unseen = set(split.unseen_classes)
+    is_unseen = np.array([images[position].label in unseen for position in answered], np.bool_)
+    chosen = choose_queries(
+        [images[position].label for position in answered],
+        [images[position].sha256 for position in answered],
+        is_unseen,
+        bounds.max_queries,
+    )
+    kept = answered[chosen]
+    catalogue = np.flatnonzero(is_catalogue)
+    is_relevant = np.isin(labels[catalogue], labels[kept])
+    digests = [images[position].sha256 for position in catalogue]
+    gallery = catalogue[choose_gallery(digests, is_relevant, bounds.num_distractors)]
+    row_of = np.full(len(images), -1)
+    row_of[gallery] = np.arange(len(gallery))
     return EvaluationSet.of(
         (_set_image(images[position]) for position in kept),
         (_set_image(images[position]) for position in gallery),
-        np.array([images[position].label in unseen for position in kept], np.bool_),
-        rows[kept],
-        num_left_out=len(query) - len(kept),
+        is_unseen[chosen],
+        row_of[kept],
+        num_left_out=len(query) - len(answered),
     )
+
+
+def _nothing_to_find(snapshot: Snapshot, query: NDArray[np.int64]) -> UnfitData:
+    if not len(query):
+        return UnfitData(
+            "no image is held out for the test, so models cannot be compared",
+            "add labelled examples of products in the catalogue",
+            {"split.unseen_share": "raise split.unseen_share or split.seen_example_share"},
+        )
+    images = Images(snapshot)
+    if images.is_example.all():
+        return UnfitData(
+            f"none of the {len(query):,} test images can be found: the catalogue has no image of any product",
+            "add catalogue images of the products that the labelled examples show",
+        )
+    return nothing_to_find(images, query, np.flatnonzero(~images.is_example), "test")
 
 
 def _queries(snapshot: Snapshot, split: Split) -> NDArray[np.int64]:
@@ -181,6 +221,7 @@ class SetMeasurement:
     neighbour_scores: NDArray[np.float32]  # [Q, N]
     # "all", "seen", "unseen" → recall_at_1 …, r_precision, map_at_r, num_queries; parts without queries are absent.
     # "mean_of_parts" → the mean over the present parts, with equal weights.
+    # "all" also has num_gallery_images and num_distractors, which older measurements lack.
     metrics: Mapping[str, Mapping[str, float]]
 
     def write(self, path: Path) -> None:
@@ -259,17 +300,22 @@ def measure(
         result.map_at_r,
         result.neighbour_ids,
         result.neighbour_scores,
-        _metrics(result, evaluation_set.is_unseen),
+        _metrics(result, evaluation_set),
     )
 
 
-def _metrics(result: RetrievalResult, is_unseen: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+def _metrics(result: RetrievalResult, evaluation_set: EvaluationSet) -> dict[str, dict[str, float]]:
+    is_unseen = evaluation_set.is_unseen
     masks = {"all": np.ones(len(is_unseen), np.bool_), "seen": ~is_unseen, "unseen": is_unseen}
-    metrics = {}
+    metrics: dict[str, dict[str, float]] = {}
     for name, mask in masks.items():
         if mask.any():
             part = result.subset(mask).metrics()
             metrics[name] = {metric: value for metric, value in part.items() if metric != "num_left_out"}
+    metrics["all"] |= {
+        "num_gallery_images": len(evaluation_set.gallery),
+        "num_distractors": evaluation_set.num_distractors,
+    }
     parts = [metrics[name] for name in ("seen", "unseen") if name in metrics]
     metrics[MEAN_OF_PARTS] = {
         metric: sum(part[metric] for part in parts) / len(parts) for metric in parts[0] if metric != "num_queries"

@@ -21,11 +21,16 @@ def end_with_parent(parent: int | None = None) -> None:
     new parent is process 1.
     """
     before = os.getppid() if parent is None else parent
-    _control(_SET_DEATH_SIGNAL, signal.SIGTERM)
+    request_signal_at_death()
     # Checked after the request: a parent that ends later sends the signal, one that ended before shows here.
     now = os.getppid()
     if now != before or (parent is None and now == 1):
         raise ParentGone(f"the process {before} that started this one has ended")
+
+
+def request_signal_at_death() -> None:
+    """Request SIGTERM for this process when the thread that started it ends; survives exec."""
+    _control(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def adopt_orphans() -> None:

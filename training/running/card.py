@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.config import TrainingConfig
+from training.config import TrainingConfig, config_from_tables
 from training.errors import InvalidRun
 from training.loop_parts import LoopResult
 from training.report.run_folder import REPORT, RUN_CARD, read_run_table, table
@@ -90,8 +90,10 @@ def continued_card(run_dir: Path, card: Card) -> Card:
             f"{run_dir} was started with other images (snapshot {str(hashes[0])[:12]}, now {str(hashes[1])[:12]}); "
             "give the same data again, or train into another folder"
         )
-    if stored.get("config") != card["config"]:
-        names = ", ".join(_differences(stored.get("config", {}), card["config"])[:5])
+    # A card of an earlier version lacks settings that were added since; they had their defaults.
+    config = config_from_tables(table(stored, "config")).to_json()
+    if config != card["config"]:
+        names = ", ".join(_differences(config, card["config"])[:5])
         raise InvalidRun(
             f"{run_dir} was started with another configuration ({names}); give the same, or train into another folder"
         )

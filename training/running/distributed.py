@@ -16,6 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.errors import InvalidRun
+from training.processes.launcher import require_launcher
+from training.processes.parent_process import ParentGone
+
 _PATIENCE = timedelta(days=1)
 
 
@@ -97,6 +101,10 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if not dist.is_torchelastic_launched():
         yield ProcessGroup()
         return
+    try:
+        require_launcher()
+    except ParentGone as error:
+        raise InvalidRun(f"{error}; start it again") from error
     # The timeout covers the time in which the first process decodes images or computes features.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:

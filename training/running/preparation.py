@@ -1,7 +1,7 @@
 """Prepare a run: read a snapshot, split it, check the images and create the inputs of the network."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from training.data.checks import check_training_data
 from training.data.features import Features, FeatureStore
 from training.data.image_cache import ImageCache
 from training.data.snapshot import Snapshot, class_ids, open_training_data
-from training.data.splits import Split, leave_out, split_snapshot
+from training.data.splits import Split, is_held_out_by_hash, leave_out, split_snapshot
+from training.evaluation.bounds import EvaluationBounds, bounded
 from training.evaluation.held_out import Embed
 from training.head_start import start_head
 from training.inputs import FeatureInputs, ImageInputs, TrainingInputs, embed_cached
@@ -64,6 +65,8 @@ def read_training_data(
     checked = check_training_data(snapshot, split, decode_images(snapshot, geometry, cache_dir, on_progress))
     near_held_out = np.setdiff1d(checked.exclude, checked.unreadable)
     split = leave_out(snapshot, split, from_training=near_held_out, everywhere=checked.unreadable)
+    if is_held_out_by_hash(snapshot, config.split):
+        split = _bounded(snapshot, split, config.evaluation.bounds)
     labels = [snapshot.images[position].label for position in split.train]
     is_catalogue = np.array([snapshot.images[position].role == "catalogue" for position in split.train])
     num_without = len(set(labels)) - len({label for label, it in zip(labels, is_catalogue, strict=True) if it})
@@ -75,6 +78,14 @@ def read_training_data(
     return TrainingData(
         snapshot, split, split.train, class_ids(labels), sorted(set(labels)), is_catalogue, tuple(dict.fromkeys(notes))
     )
+
+
+def _bounded(snapshot: Snapshot, split: Split, bounds: EvaluationBounds) -> Split:
+    """Return the split with parts that can be measured in bounded time and memory; what is trained on is the same."""
+    validation, test = (
+        None if part is None else bounded(snapshot, part, bounds) for part in (split.validation, split.test)
+    )
+    return replace(split, validation=validation, test=test)
 
 
 def describe_split(data: TrainingData) -> str:
@@ -178,7 +189,7 @@ def _start_head(
     # The rows of each image's views, and which rows are the images themselves.
     rows = np.concatenate([np.arange(features.offsets[p], features.offsets[p + 1]) for p in positions])
     is_plain = rows == features.offsets[positions].repeat(counts)
-    pooled_MC = features.rows_RC[torch.from_numpy(rows)].numpy()
+    pooled_MC = features.take(rows).numpy()
     start_head(start.model, config.network, pooled_MC, labels.repeat(counts), groups.repeat(counts), is_plain)
 
 

@@ -20,7 +20,7 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("created", overflow="fold")
     # Users copy ids from here, so they are never truncated.
     table.add_column("release", no_wrap=True, min_width=max((len(row["release_id"] or "") for row in rows), default=0))
-    for name in ("set", "queries"):
+    for name in ("set", "queries", "gallery"):
         table.add_column(name, overflow="fold")
     for part in _PARTS:
         table.add_column(f"recall@1 {part.replace('_', ' ')}", justify="right")
@@ -32,9 +32,17 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             row["release_id"] or "none",
             row["evaluation_set_id"][:12],
             str(row["num_queries"]),
+            _gallery(row),
             *("" if recall is None else f"{recall:.4f}" for recall in recalls),
         )
     return table
+
+
+def _gallery(row: Mapping[str, Any]) -> str:
+    """Describe the size of the gallery: all images, and how many of them are distractors."""
+    if row["num_gallery_images"] is None:
+        return "not recorded"
+    return f"{row['num_gallery_images']:,} ({row['num_distractors']:,} distractors)"
 
 
 def comparison_tables(comparison: "Comparison") -> list[Table]:

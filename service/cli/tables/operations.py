@@ -74,3 +74,10 @@ def _metric_lines(result: Mapping[str, Any]) -> Iterator[str]:
         if after is not None:
             previous = f"{before:.3f} before, " if before is not None else ""
             yield f"  recall@1, {title}: {previous}{after:.3f} now"
+    evaluation_set = result.get("evaluation_set", {})
+    if "num_gallery_images" in evaluation_set:
+        yield (
+            f"  measured with {evaluation_set['num_queries']:,} queries among {evaluation_set['num_gallery_images']:,} "
+            f"of {evaluation_set['num_catalogue_images']:,} catalogue images, "
+            f"{evaluation_set['num_distractors']:,} of them of other products"
+        )

@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from service.evaluations.comparison import Answer, Comparison, QueryChange
+from service.evaluations.queries import gallery_sizes
 from service.storage.database import in_utc
 from service.storage.tables.evaluations import Evaluation
 
@@ -19,6 +20,12 @@ class EvaluationView(BaseModel):
     operation_id: str | None
     created_at: datetime
     num_queries: int
+    num_gallery_images: int | None = Field(
+        default=None, description="Images that the queries are searched among; null if it was not recorded."
+    )
+    num_distractors: int | None = Field(
+        default=None, description="Gallery images of products that no query asks for; null if it was not recorded."
+    )
     metrics: dict[str, dict[str, float]] = Field(
         description="By part (`all`, `seen`, `unseen`, `mean_of_parts`), then by name (`recall_at_1`, `map_at_r`, …)."
     )
@@ -35,6 +42,7 @@ class EvaluationView(BaseModel):
                 "operation_id": evaluation.operation_id,
                 "created_at": in_utc(evaluation.created_at),
                 "num_queries": evaluation.num_queries,
+                **gallery_sizes(evaluation),
                 "metrics": evaluation.metrics,
             }
         )

@@ -11,17 +11,18 @@ from embedding.checkpoint import read_checkpoint_facts
 from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue.records import num_changes_after
-from service.errors import ServiceError
+from service.errors import KNOWN_ERRORS, ServiceError, reason_of
 from service.evaluations.records import assign_release
 from service.installation.processes import API, living_processes
 from service.operations.claims import own_operation
 from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
-from service.releases.build import ReleaseOrigin, build_release
-from service.releases.errors import ActivationConflict, BuilderBusy
+from service.releases.build import BuiltRelease, ReleaseOrigin, build_release
+from service.releases.errors import ActivationConflict, BuilderBusy, ReleaseError
 from service.releases.records import ActiveRelease, activate_release, activation_of_operation, active_release
-from service.releases.retention import retire_old_releases
+from service.releases.retention import remove_unused_release, retire_old_releases
 from service.storage.database import in_utc
-from service.storage.tables.operations import CANCELLED
+from service.storage.errors import DatabaseUnavailable
+from service.storage.tables.operations import CANCELLED, REJECTED
 from service.worker.run import Ended, Facts, Run, reject
 from service.worker.steps.embedding import wait_for_builder
 from service.worker.steps.evaluation import judge, unmet_reasons
@@ -30,16 +31,49 @@ from training.running.run import STATE
 
 # How long the servers are watched; one that has not loaded the release by then is reported, not awaited.
 _CONVERGENCE_SECONDS = 60.0
+# How many changes a second build catches up with: these, or this share of the release's images.
+_FEW_CHANGES, _SMALL_SHARE = 1000, 0.1
 
 log = structlog.get_logger(__name__)
 
 
-def build(run: Run, attempt: int) -> Facts:
+def build(run: Run) -> Facts:
     """Build and publish a release of the current catalogue, without activating it.
 
     Images that were added since the shards were embedded are embedded here.
     """
-    release_id = run.facts["release_id"] + (f"-{attempt + 1}" if attempt else "")
+    return _build(run, run.facts["release_id"])
+
+
+def build_again(run: Run) -> Facts:
+    """Build and publish a release that also has the latest changes, and remove the one that it supersedes.
+
+    If this fails, the operation goes on with the release that it has.
+    """
+    superseded = run.facts["release"]["release_id"]
+    try:
+        facts = _build(run, f"{run.facts['release_id']}-2")
+    except DatabaseUnavailable:
+        raise
+    except (Ended, *KNOWN_ERRORS, OSError) as error:
+        if isinstance(error, Ended) and error.state != REJECTED:
+            raise
+        log.warning("release_not_caught_up", operation_id=run.operation_id, reason=reason_of(error))
+        return {"catch_up_error": str(error)}
+    while True:
+        try:
+            remove_unused_release(run.installation, superseded)
+        except BuilderBusy:
+            wait_for_builder(run)
+        except ReleaseError as error:
+            # The next retirement of old releases removes it.
+            log.warning("release_not_removed", operation_id=run.operation_id, reason=str(error))
+            return facts
+        else:
+            return facts
+
+
+def _build(run: Run, release_id: str) -> Facts:
     is_retrain = run.facts.get("candidate") is not None
     options = IndexOptions()
     if is_retrain:
@@ -75,19 +109,31 @@ def build(run: Run, attempt: int) -> Facts:
         }
     }
     if is_retrain:
-        with run.installation.database.transaction() as session:
-            assign_release(session, run.facts["candidate"]["evaluation_id"], built.release_id)
-        verdict = judge(run, built.index_recall)
-        facts["verdict"] = verdict.to_json()
-        if not verdict.promote:
-            raise reject("gate", unmet_reasons(verdict), facts)
+        facts["verdict"] = _judge_release(run, built, facts)
     return facts
 
 
+def _judge_release(run: Run, built: BuiltRelease, facts: Facts) -> Facts:
+    """Record the release with its evaluation, and return the gate's verdict with the recall of the index."""
+    with run.installation.database.transaction() as session:
+        assign_release(session, run.facts["candidate"]["evaluation_id"], built.release_id)
+    verdict = judge(run, built.index_recall)
+    if not verdict.promote:
+        raise reject("gate", unmet_reasons(verdict), {**facts, "verdict": verdict.to_json()})
+    return verdict.to_json()
+
+
 def count_changes(run: Run) -> Facts:
-    """Count the changes of the catalogue since the release was built from it."""
+    """Count the changes of the catalogue since the release was read from it, and decide whether to catch up.
+
+    Few changes take little more than the build of the index. Many take long, and more are made meanwhile: they are
+    reported, for a build that is requested when the catalogue is complete.
+    """
+    release = run.facts["release"]
     with run.installation.database.reading() as session:
-        return {"num_changes_left": num_changes_after(session, run.facts["release"]["watermark"])}
+        num_changes = num_changes_after(session, release["watermark"])
+    is_few = num_changes <= max(_FEW_CHANGES, round(_SMALL_SHARE * release["num_images"]))
+    return {"num_changes_left": num_changes, "catches_up": num_changes > 0 and is_few}
 
 
 def activate(run: Run) -> Facts:

@@ -22,11 +22,12 @@ from service.labels.errors import InvalidLabels
 from service.labels.sources import read_label_source
 from service.operations.errors import InvalidOperation
 from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
-from service.operations.requests import RetrainRequest
+from service.operations.requests import FIXED_SPLIT_SETTINGS, RetrainRequest
 from service.worker.run import Facts, Run
 from training.config import TrainingConfig
 from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
 from training.data.splits import Split, held_out_images, split_snapshot
+from training.errors import UnfitData
 from training.evaluation.evaluation_set import evaluation_set_of
 
 _MAX_ERRORS_KEPT = 50
@@ -81,7 +82,10 @@ def take_snapshot(run: Run) -> Facts:
     snapshot = _snapshot_of(images)
     since = request_of(run).data
     if isinstance(since, datetime):
-        split = split_snapshot(snapshot, config.split)
+        try:
+            split = split_snapshot(snapshot, config.split)
+        except UnfitData as error:
+            raise _too_little_data(error) from error
         snapshot = _snapshot_of(_since(images, snapshot, split, since))
     cache = installation.settings.cache_dir / "media"
     media_of = {image.media_name.sha256: image.media_name for image in images}
@@ -109,8 +113,11 @@ def split(run: Run) -> Facts:
     """Write the evaluation set; its id accompanies every measurement on it."""
     config = config_of(run)
     snapshot = read_snapshot_rows(run)
-    parts = split_snapshot(snapshot, config.split)
-    evaluation_set = evaluation_set_of(snapshot, parts)
+    try:
+        parts = split_snapshot(snapshot, config.split)
+        evaluation_set = evaluation_set_of(snapshot, parts, config.evaluation.bounds)
+    except UnfitData as error:
+        raise _too_little_data(error) from error
     # Written even if the file exists: the bytes are the same, and a damaged file is repaired.
     evaluation_set.write(set_path(run.installation.settings, evaluation_set.evaluation_set_id))
     num_unseen = int(np.count_nonzero(evaluation_set.is_unseen))
@@ -119,12 +126,22 @@ def split(run: Run) -> Facts:
             "id": evaluation_set.evaluation_set_id,
             "num_queries": len(evaluation_set.queries),
             "num_queries_unseen": num_unseen,
+            "num_gallery_images": len(evaluation_set.gallery),
+            "num_distractors": evaluation_set.num_distractors,
+            "num_catalogue_images": sum(image.role == "catalogue" for image in snapshot.images),
             "num_unseen_classes": len(parts.unseen_classes),
         },
         "num_training_images": len(parts.train),
         "num_training_classes": len({snapshot.images[position].label for position in parts.train}),
         "notes": list(parts.notes),
     }
+
+
+def _too_little_data(error: UnfitData) -> UnfitData:
+    """Return the error as it applies to a retrain, whose test is always chosen by the same hashes."""
+    known = error.without_advice_on(FIXED_SPLIT_SETTINGS)
+    come = "images come with akin catalogue import PATH, labelled photos of products with akin labels import PATH"
+    return UnfitData(f"the catalogue cannot be trained on: {known} ({come})")
 
 
 def read_snapshot_rows(run: Run) -> Snapshot:

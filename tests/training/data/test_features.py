@@ -10,10 +10,12 @@ from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model, with_linear_head, without_head
 from tests.training.shapes import write_shapes
 from training.config import AugmentationConfig
+from training.data.feature_rows import StoredRows
 from training.data.features import FeatureStore
 from training.data.snapshot import take_snapshot
 from training.datasets.reading import read_dataset
 from training.errors import InvalidDataset
+from training.inputs import FeatureInputs
 
 CPU = torch.device("cpu")
 KNOBS = AugmentationConfig(views=2, catalogue_views=3)
@@ -178,3 +180,65 @@ def test_an_image_that_changed_since_it_was_hashed_is_named(headed, tmp_path, ch
 
     with pytest.raises(InvalidDataset, match=r"red-disc/0\.png"):
         store(tmp_path / "cache", headed).read_or_compute(images, everything(images))
+
+
+def both_kinds(images, headed, directory):
+    """The same features in memory, and left in their files."""
+    model, preprocessing = headed
+    loaded = FeatureStore(directory, model, preprocessing, KNOBS, CPU).read_or_compute(images, everything(images))
+    left = FeatureStore(directory, model, preprocessing, KNOBS, CPU, max_memory_bytes=0)
+    return loaded, left.read_or_compute(images, everything(images))
+
+
+def test_features_that_stay_in_their_files_equal_those_in_memory(images, headed, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.data.features._IMAGES_PER_PART", 5)
+
+    loaded, left = both_kinds(images, headed, tmp_path)
+
+    assert isinstance(left.rows_RC, StoredRows)
+    rows = np.random.default_rng(0).permutation(len(left.rows_RC)).repeat(2)
+    assert torch.equal(left.take(rows), loaded.take(rows))
+    assert torch.equal(left.plain(np.arange(len(images))), loaded.plain(np.arange(len(images))))
+    assert left.take(np.zeros(0, np.int64)).shape == (0, 128)
+
+
+def test_training_inputs_of_features_in_files_equal_those_in_memory(images, headed, tmp_path):
+    chosen, plain = np.arange(8, dtype=np.int64), np.zeros(8, bool)
+
+    loaded, left = [FeatureInputs(headed[0], features, CPU) for features in both_kinds(images, headed, tmp_path)]
+
+    batches = [inputs.batch(chosen, plain, torch.Generator().manual_seed(0), slice(2, 6)) for inputs in (loaded, left)]
+    assert torch.equal(*batches)
+    np.testing.assert_array_equal(loaded.embed(chosen), left.embed(chosen))
+
+
+def test_an_unreadable_image_has_zeros_in_files_too(headed, tmp_path):
+    shop = write_shapes(tmp_path / "shop", per_class=2)
+    (shop / "red-disc" / "0.png").write_bytes(b"no image")
+    images = take_snapshot(read_dataset(shop)).images
+
+    loaded, left = both_kinds(images, headed, tmp_path / "cache")
+
+    assert left.failures == loaded.failures
+    assert left.failures
+    assert torch.equal(left.take(np.arange(len(left.rows_RC))), loaded.rows_RC)
+
+
+def test_a_file_of_features_that_vanishes_is_named(images, headed, tmp_path):
+    _, left = both_kinds(images, headed, tmp_path)
+    for path in left.rows_RC.paths:
+        path.unlink()
+
+    with pytest.raises(OSError, match=r"the features in .*part-.* can no longer be read"):
+        left.plain(np.array([0]))
+
+
+def test_images_of_equal_bytes_and_other_roles_share_their_views(images, headed, tmp_path):
+    catalogue = next(image for image in images if image.role == "catalogue")
+    twice = [catalogue, replace(catalogue, role="example", label="other"), catalogue]
+
+    loaded, left = both_kinds(twice, headed, tmp_path)
+
+    assert loaded.num_views.tolist() == [4, 3, 4]
+    assert torch.equal(loaded.plain(np.array([0, 0])), loaded.plain(np.array([1, 2])))
+    assert torch.equal(left.take(np.arange(11)), loaded.rows_RC)

@@ -1,6 +1,8 @@
 import errno
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,3 +208,26 @@ def test_pixels_do_not_depend_on_threads_and_chunks(shop, monkeypatch):
 
     torch.testing.assert_close(everything(cache), expected)
     assert seen == [(number, 12) for number in range(1, 13)]
+
+
+def resident_kilobytes(name):
+    """The memory of this process that shows a mapped file."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [number for number, line in enumerate(lines) if line.endswith(name)]
+    sizes = [next(line for line in lines[start:] if line.startswith("Rss:")).split()[1] for start in starts]
+    return sum(map(int, sizes))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_of_a_mapped_file_are_given_back_after_reading(snapshot, tmp_path, monkeypatch):
+    in_memory = ImageCache.build(snapshot, PREPROCESSING, size=32)
+    on_disk = ImageCache.build(snapshot, PREPROCESSING, size=32, directory=tmp_path / "cache")
+    everything(on_disk)
+    assert resident_kilobytes(image_cache.PIXELS_NAME) > 0
+
+    monkeypatch.setattr(image_cache, "_MAX_MAPPED_BYTES", 0)
+    pixels = everything(on_disk)
+
+    assert resident_kilobytes(image_cache.PIXELS_NAME) == 0
+    assert torch.equal(pixels, everything(in_memory))
+    assert torch.equal(everything(on_disk), pixels)

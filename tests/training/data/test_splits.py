@@ -311,14 +311,14 @@ def test_held_out_classes_without_an_example_are_searched_among_themselves():
         (plain_rows(), {"unseen_share": 0}, "test part is empty; raise split.unseen_share"),
         (plain_rows(), {"validation_share": 0}, "validation part is empty; raise split.validation_share"),
         (plain_rows(), {"test": "stated"}, 'states no test images; use split.test = "hash"'),
-        (plain_rows(2), {}, "lower split.unseen_share"),
-        (plain_rows(4), {"unseen_share": 0.9}, "lower split.unseen_share"),
-        (plain_rows(6), {"validation_share": 0.99}, "lower split.unseen_share or split.validation_share"),
-        (plain_rows(60, 1), {}, "0 classes with two or more images"),
+        (plain_rows(2), {}, "add classes with two or more images"),
+        (plain_rows(6), {"unseen_share": 0.9}, "lower split.unseen_share"),
+        (plain_rows(6), {"validation_share": 0.99}, "lower split.validation_share"),
+        (plain_rows(60, 1), {}, "each of the 60 classes has a single image"),
         (plain_rows(), {"unseen_classes": ("nobody",)}, "do not have: 'nobody'"),
         (stated_rows(("x",)), {"unseen_classes": ("a",)}, "leave split.unseen_classes empty"),
-        (stated_rows(("x",), ()), {}, "too many are stated as test"),
-        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "no test image has another image of its class"),
+        (stated_rows(("x", "y"), ()), {}, "state fewer images as test"),
+        ([*plain_rows(), ("lonely", "s")], {"unseen_classes": ("s",)}, "none of the 1 test images has another image"),
     ],
 )
 def test_data_that_cannot_be_split_are_refused_with_a_remedy(rows, config, message):
@@ -366,7 +366,7 @@ def test_leaving_out_too_many_images_is_refused():
     split = split_of(snapshot, SplitConfig())
     nothing = np.zeros(0, np.int64)
 
-    with pytest.raises(UnfitData, match="0 classes"):
+    with pytest.raises(UnfitData, match="too few classes with two or more images"):
         left_of(snapshot, split, split.train, nothing)
     with pytest.raises(UnfitData, match="no test image can be read"):
         left_of(snapshot, split, nothing, split.test.query)

@@ -115,18 +115,22 @@ def test_queries_without_relevant_images_are_omitted_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("rows", "unseen"),
+    ("rows", "unseen", "remedy"),
     [
-        ([("a", "one"), ("b", "two")], ("one",)),
-        ([("a", "one", "example"), ("b", "one", "example"), ("c", "two")], ("one",)),
-        ([("a", "one")], ()),
-        ([], ()),
+        ([("a", "one"), ("b", "two")], ("one",), "add a second image"),
+        (
+            [("a", "one", "example"), ("b", "one", "example"), ("c", "two")],
+            ("one",),
+            "'one'.*add a catalogue image to these classes",
+        ),
+        ([("a", "one")], (), "add labelled examples"),
+        ([], (), "add labelled examples"),
     ],
 )
-def test_a_set_without_relevant_images_is_refused_with_a_remedy(rows, unseen):
+def test_a_set_without_relevant_images_is_refused_with_a_remedy(rows, unseen, remedy):
     split = dataclasses.replace(NONE_LEFT, unseen_classes=unseen)
 
-    with pytest.raises(UnfitData, match="add labelled examples"):
+    with pytest.raises(UnfitData, match=remedy):
         evaluation_set_of(made_snapshot(rows), split)
 
 
@@ -184,6 +188,8 @@ def test_the_measurement_equals_evaluate_retrieval():
     for name, mask in parts.items():
         wanted = expected.subset(mask).metrics()
         wanted.pop("num_left_out")
+        if name == "all":
+            wanted |= {"num_gallery_images": len(gallery), "num_distractors": evaluation_set.num_distractors}
         assert measurement.metrics[name] == pytest.approx(wanted)
     for metric in ("recall_at_1", "map_at_r"):
         both = [measurement.metrics[name][metric] for name in ("seen", "unseen")]

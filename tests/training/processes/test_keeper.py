@@ -43,6 +43,18 @@ subprocess.Popen([sys.executable, "-c", CHILD, sys.argv[1], sys.argv[2] + "-gran
 exec(CHILD)
 """
 
+# Ignores SIGTERM.
+WAITING = """
+import pathlib, signal, sys, time
+from training.processes.launcher import watch_launcher
+signal.signal(signal.SIGTERM, lambda number, frame: None)
+watch_launcher(grace_seconds=0.5)
+pathlib.Path(sys.argv[1]).write_text("ready")
+deadline = time.monotonic() + 600
+while time.monotonic() < deadline:
+    time.sleep(0.05)
+"""
+
 
 @pytest.fixture
 def start():
@@ -277,6 +289,46 @@ def test_every_process_of_torchrun_ends_whichever_process_is_killed(start, tmp_p
     finally:
         for process in processes_with(str(tmp_path)):
             kill(process)
+
+
+def torchrun_by_hand(tmp_path):
+    """Start torchrun as people do, without a keeper and without a hidden option."""
+    command = [*map(str, training_command(tmp_path, torchrun=True))]
+    command.remove("--end-with-parent")
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_killing_torchrun_ends_its_processes(tmp_path, moment):
+    launcher = torchrun_by_hand(tmp_path)
+    is_reached = {"starting": lambda: len(processes_with(str(tmp_path))) == 3, "training": lambda: trains(tmp_path)}
+    try:
+        wait_until(is_reached[moment])
+        processes = processes_with(str(tmp_path))
+
+        launcher.kill()
+        launcher.wait()
+
+        wait_until(lambda: processes_with(str(tmp_path)) == [])
+        assert len(processes) == 3
+        if moment == "training":
+            assert read_run_table(tmp_path / "run", "run_card.json")["status"] == "interrupted"
+    finally:
+        for process in processes_with(str(tmp_path)):
+            kill(process)
+
+
+def test_a_process_that_waits_for_another_ends_after_the_grace(tmp_path):
+    """It ignores SIGTERM, like one that waits for a process which does not answer."""
+    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+    parent = subprocess.Popen(python(starter, WAITING, tmp_path / "ready"), cwd=ROOT, env=environment)
+    wait_until(lambda: (tmp_path / "ready").exists())
+
+    parent.kill()
+    parent.wait()
+
+    wait_until(lambda: processes_with(str(tmp_path / "ready")) == [])
 
 
 def test_training_does_not_start_without_its_parent(tmp_path):

@@ -1,5 +1,6 @@
 """Build, publish and activate beside others that do the same: each waits for the builder's lock, and the first wins."""
 
+import errno
 import threading
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.worker.operation_runner import OperationRunner
 from service.worker.run import Ended, Run
 from service.worker.steps import publishing
 from service.worker.steps.embedding import plan_embedding
-from service.worker.steps.publishing import activate, build
+from service.worker.steps.publishing import activate, build, build_again
 from service.worker.workflows import WORKFLOWS, build_from_catalogue
 from tests.service.conftest import PRODUCTS
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
@@ -50,7 +51,7 @@ def test_a_build_waits_while_another_process_builds(run, monkeypatch):
     monkeypatch.setattr(publishing, "wait_for_builder", wait)
     lock.__enter__()
 
-    facts = build(run, 0)
+    facts = build(run)
 
     assert waits == [1]
     assert facts["release"]["release_id"] == run.facts["release_id"]
@@ -63,13 +64,13 @@ def test_a_cancel_ends_the_wait_for_another_builder(run):
         get_operation(session, run.operation_id).state = "running"
 
     with only_builder(run.installation.settings), pytest.raises(Ended) as ended:
-        build(run, 0)
+        build(run)
 
     assert ended.value.state == "cancelled"
 
 
 def test_a_release_is_not_activated_over_one_that_was_activated_meanwhile(run, tmp_path):
-    run.facts |= build(run, 0)
+    run.facts |= build(run)
     other = build_release(run.installation, checkpoint=tmp_path / "tiny").release_id
 
     with pytest.raises(Ended) as ended:
@@ -82,28 +83,110 @@ def test_a_release_is_not_activated_over_one_that_was_activated_meanwhile(run, t
         assert activate_release(session, run.facts["release"]["release_id"])
 
 
-def test_a_release_is_rebuilt_if_the_catalogue_changes_meanwhile(run):
+def change_catalogue_within(run, *points):
+    """Remove another product of the catalogue at each of these points of the workflow."""
+    products = iter(PRODUCTS)
+
     def on_point(point):
-        if point == "within build":
+        if point in points:
             with run.installation.database.transaction() as session:
-                remove_products(session, [PRODUCTS[0]])
+                remove_products(session, [next(products)])
 
     run.on_point, run.request = on_point, {"activate": False}
 
+
+def steps_of(run):
+    with run.installation.database.reading() as session:
+        return [step["name"] for step in get_operation(session, run.operation_id).steps]
+
+
+def result_of(run) -> Any:
+    with run.installation.database.reading() as session:
+        return get_operation(session, run.operation_id).result
+
+
+def published(run):
+    with run.installation.database.reading() as session:
+        return {release.id for release in select_releases(session)}
+
+
+def test_a_release_catches_up_once_with_a_catalogue_that_changed_meanwhile(run):
+    before = published(run)
+    change_catalogue_within(run, "within build")
+
     build_from_catalogue(run)
 
-    with run.installation.database.reading() as session:
-        operation = get_operation(session, run.operation_id)
-    assert [step["name"] for step in operation.steps] == [
-        "plan", "embed-1", "build", "catch-up", "build-2", "catch-up-2", "tidy",
-    ]  # fmt: skip
-    result: Any = operation.result
+    assert steps_of(run) == ["plan", "embed-1", "build", "catch-up", "build-2", "catch-up-2", "tidy"]
+    result = result_of(run)
     assert result["num_changes_left"] == 0
     assert result["release"]["num_products"] == len(PRODUCTS) - 1
+    # The superseded release is gone: it takes no place among those that are kept.
+    assert published(run) == before | {result["release"]["release_id"]}
+    directories = [path.name for path in run.installation.settings.releases_dir.iterdir() if path.is_dir()]
+    assert set(directories) == published(run)
+
+
+def test_a_catalogue_that_changes_during_every_build_is_built_twice_and_the_rest_reported(run):
+    change_catalogue_within(run, "within build", "within build-2")
+
+    build_from_catalogue(run)
+
+    assert [step for step in steps_of(run) if step.startswith("build")] == ["build", "build-2"]
+    assert result_of(run)["num_changes_left"] > 0
+
+
+def test_many_changes_are_reported_and_not_built_again(run, monkeypatch):
+    monkeypatch.setattr(publishing, "_FEW_CHANGES", 0)
+    change_catalogue_within(run, "within build")
+
+    build_from_catalogue(run)
+
+    assert steps_of(run) == ["plan", "embed-1", "build", "catch-up", "tidy"]
+    assert result_of(run)["num_changes_left"] > 0
+
+
+def test_a_second_build_that_is_repeated_after_a_kill_leaves_one_release(run):
+    before = published(run)
+    run.facts |= build(run)
+    first = dict(run.facts)
+    run.facts |= build_again(run)
+    caught_up = run.facts["release"]["release_id"]
+
+    run.facts = first
+    run.facts |= build_again(run)
+
+    assert run.facts["release"]["release_id"] == caught_up
+    assert published(run) == before | {caught_up}
+
+
+def test_a_second_build_that_fails_leaves_the_first_release(run, monkeypatch):
+    run.facts |= build(run)
+    first = run.facts["release"]["release_id"]
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(publishing, "build_release", fail)
+    run.facts |= build_again(run)
+
+    assert "no space left" in run.facts["catch_up_error"]
+    assert run.facts["release"]["release_id"] == first
+    assert first in published(run)
+
+
+def test_a_superseded_release_that_was_activated_by_hand_is_kept(run):
+    run.facts |= build(run)
+    first = run.facts["release"]["release_id"]
+    with run.installation.database.transaction() as session:
+        activate_release(session, first)
+
+    run.facts |= build_again(run)
+
+    assert {first, run.facts["release"]["release_id"]} <= published(run)
 
 
 def test_an_activation_that_is_repeated_after_a_kill_changes_nothing(run):
-    run.facts |= build(run, 0)
+    run.facts |= build(run)
     first = activate(run)
     with run.installation.database.reading() as session:
         version = active_release(session).version
