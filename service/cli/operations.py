@@ -143,12 +143,13 @@ def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
     """Show an operation's state, progress and result."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.queries import find_operation
+    from service.operations.queries import find_operation, lacks_worker
     from service.web.schemas.operations import OperationView
 
     with open_installation(load_settings()) as installation:
-        view = OperationView.of(find_operation(installation.database, operation_id))
-        if view.finished_at is None:
+        found = find_operation(installation.database, operation_id)
+        view = OperationView.of(found, lacks_worker=lacks_worker(installation.database, found))
+        if view.finished_at is None and not view.notes:
             _note_missing_worker(installation)
     if json:
         print_json(view.model_dump(mode="json"))
