@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 from embedding.decoding import DecodingLimits
 from service.access.scopes import COMMAND_LINE
 from service.catalogue.changes import lock_changes, number_changes, relabel
-from service.catalogue.errors import InvalidImportSource
 from service.catalogue.images import CHUNK_ROWS, ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
 from service.catalogue.records import chunks
 from service.catalogue.reports import ImportReport, OnProgress, write_report
@@ -33,7 +32,6 @@ def import_path(
     installation: Installation,
     path: Path,
     *,
-    is_upload: bool = False,
     layout: Layout = "auto",
     dry_run: bool = False,
     actor: str = COMMAND_LINE,
@@ -41,11 +39,9 @@ def import_path(
 ) -> ImportReport:
     """Import a folder, a table or a zip archive; write all errors to a JSON file if there are any.
 
-    An upload (`is_upload`) is always read as an archive, and refused if none of its rows can be used.
-
     Raises InvalidArchive, InvalidImportSource, MediaError, StorageFull.
     """
-    with _import_source(path, installation.settings, is_upload, layout) as source:
+    with _import_source(path, installation.settings, layout) as source:
         report = import_catalogue(
             source,
             installation.database,
@@ -55,17 +51,15 @@ def import_path(
             actor=actor,
             on_progress=on_progress,
         )
-    if is_upload and report.num_usable == 0:
-        raise InvalidImportSource(f"no row of the {report.layout} could be imported: {report.reasons()}")
     if (report.errors or report.left_out) and not dry_run:
         report.file = write_report(report, installation.settings.reports_dir, "import")
     return report
 
 
 @contextmanager
-def _import_source(path: Path, settings: Settings, is_upload: bool, layout: Layout) -> Iterator[ImportSource]:
+def _import_source(path: Path, settings: Settings, layout: Layout) -> Iterator[ImportSource]:
     """Read a source; an archive stays unpacked for the duration of the block."""
-    if is_upload or (path.is_file() and path.suffix.lower() == ".zip"):
+    if path.is_file() and path.suffix.lower() == ".zip":
         with unpacked(path, settings) as folder:
             yield read_import_source(folder, is_trusted=False, layout=layout)
     else:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from service.storage.tables.operations import Operation
     from service.web.schemas.operations import OperationView
 
-app = typer.Typer(help="Retrains and builds of releases: list, show, follow, cancel.", no_args_is_help=True)
+app = typer.Typer(
+    help="Retrains, builds of releases and imports over HTTP: list, show, follow, cancel.", no_args_is_help=True
+)
 
 # Without a terminal, a line is printed so often while a step reports progress.
 _SECONDS_BETWEEN_LINES = 10.0
@@ -141,12 +143,13 @@ def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
     """Show an operation's state, progress and result."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.queries import find_operation
+    from service.operations.queries import find_operation, lacks_worker
     from service.web.schemas.operations import OperationView
 
     with open_installation(load_settings()) as installation:
-        view = OperationView.of(find_operation(installation.database, operation_id))
-        if view.finished_at is None:
+        found = find_operation(installation.database, operation_id)
+        view = OperationView.of(found, lacks_worker=lacks_worker(installation.database, found))
+        if view.finished_at is None and not view.notes:
             _note_missing_worker(installation)
     if json:
         print_json(view.model_dump(mode="json"))
@@ -156,7 +159,7 @@ def show(operation_id: IdArgument = "", json: JsonOption = False) -> None:
 
 @app.command()
 def follow(operation_id: IdArgument = "", json: JsonOption = False) -> None:
-    """Follow an operation until it ends."""
+    """Follow an operation until it ends; the exit status of an import with failed rows is 1."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
     from service.operations.queries import find_operation
@@ -170,15 +173,43 @@ def cancel(operation_id: Annotated[str, typer.Argument(help="Id of an operation.
     """Cancel an operation; its worker stops within seconds."""
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.cancelling import request_cancel
+    from service.operations.cancelling import cancel_operation
 
     with (
         open_installation(load_settings()) as installation,
         recorded(installation, "akin operations cancel", operation_id),
     ):
-        cancelled = request_cancel(installation.database, operation_id)
+        cancelled = cancel_operation(installation, operation_id)
     state = "is cancelled" if cancelled.state == "cancelled" else "will be cancelled; its worker stops within seconds"
     output.print(f"{operation_id} {state}", highlight=False)
+
+
+@app.command()
+def errors(
+    operation_id: IdArgument = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
+    after: Annotated[int, typer.Option(min=0, help="Only those after this number.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """List the rows of an import that failed and the files that were left out, each with its reason."""
+    from service.cli.tables.operations import row_error_lines
+    from service.installation.installation import open_installation
+    from service.installation.settings import load_settings
+    from service.operations.queries import find_operation
+    from service.operations.row_errors import list_row_errors
+    from service.web.schemas.operations import RowErrorList
+
+    with open_installation(load_settings()) as installation:
+        found = find_operation(installation.database, operation_id).id
+        page = list_row_errors(installation.database, found, limit=limit, after=after)
+    view = RowErrorList.of(page, None)
+    if json:
+        print_json(view.model_dump(mode="json", exclude={"next"}))
+        return
+    for line in row_error_lines(view):
+        output.print(escape(line), highlight=False)
+    if page.has_more:
+        output.print(f"more: --after {view.errors[-1].number}", highlight=False)
 
 
 @contextmanager
@@ -200,6 +231,7 @@ def worker_beside(settings: "Settings") -> Iterator[Path]:
 
 
 def _show_or_follow(installation: "Installation", operation: "Operation", wait: bool, json: bool) -> None:
+    from service.cli.tables.operations import num_row_errors
     from service.web.schemas.operations import OperationView
 
     _note_missing_worker(installation)
@@ -216,7 +248,7 @@ def _show_or_follow(installation: "Installation", operation: "Operation", wait: 
         output.print(f"{operation.id} is {view.state}; {remedy}", highlight=False)
     else:
         _print(view)
-    if wait and view.state != "succeeded":
+    if wait and (view.state != "succeeded" or num_row_errors(view)):
         raise typer.Exit(3 if view.state == "rejected" else 1)
 
 

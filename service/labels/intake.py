@@ -45,6 +45,15 @@ def import_labels(
     return report
 
 
+def attribution(labelled_by: str | None, source: str | None, *, sender: str) -> tuple[str, str]:
+    """Return author and source of labels that the key `sender` has sent, by default the key and HTTP.
+
+    The key is recorded even if the client names somebody else.
+    """
+    author, source = labelled_by or sender, source or "http"
+    return author, source if author == sender else f"{source} (key {sender})"
+
+
 def set_label(
     installation: Installation, image_id: str, label: str | None, *, actor: str, source_name: str
 ) -> LabelReport:

@@ -2,12 +2,22 @@
 
 from sqlalchemy.orm import Session
 
+from service.installation.installation import Installation
 from service.operations.errors import OperationEnded
 from service.operations.records import get_operation, lock_operation, write_end
+from service.operations.uploads import remove_upload
 from service.releases.records import activation_of_operation
 from service.storage.database import Database, now
 from service.storage.tables.operations import ACTIVE_STATES, CANCELLED, QUEUED, RUNNING, Operation
 from service.storage.tables.processes import Process
+
+
+def cancel_operation(installation: Installation, operation_id: str) -> Operation:
+    """Do what `request_cancel` does, and remove the upload of an operation that has ended by this."""
+    operation = request_cancel(installation.database, operation_id)
+    if operation.finished_at is not None:
+        remove_upload(installation, operation.id)
+    return operation
 
 
 def request_cancel(database: Database, operation_id: str) -> Operation:

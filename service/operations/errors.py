@@ -4,6 +4,7 @@ ServiceError
 └── OperationError
     ├── OperationNotFound
     ├── OperationActive       another operation of this kind is queued or running
+    ├── QueueFull             too many operations of this kind are queued
     ├── OperationEnded        the operation has ended and can no longer be cancelled
     ├── IdempotencyKeyReused  the key was used before, with a different request
     └── InvalidOperation      the request cannot be performed as given
@@ -37,6 +38,12 @@ class OperationActive(OperationError):
     def members(self) -> dict[str, object]:
         """Additional members of the problem document."""
         return {"operation_id": self.operation_id}
+
+
+class QueueFull(OperationError):
+    """Too many operations of this kind are queued or running."""
+
+    code = "queue-full"
 
 
 class OperationEnded(OperationError):

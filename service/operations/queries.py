@@ -10,7 +10,7 @@ from service.operations.errors import InvalidOperation, OperationNotFound
 from service.operations.folder import RUN
 from service.operations.records import count_operations, get_operation, select_operations
 from service.storage.database import Database
-from service.storage.tables.operations import ACTIVE_STATES, OPERATION_STATES, Operation
+from service.storage.tables.operations import ACTIVE_STATES, OPERATION_STATES, QUEUED, Operation
 from training.report.run_folder import REPORT
 
 _FOLLOW_SECONDS = 0.5
@@ -39,7 +39,7 @@ def list_operations(
 
 
 def find_operation(database: Database, operation_id: str = "") -> Operation:
-    """Return an operation, by default the newest; raises OperationNotFound."""
+    """Return an operation, by default the newest. Raises OperationNotFound."""
     with database.reading() as session:
         if operation_id:
             return get_operation(session, operation_id)
@@ -73,6 +73,11 @@ def count_active_operations(database: Database) -> int:
     with database.reading() as session:
         counts = count_operations(session)
     return sum(number for (_, state), number in counts.items() if state in ACTIVE_STATES)
+
+
+def lacks_worker(database: Database, *operations: Operation) -> bool:
+    """Return whether one of these operations is queued and no worker runs that would perform it."""
+    return any(operation.state == QUEUED for operation in operations) and not has_living_worker(database)
 
 
 def has_living_worker(database: Database) -> bool:

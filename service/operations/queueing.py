@@ -1,23 +1,22 @@
-"""Queue a retrain or a build, for HTTP and the command line."""
+"""Queue a retrain, a build or an import, for HTTP and the command line."""
 
-import shutil
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from embedding.artifact import sha256_of_file
 from service.catalogue.archives import check
 from service.catalogue.errors import InvalidArchive
 from service.catalogue.unpacking import max_unpacked_bytes
 from service.installation.installation import Installation
-from service.operations.errors import OperationNotFound
 from service.operations.folder import ARCHIVE
-from service.operations.kinds import BUILD, RETRAIN
-from service.operations.records import create_operation, get_operation, new_operation_id
-from service.operations.requests import BuildRequest, RetrainRequest
-from service.storage.errors import DatabaseError
+from service.operations.kinds import BUILD, RETRAIN, Kind
+from service.operations.records import create_operation, new_operation_id
+from service.operations.requests import BuildRequest, ImportRequest, RetrainRequest
+from service.operations.uploads import keep_upload, remove_unless_queued
 from service.storage.tables.operations import Operation
 
-_STRAY_SECONDS = 24 * 3600.0
+ZIP = ".zip"
 
 
 def request_build(
@@ -52,47 +51,76 @@ def request_retrain(
     if not archive.is_file():
         raise InvalidArchive(f"{archive} is not a file; give a zip with a folder per class")
     check(archive, max_bytes=max_unpacked_bytes(installation.settings))
-    operation_id = new_operation_id(RETRAIN)
-    folder = installation.settings.operations_dir / operation_id
-    folder.mkdir(parents=True)
+    return _queue_with_upload(
+        installation,
+        RETRAIN,
+        lambda digest: {**values, "archive": digest},
+        archive,
+        Path(ARCHIVE).name,
+        actor=actor,
+        idempotency_key=idempotency_key,
+        may_move=may_move_archive,
+    )
+
+
+def request_import(
+    installation: Installation,
+    request: ImportRequest,
+    upload: Path,
+    *,
+    actor: str,
+    idempotency_key: str | None = None,
+    may_move_upload: bool = False,
+) -> Operation:
+    """Queue the import of a zip archive, or of a table, by its extension; return the operation.
+
+    The operation keeps the upload as `request_retrain` does. Raises InvalidArchive, QueueFull and IdempotencyKeyReused.
+    """
+    if upload.suffix == ZIP:
+        check(upload, max_bytes=max_unpacked_bytes(installation.settings))
+    name = f"{request.kind}{upload.suffix}"
+    values = {**request.model_dump(mode="json"), "file": name}
+    return _queue_with_upload(
+        installation,
+        request.operation_kind,
+        lambda digest: {**values, "sha256": digest},
+        upload,
+        name,
+        actor=actor,
+        idempotency_key=idempotency_key,
+        may_move=may_move_upload,
+    )
+
+
+def _queue_with_upload(
+    installation: Installation,
+    kind: Kind,
+    request_of: Callable[[str], Mapping[str, Any]],
+    upload: Path,
+    name: str,
+    *,
+    actor: str,
+    idempotency_key: str | None,
+    may_move: bool,
+) -> Operation:
+    """Store an upload and queue its operation.
+
+    `request_of` makes the request of the upload's digest: two requests are the same only if their uploads are.
+    """
+    operation_id = new_operation_id(kind)
     try:
-        if may_move_archive:
-            archive.rename(folder / ARCHIVE)
-        else:
-            shutil.copyfile(archive, folder / ARCHIVE)
+        kept = keep_upload(installation, operation_id, upload, name, may_move=may_move)
         queued, _ = create_operation(
             installation.database,
-            RETRAIN,
-            # Two requests are the same only if their archives are.
-            {**values, "archive": sha256_of_file(folder / ARCHIVE)},
+            kind,
+            request_of(sha256_of_file(kept)),
             actor=actor,
             idempotency_key=idempotency_key,
             operation_id=operation_id,
         )
     except BaseException:
-        if not _may_exist(installation, operation_id):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_unless_queued(installation, operation_id)
         raise
     if queued.id != operation_id:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_unless_queued(installation, operation_id)
     return queued
-
-
-def remove_stray_folders(installation: Installation) -> None:
-    """Remove folders without an operation, left by a process that was killed before it queued one."""
-    operations_dir = installation.settings.operations_dir
-    for folder in operations_dir.iterdir() if operations_dir.is_dir() else ():
-        if time.time() - folder.stat().st_mtime > _STRAY_SECONDS and not _may_exist(installation, folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _may_exist(installation: Installation, operation_id: str) -> bool:
-    """Return whether an operation exists or may exist: a commit may succeed although its answer is lost."""
-    try:
-        with installation.database.reading() as session:
-            get_operation(session, operation_id)
-    except OperationNotFound:
-        return False
-    except DatabaseError:
-        return True
-    return True

@@ -14,10 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationNotFound
-from service.operations.kinds import Kind
+from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationNotFound, QueueFull
+from service.operations.kinds import SINGLE_KINDS, Kind
 from service.storage.database import Database, now
 from service.storage.tables.operations import ACTIVE_STATES, QUEUED, Operation
+
+# Each import keeps its upload on the disk until it has ended.
+_MAX_QUEUED = 100
 
 
 def create_operation(
@@ -32,8 +35,8 @@ def create_operation(
 ) -> tuple[Operation, bool]:
     """Queue an operation and return it with True; return an existing one with False if `idempotency_key` matches it.
 
-    Raises IdempotencyKeyReused if the key was used with a different request, and OperationActive while another
-    operation of this kind is queued or running.
+    Raises IdempotencyKeyReused if the key was used with a different request, and OperationActive or QueueFull as
+    `require_place` does.
     """
     digest = hashlib.sha256(json.dumps([kind, request], sort_keys=True, default=str).encode()).hexdigest()
     moment = now()
@@ -56,7 +59,7 @@ def create_operation(
             earlier = _same_request(session, idempotency_key, digest)
             if earlier is not None:
                 return earlier, False
-            require_idle_in(session, kind)
+            require_place_in(session, kind)
             session.add(operation)
     except (IntegrityError, OperationActive):
         # A concurrent request, perhaps the same one, was faster; its row is visible now.
@@ -64,7 +67,7 @@ def create_operation(
             earlier = _same_request(session, idempotency_key, digest)
             if earlier is not None:
                 return earlier, False
-            require_idle_in(session, kind)
+            require_place_in(session, kind)
         if is_second_try:
             raise
         # That operation has ended in the meantime.
@@ -80,10 +83,14 @@ def new_operation_id(kind: str, moment: datetime | None = None) -> str:
     return f"{kind}-{moment or now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def require_idle(database: Database, kind: Kind) -> None:
-    """Raise OperationActive while an operation of this kind is queued or running."""
+def require_place(database: Database, kind: Kind) -> None:
+    """Raise the error with which a new operation of this kind would be refused at present, if it would be.
+
+    OperationActive while another one of a kind of which there is one at a time is queued or running; QueueFull while
+    as many as may wait are.
+    """
     with database.reading() as session:
-        require_idle_in(session, kind)
+        require_place_in(session, kind)
 
 
 def get_operation(session: Session, operation_id: str) -> Operation:
@@ -123,12 +130,21 @@ def count_operations(session: Session) -> dict[tuple[str, str], int]:
     return {(kind, state): number for kind, state, number in session.execute(query)}
 
 
-def require_idle_in(session: Session, kind: str) -> None:
-    """Raise OperationActive if an operation of this kind is queued or running."""
-    active = session.scalar(select(Operation).where(Operation.kind == kind, Operation.state.in_(ACTIVE_STATES)))
-    if active is not None:
-        remedy = f"wait for it, or cancel it: akin operations cancel {active.id}"
-        raise OperationActive(f"{active.id} is {active.state}; {remedy}", active.id)
+def require_place_in(session: Session, kind: Kind) -> None:
+    """Do what `require_place` does in a session."""
+    active = select(Operation).where(Operation.kind == kind, Operation.state.in_(ACTIVE_STATES))
+    if kind not in SINGLE_KINDS:
+        num_active = session.scalar(select(func.count()).select_from(active.subquery())) or 0
+        if num_active >= _MAX_QUEUED:
+            raise QueueFull(
+                f"{num_active} operations of kind {kind} are queued or running, and no more are accepted; wait until "
+                "one has ended, or put several uploads into one archive"
+            )
+        return
+    found = session.scalar(active)
+    if found is not None:
+        remedy = f"wait for it, or cancel it: akin operations cancel {found.id}"
+        raise OperationActive(f"{found.id} is {found.state}; {remedy}", found.id)
 
 
 def lock_operation(session: Session, operation_id: str) -> Operation | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.operations.errors import InvalidOperation
+from service.operations.kinds import IMPORT, LABELS, Kind
 from training.config import TrainingConfig, load_preset, preset_names
 from training.errors import InvalidConfig
 from training.gate.decision import GatePolicy
@@ -89,6 +90,30 @@ class BuildRequest(BaseModel):
     note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
 
 
+class ImportRequest(BaseModel):
+    """Import an uploaded archive or table: products with their images, or labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["catalogue", "labels"] = Field("catalogue", description="What the upload contains.")
+    dry_run: bool = Field(False, description="Read and check everything, write nothing.")
+    labelled_by: str = Field("", description="Who set the labels, unless a row names somebody.")
+    source: str = Field("", description="Where the labels come from, kept with each change.")
+    note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
+
+    @property
+    def operation_kind(self) -> Kind:
+        """The kind of the operation that performs this."""
+        return IMPORT if self.kind == "catalogue" else LABELS
+
+
+class QueuedImport(ImportRequest):
+    """An import as its operation records it: with the name of the upload's file and the hash of its bytes."""
+
+    file: str
+    sha256: str
+
+
 def parse_retrain(value: Mapping[str, Any] | bytes) -> RetrainRequest:
     """Validate a request to retrain; raises InvalidOperation, which names each invalid value."""
     request = _parse(RetrainRequest, value)
@@ -99,6 +124,14 @@ def parse_retrain(value: Mapping[str, Any] | bytes) -> RetrainRequest:
 def parse_build(value: Mapping[str, Any] | bytes) -> BuildRequest:
     """Validate a request to build a release; raises InvalidOperation, which names each invalid value."""
     return _parse(BuildRequest, value)
+
+
+def parse_import(value: Mapping[str, Any]) -> ImportRequest:
+    """Validate a request to import an upload; raises InvalidOperation, which names each invalid value."""
+    request = _parse(ImportRequest, value)
+    if request.kind == "catalogue" and (request.labelled_by or request.source):
+        raise InvalidOperation("labelled_by and source are recorded with labels; omit them, or import kind=labels")
+    return request
 
 
 def _parse(kind: type[Request], value: Mapping[str, Any] | bytes) -> Request:

@@ -36,6 +36,7 @@ from service.operations.errors import (
     OperationActive,
     OperationEnded,
     OperationNotFound,
+    QueueFull,
 )
 from service.releases.errors import (
     ActivationConflict,
@@ -107,6 +108,7 @@ STATUSES: dict[type[Exception], int] = {
     OperationNotFound: 404,
     OperationActive: 409,
     OperationEnded: 409,
+    QueueFull: 429,
     IdempotencyKeyReused: 422,
     InvalidOperation: 422,
     EvaluationNotFound: 404,

@@ -32,13 +32,15 @@ class Dispatcher:
     version: str
     living: Callable[[], set[str]]  # the ids of the living workers, this one included
     at_work: Set[str]  # ids of the operations that this worker performs now
+    clean_up: Callable[[str], None] = lambda _operation_id: None  # called for operations that are ended here
     _enqueued: set[str] = field(default_factory=set)
     _unattended: set[str] = field(default_factory=set)
 
     def hand_over(self) -> bool:
         """Enqueue the workflows of new operations; return whether any operation is queued or running."""
         active = self._active()
-        for operation in active:
+        # The oldest first: imports are performed in the order in which they were requested.
+        for operation in reversed(active):
             if operation.id not in self._enqueued and operation.kind in KINDS:
                 # If the engine has lost its records, a running operation begins again; its steps are repeatable.
                 self.engine.enqueue(operation.kind, operation.id)
@@ -99,6 +101,7 @@ class Dispatcher:
                 log.error("operation_without_workflow", operation_id=workflow.operation_id, code=code)
                 error = {"code": code, "detail": detail}
                 end_operation(self.database, workflow.operation_id, self.worker_id, FAILED, error)
+                self.clean_up(workflow.operation_id)
 
     def _active(self) -> list[Operation]:
         with self.database.reading() as session:

@@ -11,6 +11,8 @@ import structlog
 from service.errors import StorageFull, reason_of
 from service.installation.installation import Installation
 from service.operations.claims import OperationLost, claim_operation, end_operation, give_back_operation
+from service.operations.kinds import IMPORT_KINDS
+from service.operations.uploads import remove_upload
 from service.storage.errors import DatabaseError
 from service.storage.tables.operations import FAILED, SUCCEEDED, Operation
 from service.worker.run import Ended, Facts, Run, StepRunner, WorkerStopping
@@ -82,7 +84,9 @@ class OperationRunner:
         )
         seconds = round(time.perf_counter() - start, 2)
         log.info("operation_ended", operation_id=operation.id, state=state, seconds=seconds)
-        clean_up(run, is_published=state == SUCCEEDED)
+        remove_upload(self.installation, operation.id)
+        if operation.kind not in IMPORT_KINDS:
+            clean_up(run, is_published=state == SUCCEEDED)
         return state
 
     def _claim(self, operation_id: str) -> Operation | None:

@@ -20,7 +20,7 @@ import structlog
 from service.errors import reason_of
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
-from service.operations.queueing import remove_stray_folders
+from service.operations.uploads import remove_leftovers, remove_upload
 from service.worker.dispatching import Dispatcher
 from service.worker.job_engine import job_engine, run_once
 from service.worker.liveness import Heartbeat, living_workers, registered_worker
@@ -73,8 +73,9 @@ def run_worker(settings: Settings, options: WorkerOptions | None = None) -> None
                 version,
                 living=partial(living_workers, installation, worker_id),
                 at_work=runner.at_work,
+                clean_up=partial(remove_upload, installation),
             )
-            remove_stray_folders(installation)
+            remove_leftovers(installation)
             options.on_started(worker_id)
             log.info("worker_started", worker_id=worker_id, host=socket.gethostname())
             _work(dispatcher, runner, heartbeat, options, is_signalled)

@@ -6,11 +6,12 @@ change to the order or the names of steps: recorded steps of an older version no
 
 from functools import partial
 
-from service.operations.kinds import BUILD, RETRAIN
+from service.operations.kinds import BUILD, IMPORT, LABELS, RETRAIN
 from service.operations.requests import BuildRequest
 from service.worker.run import Run
 from service.worker.steps.embedding import embed_shard, plan_embedding
 from service.worker.steps.evaluation import decide_promotion, evaluate
+from service.worker.steps.importing import import_label_rows, import_product_rows, unpack
 from service.worker.steps.publishing import (
     activate,
     build,
@@ -49,7 +50,24 @@ def build_from_catalogue(run: Run) -> None:
     run.step("tidy", tidy)
 
 
-WORKFLOWS = {RETRAIN: retrain, BUILD: build_from_catalogue}
+def import_catalogue_upload(run: Run) -> None:
+    """Import the products and images of an upload."""
+    run.step("unpack", unpack)
+    run.step("import", import_product_rows)
+
+
+def import_label_upload(run: Run) -> None:
+    """Apply the labels of an upload."""
+    run.step("unpack", unpack)
+    run.step("import", import_label_rows)
+
+
+WORKFLOWS = {
+    RETRAIN: retrain,
+    BUILD: build_from_catalogue,
+    IMPORT: import_catalogue_upload,
+    LABELS: import_label_upload,
+}
 
 
 def _publish(run: Run) -> None:

@@ -93,8 +93,7 @@ def test_an_archive_at_the_limit_of_the_servers_is_read(client, image):
 
     answer = client.post("/v1/admin/catalogue", params={"dry_run": True}, content=content, headers=ZIP)
 
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["num_images_added"] >= 1
+    assert answer.status_code == 202, answer.text
 
 
 def test_an_archive_one_byte_above_the_limit_is_refused_by_the_server(client, gateway, image):
@@ -122,12 +121,13 @@ def test_the_limit_of_the_gateway_is_exact_for_searches(narrow, images):
     assert refused_by(narrow, over) == "gateway"
 
 
-def test_the_limit_of_the_gateway_is_exact_for_uploads(narrow, image):
+@pytest.mark.parametrize("path", ["/v1/admin/catalogue", "/v1/imports"])
+def test_the_limit_of_the_gateway_is_exact_for_uploads(narrow, image, path):
     with httpx.Client(verify=False, base_url=narrow.address + PREFIX, headers=ZIP, params={"dry_run": True}) as client:
-        at_limit = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES))
-        over = client.post("/v1/admin/catalogue", content=archive(image, GATEWAY_UPLOAD_BYTES + 1))
+        at_limit = client.post(path, content=archive(image, GATEWAY_UPLOAD_BYTES))
+        over = client.post(path, content=archive(image, GATEWAY_UPLOAD_BYTES + 1))
 
-    assert at_limit.status_code == 200, at_limit.text
+    assert at_limit.status_code == 202, at_limit.text
     assert refused_by(narrow, over) == "gateway"
 
 

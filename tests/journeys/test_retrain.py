@@ -122,8 +122,9 @@ def test_from_an_empty_folder_to_a_better_release_and_back(grocery: Path, shop: 
     with httpx.Client(base_url=shop.address, headers={"Authorization": f"Bearer {KEY}"}, timeout=120) as client:
         assert client.get("/readyz").status_code == 503
 
-        imported = client.post("/v1/admin/catalogue", content=catalogue, headers=zipped).json()
-        assert imported["num_products_added"] == NUM_CLASSES
+        queued = client.post("/v1/admin/catalogue", content=catalogue, headers=zipped)
+        imported = wait_until_ended(client, queued.headers["location"], 120)
+        assert imported["result"]["report"]["num_products_added"] == NUM_CLASSES
         built = wait_until_ended(client, client.post("/v1/admin/releases").headers["location"], 120)
         assert built["state"] == "succeeded", built
         first = built["result"]["release"]["release_id"]
@@ -131,7 +132,8 @@ def test_from_an_empty_folder_to_a_better_release_and_back(grocery: Path, shop: 
         before, answered_by = recall(client, queries)
         assert answered_by == {first}
 
-        labelled = client.post("/v1/admin/labels", content=labels, headers=zipped).json()
+        queued = client.post("/v1/imports?kind=labels", content=labels, headers=zipped)
+        labelled = wait_until_ended(client, queued.headers["location"], 120)["result"]["report"]
         assert labelled["num_failed"] == 0, labelled
         totals = client.get("/v1/admin/labels/counts").json()["total"]
         assert totals["num_examples"] == labelled["num_added"]

@@ -5,9 +5,20 @@ from typing import Any
 
 from rich.table import Table
 
-from service.web.schemas.operations import OperationView
+from service.operations.row_errors import ROW_COUNTS
+from service.web.schemas.operations import OperationView, RowErrorList
 
 _STYLE = {"succeeded": "green", "rejected": "yellow", "failed": "red", "cancelled": "dim", "running": "cyan"}
+_IMPORT_COUNTS = {
+    "num_products_added": "products added",
+    "num_products_updated": "products updated",
+    "num_images_added": "images added",
+    "num_images_updated": "images updated",
+    "num_added": "examples added",
+    "num_changed": "labels changed",
+    "num_unchanged": "rows unchanged",
+    "num_failed": "rows failed",
+}
 _PARTS = {
     "seen": "new photos of known products",
     "unseen": "products never trained on",
@@ -32,12 +43,14 @@ def operations_table(views: Sequence[OperationView]) -> Table:
 def operation_lines(view: OperationView) -> Iterator[str]:
     """Yield the lines that describe an operation: its steps, progress, metrics, verdict, release and error."""
     yield f"{view.operation_id}: {view.state}"
+    yield from (f"  note: {note}" for note in view.notes)
     for step in view.steps:
         took = f"{step.seconds:.1f} s" if step.seconds is not None else view.state
         yield f"  {step.name:12s} {took}"
     if view.progress is not None and view.progress.total:
         left = f", {view.progress.seconds_left:.0f} s left" if view.progress.seconds_left is not None else ""
         yield f"  {view.progress.stage}: {view.progress.done} of {view.progress.total}{left}"
+    yield from _import_lines(view)
     yield from _metric_lines(view.result)
     verdict = view.result.get("verdict")
     if verdict:
@@ -62,6 +75,33 @@ def progress_line(view: OperationView) -> str:
         if progress.per_second is not None and progress.seconds_left is not None:
             line += f", {progress.per_second:.3g} per second, {progress.seconds_left:.0f} s left"
     return line
+
+
+def num_row_errors(view: OperationView) -> int:
+    """Return how many rows of an import failed and files were left out, all in all."""
+    counts = view.result.get(ROW_COUNTS, {})
+    return int(counts.get("num_failed", 0)) + int(counts.get("num_left_out", 0))
+
+
+def row_error_lines(page: RowErrorList) -> Iterator[str]:
+    """Yield the lines of a list of failed rows: one for each, and the counts."""
+    for error in page.errors:
+        yield f"{error.location}: {error.message}" + (" (left out)" if error.kind == "left-out" else "")
+    unlisted = page.num_failed + page.num_left_out - page.num_listed
+    more = f"; the last {unlisted:,} are not listed" if unlisted else ""
+    yield f"{page.num_failed:,} rows failed, {page.num_left_out:,} files were left out{more}"
+
+
+def _import_lines(view: OperationView) -> Iterator[str]:
+    report = view.result.get("report") or view.result.get("labels") or {}
+    if report:
+        counts = {name: report[name] for name in _IMPORT_COUNTS if report.get(name)}
+        shown = ", ".join(f"{number:,} {_IMPORT_COUNTS[name]}" for name, number in counts.items()) or "no changes"
+        yield f"  {report['layout']}{', dry run: nothing was written' if report['dry_run'] else ''}: {shown}"
+    for error in report.get("errors", ()):
+        yield f"    {error['location']}: {error['message']}"
+    if num_row_errors(view):
+        yield f"  all {num_row_errors(view):,}: akin operations errors {view.operation_id}"
 
 
 def _metric_lines(result: Mapping[str, Any]) -> Iterator[str]:

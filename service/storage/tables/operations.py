@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal, get_args
 
-from sqlalchemy import JSON, CheckConstraint, Index, String, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.storage.tables.table import Table, Timestamp
@@ -13,7 +13,9 @@ SUCCEEDED, REJECTED, FAILED, CANCELLED = "succeeded", "rejected", "failed", "can
 ACTIVE_STATES = (QUEUED, RUNNING)
 
 OperationState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+RowErrorKind = Literal["failed", "left-out"]
 OPERATION_STATES: tuple[OperationState, ...] = get_args(OperationState)
+_ONE_ACTIVE = text("state IN ('queued', 'running') AND kind IN ('retrain', 'build')")
 
 
 class Operation(Table):
@@ -21,13 +23,13 @@ class Operation(Table):
 
     __tablename__ = "operations"
     __table_args__ = (
-        # At most one operation of a kind is active; the index enforces this for concurrent requests too.
+        # At most one operation of these kinds is active; the index enforces this for concurrent requests too.
         Index(
             "operations_one_active",
             "kind",
             unique=True,
-            sqlite_where=text("state IN ('queued', 'running')"),
-            postgresql_where=text("state IN ('queued', 'running')"),
+            sqlite_where=_ONE_ACTIVE,
+            postgresql_where=_ONE_ACTIVE,
         ),
         CheckConstraint(f"state IN {OPERATION_STATES}", name="operations_state"),
     )
@@ -51,3 +53,15 @@ class Operation(Table):
     steps: Mapped[list[dict[str, object]]] = mapped_column(JSON)  # the started steps: name, times, results
     result: Mapped[dict[str, object]] = mapped_column(JSON)  # results so far, by name
     error: Mapped[dict[str, object] | None] = mapped_column(JSON)
+
+
+class OperationRowError(Table):
+    """A row of an import that could not be used, or a file that was left out."""
+
+    __tablename__ = "operation_errors"
+
+    operation_id: Mapped[str] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # in the order of the upload, from 1
+    kind: Mapped[RowErrorKind] = mapped_column(String(20))
+    location: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)

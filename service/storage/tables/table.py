@@ -5,7 +5,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 Timestamp = DateTime(timezone=True)
 # The revision of the migrations that creates the tables as they are declared here.
-TABLES_REVISION = "0003"
+TABLES_REVISION = "0005"
 
 
 class Table(DeclarativeBase):

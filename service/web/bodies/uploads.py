@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,12 +18,22 @@ from fastapi import Request
 
 from service.catalogue.unpacking import new_upload_folder
 from service.installation.settings import Settings
+from service.operations.queueing import ZIP
 from service.web.bodies.forms import FormParts
 from service.web.bodies.reading import FORM, ZIP_TYPES, content_type_of, unsupported_content_type
 from service.web.errors import EmptyBody
 from service.web.middleware.body_guard import read_chunks
+from training.datasets.records import RECORD_ENDINGS
 
 ARCHIVE_FIELD, FILE_FIELD = "archive", "file"
+# The extensions of the files that tables are written to.
+TABLE_TYPES = {
+    "text/csv": ".csv",
+    "application/x-ndjson": ".ndjson",
+    "application/ndjson": ".ndjson",
+    "application/jsonl": ".ndjson",
+}
+UPLOAD_TYPES = f"application/zip, text/csv, application/x-ndjson, or {FORM} with a file field {ARCHIVE_FIELD!r}"
 
 # Small chunks are collected, since each write runs in another thread.
 _WRITE_BYTES = 1024 * 1024
@@ -38,6 +48,14 @@ class ReceivedForm:
 
     fields: Mapping[str, str]
     files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedUpload:
+    """A zip archive or a table, by the extension of the file, and the text fields that came with it in a form."""
+
+    path: Path
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -64,19 +82,28 @@ async def receive_to_file(request: Request, path: Path, limit: int) -> Path:
     return path
 
 
-async def receive_archive(request: Request, folder: Path, settings: Settings) -> Path:
-    """Write a zip archive, sent as the body or in a form, to a file in `folder`; return its path.
-
-    Raises RequestError.
-    """
+async def receive_upload(
+    request: Request, folder: Path, settings: Settings, *, text_fields: Sequence[str] = ()
+) -> ReceivedUpload:
+    """Write a zip archive or a table, sent as the body or in a form, to a file in `folder`. Raises RequestError."""
     content_type = content_type_of(request)
-    if content_type in ZIP_TYPES:
-        return await receive_to_file(request, folder / "archive.zip", settings.max_upload_bytes)
-    if content_type == FORM:
-        fields = (ARCHIVE_FIELD, FILE_FIELD)
-        form = await receive_form(request, folder, limit=settings.max_upload_bytes, file_fields=fields)
-        return next(iter(form.files.values()))
-    raise unsupported_content_type(content_type, f"application/zip, or {FORM} with a file field {ARCHIVE_FIELD!r}")
+    extension = TABLE_TYPES.get(content_type, ZIP if content_type in ZIP_TYPES else "")
+    limit = settings.max_upload_bytes
+    if extension:
+        return ReceivedUpload(await receive_to_file(request, folder / f"upload{extension}", limit))
+    if content_type != FORM:
+        raise unsupported_content_type(content_type, UPLOAD_TYPES)
+    fields = (ARCHIVE_FIELD, FILE_FIELD)
+    form = await receive_form(request, folder, limit=limit, file_fields=fields, text_fields=text_fields)
+    return upload_of_form(form)
+
+
+def upload_of_form(form: ReceivedForm) -> ReceivedUpload:
+    """Return the file of a form as an upload: a table if it is a `file` with the extension of one, else an archive."""
+    ((name, path),) = form.files.items()
+    if name != FILE_FIELD or path.suffix not in RECORD_ENDINGS:
+        path = path.rename(path.with_suffix(ZIP))
+    return ReceivedUpload(path, form.fields)
 
 
 async def receive_form(

@@ -5,19 +5,33 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.access.scopes import Actor
 from service.catalogue.queries import is_image_stored
-from service.errors import InvalidParameter
-from service.labels.intake import import_labels
+from service.labels.applying import LabelReport
+from service.labels.intake import attribution, import_labels
+from service.operations.kinds import LABELS
 from service.storage.media import MediaName
-from service.web.app_state import AppStateDep
+from service.web.app_state import AppState, AppStateDep
 from service.web.authorization import WriterDep
-from service.web.bodies.labels import COMMON_FIELDS, IMAGE_FIELD, IMAGE_FIELDS, receive_labels
-from service.web.bodies.uploads import ARCHIVE_FIELD, FILE_FIELD, upload_folder
+from service.web.bodies.labels import COMMON_FIELDS, IMAGE_FIELD, IMAGE_FIELDS, ReceivedRows, receive_labels
+from service.web.bodies.reading import FORM, JSON, content_type_of
+from service.web.bodies.uploads import ARCHIVE_FIELD, FILE_FIELD, ReceivedUpload, upload_folder
 from service.web.errors import ImageNotShown
 from service.web.middleware.audit import note_for_audit
+from service.web.routes.imports import (
+    BINARY,
+    IMPORT_RESPONSES,
+    attribution_of,
+    import_request,
+    queue_import,
+    require_space,
+)
 from service.web.routes.media import IMAGES_NOT_STORED, SAFE_HEADERS, hide_media_errors, image_response
+from service.web.routes.operations import IdempotencyKey
+from service.web.schemas.imports import LabelOptions
 from service.web.schemas.labels import (
     ADMIN_MEDIA_PATH,
     MAX_PAGE,
@@ -28,9 +42,8 @@ from service.web.schemas.labels import (
     LabelRowView,
     LabelView,
 )
+from service.web.schemas.operations import OperationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
-from service.web.schemas.uploads import UPLOAD_PROBLEMS, UploadOptions
-from training.datasets.manifests import checked_label
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +54,10 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     **KEY_PROBLEMS,
     404: {"model": Problem, "description": "There is no such image."},
 }
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **IMPORT_RESPONSES,
+    202: {"model": OperationView, "description": "An archive or a table is queued; `Location` is its operation."},
+}
 _TEXT = {"type": "string"}
 # The handler reads the body itself, so FastAPI cannot derive this.
 _BODY: dict[str, Any] = {
@@ -55,15 +71,13 @@ _BODY: dict[str, Any] = {
                     "properties": {"labels": {"type": "array", "items": LabelRowView.model_json_schema()}},
                 }
             },
-            "text/csv": _BINARY,
-            "application/x-ndjson": _BINARY,
-            "application/zip": _BINARY,
+            **{name: {"schema": BINARY} for name in ("text/csv", "application/x-ndjson", "application/zip")},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "description": "One file: `image` with product_id, label or both; `file`, a table; or `archive`.",
                     "properties": {
-                        **dict.fromkeys((IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD), _BINARY["schema"]),
+                        **dict.fromkeys((IMAGE_FIELD, FILE_FIELD, ARCHIVE_FIELD), BINARY),
                         **dict.fromkeys((*IMAGE_FIELDS, *COMMON_FIELDS), _TEXT),
                     },
                 }
@@ -71,13 +85,6 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-
-
-class _LabelOptions(UploadOptions):
-    labelled_by: str | None = Field(
-        None, description="Who set the labels, unless a row names somebody (default: the name of the key)."
-    )
-    source: str | None = Field(None, description="Where the labels come from, kept with each change (default: http).")
 
 
 class _Page(BaseModel):
@@ -93,29 +100,30 @@ class _LabelQuery(_Page):
     state: Literal["train", "validation", "test"] | None = None
 
 
-@router.post(_PATH, openapi_extra=_BODY, responses=UPLOAD_PROBLEMS)
+@router.post(_PATH, openapi_extra=_BODY, response_model=LabelReportView, responses=_RESPONSES)
 async def post_labels(
-    request: Request, app_state: AppStateDep, actor: WriterDep, options: Annotated[_LabelOptions, Query()]
-) -> LabelReportView:
-    """Set labels of images, and add labelled images as examples; a bad row is reported and does not stop the others."""
+    request: Request,
+    response: Response,
+    app_state: AppStateDep,
+    actor: WriterDep,
+    options: Annotated[LabelOptions, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> LabelReportView | JSONResponse:
+    """Set labels of images, and add labelled images as examples; a bad row is reported and does not stop the others.
+
+    JSON and a single image are applied at once. The import of an archive or a table is queued, as
+    `POST /v1/imports` with `kind=labels` does.
+    """
+    if content_type_of(request) not in (JSON, FORM):
+        await asyncio.to_thread(require_space, request, app_state, LABELS, idempotency_key)
     async with upload_folder(app_state.settings) as folder:
         received = await receive_labels(request, folder, app_state.settings)
-        labelled_by, source = (
-            _url_or_form_value(name, getattr(options, name), received.fields.get(name)) for name in COMMON_FIELDS
-        )
-        labelled_by, source = labelled_by or actor.name, source or "http"
-        # The key is recorded even if the client names somebody else.
-        source = source if labelled_by == actor.name else f"{source} (key {actor.name})"
-        with hide_media_errors(IMAGES_NOT_STORED):
-            report = await asyncio.to_thread(
-                import_labels,
-                app_state.installation,
-                received.open,
-                actor=labelled_by,
-                source_name=source,
-                is_upload=True,
-                dry_run=options.dry_run,
-            )
+        if isinstance(received, ReceivedUpload):
+            wanted = import_request(options, received.fields, kind="labels")
+            queued = await queue_import(request, response, app_state, actor, received, wanted, idempotency_key)
+            headers = {"Location": response.headers["Location"]}
+            return JSONResponse(queued.model_dump(mode="json"), 202, headers)
+        report = await asyncio.to_thread(_apply, app_state, received, actor, options)
     note_for_audit(request, is_dry_run=options.dry_run)
     log.info(
         "labels_taken",
@@ -166,15 +174,18 @@ async def get_any_image(request: Request, app_state: AppStateDep, _: WriterDep, 
     return await image_response(request, app_state, media_name, headers)
 
 
-def _url_or_form_value(name: str, in_url: str | None, in_form: str | None) -> str | None:
-    """Return the value of the URL or of the form; raises InvalidParameter if both have one, or if it is invalid."""
-    if in_url and in_form:
-        raise InvalidParameter(f"{name} is given in both the URL and the form; send it once")
-    value = in_url or in_form
-    try:
-        return checked_label(value, name) if value else None
-    except ValueError as error:
-        raise InvalidParameter(str(error)) from error
+def _apply(app_state: AppState, received: ReceivedRows, actor: Actor, options: LabelOptions) -> LabelReport:
+    given = attribution_of(options, received.fields)
+    labelled_by, source = attribution(**given, sender=actor.name)
+    with hide_media_errors(IMAGES_NOT_STORED):
+        return import_labels(
+            app_state.installation,
+            received.open,
+            actor=labelled_by,
+            source_name=source,
+            is_upload=True,
+            dry_run=options.dry_run,
+        )
 
 
 def _media_root(request: Request) -> str:

@@ -2,13 +2,13 @@
 
 import asyncio
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from service.operations.kinds import RETRAIN
 from service.operations.queueing import request_build, request_retrain
-from service.operations.records import require_idle
+from service.operations.records import require_place
 from service.operations.requests import BuildRequest, RetrainRequest, parse_build, parse_retrain
 from service.storage.tables.operations import Operation
 from service.web.app_state import AppState, AppStateDep
@@ -16,8 +16,8 @@ from service.web.authorization import AdminDep
 from service.web.bodies.reading import content_type_of, read_small_body
 from service.web.bodies.uploads import receive_form, upload_folder
 from service.web.errors import UnsupportedContentType
-from service.web.middleware.audit import note_for_audit
-from service.web.schemas.operations import OPERATIONS_PATH, OperationView
+from service.web.routes.operations import ACCEPTED, IdempotencyKey, accepted
+from service.web.schemas.operations import OperationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 
 router = APIRouter(tags=["admin"])
@@ -25,18 +25,8 @@ router = APIRouter(tags=["admin"])
 _MAX_BODY_BYTES = 256 * 1024
 _REQUEST_FIELD, _ARCHIVE_FIELD = "request", "archive"
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        description="Identifies this request: repeated with the same key, it returns the operation of the first one.",
-    ),
-]
-
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    202: {"model": OperationView, "description": "Queued; `Location` is the URL of the operation."},
+    202: ACCEPTED[202],
     **KEY_PROBLEMS,
     408: {"model": Problem, "description": "The body stopped arriving."},
     409: {"model": Problem, "description": "An operation of this kind is queued or running; `operation_id` is its id."},
@@ -89,7 +79,7 @@ async def retrain(
         queued = await asyncio.to_thread(
             partial(request_retrain, app_state.installation, wanted, actor=actor.name, idempotency_key=idempotency_key)
         )
-    return _accepted(request, response, queued)
+    return await asyncio.to_thread(accepted, request, response, app_state, queued)
 
 
 @router.post(
@@ -107,14 +97,14 @@ async def build(
     queued = await asyncio.to_thread(
         partial(request_build, app_state.installation, wanted, actor=actor.name, idempotency_key=idempotency_key)
     )
-    return _accepted(request, response, queued)
+    return await asyncio.to_thread(accepted, request, response, app_state, queued)
 
 
 async def _retrain_with_archive(request: Request, app_state: AppState, actor: str, key: str | None) -> Operation:
     """Receive the archive for the operation, whose first step imports it."""
     if key is None:
         # Refuse before gigabytes have arrived.
-        await asyncio.to_thread(require_idle, app_state.database, RETRAIN)
+        await asyncio.to_thread(require_place, app_state.database, RETRAIN)
     async with upload_folder(app_state.settings) as folder:
         form = await receive_form(
             request,
@@ -134,10 +124,3 @@ async def _retrain_with_archive(request: Request, app_state: AppState, actor: st
                 may_move_archive=True,
             )
         )
-
-
-def _accepted(request: Request, response: Response, queued: Operation) -> OperationView:
-    root_path = request.scope.get("root_path", "")
-    response.headers["Location"] = f"{root_path}{OPERATIONS_PATH}/{queued.id}"
-    note_for_audit(request, target=queued.id)
-    return OperationView.of(queued, root_path)

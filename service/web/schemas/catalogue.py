@@ -1,33 +1,6 @@
-"""Imports and products as they go over HTTP."""
+"""Products as they go over HTTP."""
 
 from pydantic import BaseModel, Field
-
-from service.catalogue.reports import ImportReport
-from service.web.schemas.uploads import FIRST_ERRORS, RowProblem, row_problems
-
-
-class ImportReportView(BaseModel):
-    """What an import did, or would do. Each row is counted once."""
-
-    layout: str
-    dry_run: bool
-    num_products_added: int
-    num_products_updated: int
-    num_images_added: int
-    num_images_updated: int
-    num_unchanged: int
-    num_failed: int
-    num_ignored: int = Field(description="Files that are not images.")
-    seconds: float
-    errors: list[RowProblem] = Field(description=FIRST_ERRORS)
-
-    @classmethod
-    def of(cls, report: ImportReport) -> "ImportReportView":
-        """Describe a report."""
-        values = report.to_json()
-        return cls.model_validate(
-            {**values, "num_failed": len(report.errors), "errors": row_problems(values["errors"])}
-        )
 
 
 class CatalogueCountsView(BaseModel):

@@ -1,16 +1,19 @@
 """Operations as JSON, over HTTP and on the command line."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
-from service.operations.kinds import RETRAIN, Kind
+from service.operations.kinds import IMPORT_KINDS, RETRAIN, Kind
+from service.operations.row_errors import ROW_COUNTS, RowErrorPage
 from service.storage.database import in_utc
-from service.storage.tables.operations import SUCCEEDED, Operation, OperationState
+from service.storage.tables.operations import QUEUED, SUCCEEDED, Operation, OperationState, RowErrorKind
 
 OPERATIONS_PATH = "/v1/operations"
+_NO_WORKER = "no worker is running on this installation; start one: akin worker"
 
 
 class OperationStep(BaseModel):
@@ -56,6 +59,7 @@ class OperationView(BaseModel):
     step: str | None = Field(description="The current step, or the last one.")
     steps: list[OperationStep]
     progress: OperationProgress | None
+    notes: list[str] = Field(description="What people should know, such as that no worker is running.")
     result: dict[str, Any] = Field(description="Facts that the finished steps recorded, by name.")
     error: OperationError | None
     request: dict[str, Any]
@@ -67,12 +71,15 @@ class OperationView(BaseModel):
     cancel_requested_at: datetime | None
     worker_id: str | None
     links: dict[str, str] = Field(
-        description="URLs: self, cancel, report, candidate, active, compare, release, activate."
+        description="URLs: self, cancel, errors, report, candidate, active, compare, release, activate."
     )
 
     @classmethod
-    def of(cls, operation: Operation, root_path: str = "") -> "OperationView":
-        """Describe an operation; `root_path` is the path prefix that the gateway has removed."""
+    def of(cls, operation: Operation, root_path: str = "", *, lacks_worker: bool = False) -> "OperationView":
+        """Describe an operation; `root_path` is the path prefix that the gateway has removed.
+
+        `lacks_worker`: no worker runs that would begin an operation that is queued.
+        """
         return cls(
             operation_id=operation.id,
             kind=cast(Kind, operation.kind),
@@ -80,6 +87,7 @@ class OperationView(BaseModel):
             step=operation.step,
             steps=[OperationStep.model_validate(step) for step in operation.steps],
             progress=OperationProgress.model_validate(operation.progress) if operation.progress else None,
+            notes=[_NO_WORKER] if lacks_worker and operation.state == QUEUED else [],
             result=operation.result,
             error=OperationError.model_validate(operation.error) if operation.error else None,
             request=operation.request,
@@ -101,12 +109,39 @@ class OperationList(BaseModel):
     next: str | None = Field(description="URL of the next page, if there is one.")
 
 
+class RowErrorView(BaseModel):
+    """A row that could not be used (`failed`), or a file that was left out (`left-out`), and the reason."""
+
+    number: int
+    kind: RowErrorKind
+    location: str
+    message: str
+
+
+class RowErrorList(BaseModel):
+    """A page of the rows that failed and the files that were left out; the counts are those of the whole upload."""
+
+    num_failed: int
+    num_left_out: int
+    num_listed: int = Field(description="How many of them are kept; of a larger number the first 100,000.")
+    errors: list[RowErrorView]
+    next: str | None = Field(description="URL of the next page, if there is one.")
+
+    @classmethod
+    def of(cls, page: RowErrorPage, next_page: str | None) -> "RowErrorList":
+        """Describe a page."""
+        views = [RowErrorView(number=number, **asdict(problem)) for number, problem in page.problems]
+        return cls(**asdict(page.counts), errors=views, next=next_page)
+
+
 def _links(operation: Operation) -> dict[str, str]:
     own = f"{OPERATIONS_PATH}/{operation.id}"
     links = {"self": own}
     if operation.finished_at is None:
         links["cancel"] = f"{own}:cancel"
     result: Mapping[str, Any] = operation.result
+    if operation.kind in IMPORT_KINDS or ROW_COUNTS in result:
+        links["errors"] = f"{own}/errors"
     if operation.kind == RETRAIN and "training" in result:
         links["report"] = f"{own}/report"
     evaluations = {name: result[name]["evaluation_id"] for name in ("candidate", "active") if name in result}

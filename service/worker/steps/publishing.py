@@ -15,7 +15,7 @@ from service.errors import KNOWN_ERRORS, ServiceError, reason_of
 from service.evaluations.records import assign_release
 from service.installation.processes import API, living_processes
 from service.operations.claims import own_operation
-from service.operations.folder import ARCHIVE, BASE, RUN, UNPACKED
+from service.operations.folder import BASE, RUN
 from service.releases.build import BuiltRelease, ReleaseOrigin, build_release
 from service.releases.errors import ActivationConflict, BuilderBusy, ReleaseError
 from service.releases.records import ActiveRelease, activate_release, activation_of_operation, active_release
@@ -200,9 +200,8 @@ def tidy(run: Run) -> Facts:
 
 def clean_up(run: Run, *, is_published: bool) -> None:
     """Remove files that only an unfinished operation needs, however it ended; repeatable, errors are logged."""
-    for name in (BASE, UNPACKED, f"{RUN}/{STATE}"):
+    for name in (BASE, f"{RUN}/{STATE}"):
         shutil.rmtree(run.folder / name, ignore_errors=True)
-    (run.folder / ARCHIVE).unlink(missing_ok=True)
     if is_published:
         return  # its last step has retired old releases
     try:

@@ -4,7 +4,6 @@ Each leaves files that are written atomically, and may be repeated: the files of
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,22 +14,17 @@ from numpy.typing import NDArray
 from embedding.embedder import choose_device
 from embedding.whole_files import write_whole
 from service.catalogue.records import LabelledImage, labelled_images
-from service.catalogue.unpacking import unpack_upload
 from service.evaluations.records import set_path
-from service.labels.applying import apply_labels
-from service.labels.errors import InvalidLabels
-from service.labels.sources import read_label_source
 from service.operations.errors import InvalidOperation
-from service.operations.folder import ARCHIVE, SNAPSHOT, SNAPSHOT_ROWS, UNPACKED
+from service.operations.folder import SNAPSHOT, SNAPSHOT_ROWS
 from service.operations.requests import FIXED_SPLIT_SETTINGS, RetrainRequest
 from service.worker.run import Facts, Run
+from service.worker.steps.importing import import_labels_of_retrain
 from training.config import TrainingConfig
 from training.data.snapshot import Snapshot, SnapshotImage, snapshot_of
 from training.data.splits import Split, held_out_images, split_snapshot
 from training.errors import UnfitData
 from training.evaluation.evaluation_set import evaluation_set_of
-
-_MAX_ERRORS_KEPT = 50
 
 
 def request_of(run: Run) -> RetrainRequest:
@@ -53,22 +47,7 @@ def import_labels(run: Run) -> Facts:
     facts: Facts = {"preset": request_of(run).preset or ("small" if device.type == "cuda" else "head")}
     if not run.request.get("archive"):
         return facts
-    unpacked = run.folder / UNPACKED
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpack_upload(run.folder / ARCHIVE, unpacked, run.installation.settings)
-    report = apply_labels(
-        run.installation,
-        read_label_source(unpacked),
-        actor=run.created_by,
-        source_name=f"archive of {run.operation_id}",
-        on_progress=lambda done, total: run.report("Importing labels", done, total),
-    )
-    shutil.rmtree(unpacked, ignore_errors=True)
-    if report.num_usable == 0:
-        raise InvalidLabels(f"no label of the archive is usable: {report.reasons()}")
-    counts = report.to_json()
-    counts["errors"] = counts["errors"][:_MAX_ERRORS_KEPT]
-    return {**facts, "labels": counts}
+    return {**facts, "labels": import_labels_of_retrain(run)}
 
 
 def take_snapshot(run: Run) -> Facts:

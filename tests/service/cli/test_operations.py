@@ -8,8 +8,13 @@ from service.cli import operations as cli
 from service.cli.tables.operations import progress_line
 from service.operations.claims import claim_operation, end_operation
 from service.operations.kinds import BUILD
+from service.operations.queueing import request_import
 from service.operations.records import create_operation, get_operation
+from service.operations.requests import parse_import
 from service.web.schemas.operations import OperationView
+from tests.images import png
+from tests.service.fixtures.imports import perform
+from tests.service.fixtures.labels import packed
 
 
 def test_a_retrain_is_queued_listed_shown_and_cancelled(akin):
@@ -53,3 +58,59 @@ def test_a_progress_line_has_what_is_known(installation):
     operation = create_operation(installation.database, BUILD, {}, actor="test")[0]
 
     assert progress_line(OperationView.of(operation)) == f"{operation.id}: queued"
+
+
+@pytest.fixture
+def imported(installation, tmp_path):
+    """Queue and perform the import of an archive; returns the id of its operation."""
+
+    def run(files):
+        path = tmp_path / "upload.zip"
+        path.write_bytes(packed(files))
+        operation_id = request_import(installation, parse_import({}), path, actor="test").id
+        perform(installation, operation_id)
+        return operation_id
+
+    return run
+
+
+def test_an_import_shows_its_counts_and_first_failed_rows(akin, imported):
+    rows = "".join(f"p-{number},none.png\n" for number in range(12))
+    operation_id = imported({"catalogue.csv": f"product_id,image\np,a.png\n{rows}", "a.png": png("red")})
+
+    shown = akin("operations", "show", operation_id).out
+    errors = akin("operations", "errors", operation_id, "--limit", "11").out
+    rest = akin("operations", "errors", operation_id, "--after", "11").out
+
+    assert "CSV: 1 products added, 1 images added, 12 rows failed" in shown
+    assert shown.count("the file none.png does not exist") == 10
+    assert f"all 12: akin operations errors {operation_id}" in shown
+    assert errors.splitlines()[0] == "catalogue.csv:3: the file none.png does not exist"
+    assert errors.splitlines()[-2:] == ["12 rows failed, 0 files were left out", "more: --after 11"]
+    assert rest.splitlines()[0] == "catalogue.csv:14: the file none.png does not exist"
+    assert "more" not in rest
+
+
+def test_the_exit_status_of_an_import_tells_of_failed_rows(akin, imported):
+    bad = imported({"a/1.png": png("red"), "b/1.png": b"x"})
+    good = imported({"a/1.png": png("red")})
+
+    assert "1 rows failed" in akin("operations", "follow", bad, status=1).out
+    assert "rows unchanged" in akin("operations", "follow", good).out
+    assert json.loads(akin("operations", "errors", bad, "--json").out)["num_failed"] == 1
+
+
+def test_an_import_without_a_usable_row_names_the_first_reasons(akin, imported):
+    operation_id = imported({"b/1.png": b"x"})
+
+    followed = akin("operations", "follow", operation_id, status=1).out
+
+    assert "invalid-import-source: no row of the folder per product could be imported" in followed
+    assert f"all 1: akin operations errors {operation_id}" in followed
+
+
+def test_a_queued_operation_without_a_worker_says_so(akin, installation):
+    create_operation(installation.database, BUILD, {}, actor="test")
+
+    assert "note: no worker is running on this installation" in akin("operations", "show").out
+    assert json.loads(akin("operations", "show", "--json").out)["notes"]

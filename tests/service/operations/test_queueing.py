@@ -6,9 +6,9 @@ import pytest
 
 from service.catalogue.errors import InvalidArchive
 from service.operations.errors import IdempotencyKeyReused, OperationActive
-from service.operations.folder import ARCHIVE
-from service.operations.queueing import request_build, request_retrain
-from service.operations.requests import parse_build, parse_retrain
+from service.operations.folder import ARCHIVE, UPLOAD
+from service.operations.queueing import request_build, request_import, request_retrain
+from service.operations.requests import parse_build, parse_import, parse_retrain
 from tests.images import encode, scene
 
 
@@ -67,3 +67,26 @@ def test_a_build_is_queued_beside_a_retrain(installation):
     request_retrain(installation, parse_retrain({}), actor="ann")
 
     assert request_build(installation, parse_build({"note": "n"}), actor="ann").request["note"] == "n"
+
+
+@pytest.mark.parametrize("may_move", [False, True])
+def test_an_import_keeps_the_upload_under_the_name_of_its_kind(installation, tmp_path, may_move):
+    table = tmp_path / "rows.csv"
+    table.write_text("image_id,label\na,b\n")
+
+    queued = request_import(
+        installation, parse_import({"kind": "labels"}), table, actor="ann", may_move_upload=may_move
+    )
+
+    assert (queued.kind, queued.request["file"]) == ("labels", "labels.csv")
+    kept = installation.settings.operations_dir / queued.id / UPLOAD / "labels.csv"
+    assert kept.read_text() == "image_id,label\na,b\n"
+    assert table.exists() is not may_move
+
+
+def test_an_archive_to_import_is_checked_before_it_is_queued(installation, tmp_path):
+    (tmp_path / "text.zip").write_bytes(b"no zip")
+
+    with pytest.raises(InvalidArchive):
+        request_import(installation, parse_import({}), tmp_path / "text.zip", actor="ann")
+    assert not installation.settings.operations_dir.exists()

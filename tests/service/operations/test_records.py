@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.operations import records
 from service.operations.cancelling import request_cancel
 from service.operations.claims import (
     OperationLost,
@@ -14,7 +15,13 @@ from service.operations.claims import (
     finish_step,
     give_back_operation,
 )
-from service.operations.errors import IdempotencyKeyReused, OperationActive, OperationEnded, OperationNotFound
+from service.operations.errors import (
+    IdempotencyKeyReused,
+    OperationActive,
+    OperationEnded,
+    OperationNotFound,
+    QueueFull,
+)
 from service.operations.records import create_operation, get_operation, select_operations
 from service.storage.database import now
 from service.storage.tables.releases import ActivationEvent
@@ -41,6 +48,17 @@ def test_refuses_a_second_operation_of_a_kind_but_not_of_another(database):
         make(database)
     assert refused.value.operation_id == first.id
     assert make(database, "build").kind == "build"
+
+
+def test_queues_imports_beside_each_other_up_to_a_limit(database, monkeypatch):
+    monkeypatch.setattr(records, "_MAX_QUEUED", 2)
+    first, second = make(database, "import"), make(database, "import")
+
+    with pytest.raises(QueueFull, match="2 operations of kind import are queued or running"):
+        make(database, "import")
+    assert make(database, "labels").state == "queued"
+    request_cancel(database, first.id)
+    assert make(database, "import").state == second.state == "queued"
 
 
 def test_of_concurrent_requests_one_is_queued(database):

@@ -92,7 +92,7 @@ def relabelling(server):
 def writes(server):
     """Return requests that write, by what they write: path, body and content type."""
     return {
-        "a zip": ("/v1/admin/catalogue", CATALOGUE, "application/zip"),
+        "a job with a catalogue": ("/v1/admin/catalogue", CATALOGUE, "application/zip"),
         "a form": ("/v1/admin/labels", form_of("image", NEW_IMAGE, "a.png", product_id="birch"), FORM),
         "rows of the database": ("/v1/admin/labels", relabelling(server), "application/json"),
         "a job": ("/v1/admin/releases", b"{}", "application/json"),

@@ -26,7 +26,7 @@ from service.storage.tables.access import APIKey, AuditEvent
 from service.storage.tables.catalogue import LabelChange, MediaObject, Product, ProductImage
 from service.storage.tables.embeddings import StoredEmbedding
 from service.storage.tables.evaluations import Evaluation
-from service.storage.tables.operations import Operation
+from service.storage.tables.operations import Operation, OperationRowError
 from service.storage.tables.processes import Process
 from service.storage.tables.releases import ActivationEvent, Release
 from service.storage.tables.table import TABLES_REVISION, Table
@@ -89,6 +89,10 @@ def fill(address):
                 created_by="a", created_at=NOW, started_at=NOW, updated_at=NOW, finished_at=NOW,
                 cancel_requested_at=NOW, worker_id="w", attempts=1, progress={}, steps=[], result={}, error={},
             ),
+            Operation(
+                id="i", kind="import", state="queued", request={}, request_sha256=SHA256, created_by="a",
+                created_at=NOW, updated_at=NOW, attempts=0, steps=[], result={},
+            ),
             Process(
                 id="w", kind="worker", host="h", pid=1, started_at=NOW, seen_at=NOW, stopped_at=NOW, release_id="r1",
                 refusal="x",
@@ -111,6 +115,7 @@ def fill(address):
             ),
         ])  # fmt: skip
         session.flush()
+        session.add(OperationRowError(operation_id="i", number=1, kind="failed", location="a.csv:2", message="m"))
         session.add(
             ProductImage(
                 id="i", product_id="p", sha256=SHA256, role="example", label="l", change_seq=1, created_at=NOW,
@@ -205,7 +210,7 @@ def test_down_to_nothing_and_up_again(address, engine, look):
 def test_a_downgrade_needs_permission_to_lose_data(address, look):
     fill(address)
 
-    with pytest.raises(DatabaseVersionError, match=r"downgrade from 0003 to 0002 deletes .* add --yes"):
+    with pytest.raises(DatabaseVersionError, match=rf"downgrade from {TABLES_REVISION} to 0002 deletes .* add --yes"):
         migrate(address, "0002")
 
     assert look("SELECT count(*) FROM audit_events") == [(1,)]
@@ -262,11 +267,13 @@ def test_a_migration_gives_up_on_a_table_in_use_and_changes_nothing(postgresql, 
 
 
 def test_an_older_or_empty_database_is_refused_if_it_may_not_be_migrated(address):
-    with pytest.raises(DatabaseVersionError, match=r"has no tables, .* needs 0003, .* run: akin migrate"):
+    with pytest.raises(DatabaseVersionError, match=rf"has no tables, .* needs {TABLES_REVISION}, .* run: akin migrate"):
         open_database(address, may_migrate=False)
     migrate(address, "0002")
 
-    with pytest.raises(DatabaseVersionError, match=r"has revision 0002, .* needs 0003, .* run: akin migrate"):
+    with pytest.raises(
+        DatabaseVersionError, match=rf"has revision 0002, .* needs {TABLES_REVISION}, .* run: akin migrate"
+    ):
         open_database(address, may_migrate=False)
 
     assert read_versions(address).current == "0002"
@@ -321,18 +328,22 @@ def test_akin_migrate_upgrades_shows_the_revision_and_downgrades_only_with_permi
     assert "error: the database has no tables" in akin("catalogue", "show", status=1)
     shown = akin("migrate", "--show")
     assert shown.splitlines()[:3] == [
-        "current: no tables", "newest:  0003", "pending: 0001  Catalogue, stored embeddings and releases",
+        "current: no tables", f"newest:  {TABLES_REVISION}", "pending: 0001  Catalogue, stored embeddings and releases",
     ]  # fmt: skip
     assert akin("migrate", "--to", "0002") == "base → 0002\n"
-    assert [step["revision"] for step in json.loads(akin("migrate", "--show", "--json"))["pending"]] == ["0003"]
-    assert akin("migrate") == "0002 → 0003\n"
-    assert "nothing to do: the tables have revision 0003" in akin("migrate")
+    pending = [step["revision"] for step in json.loads(akin("migrate", "--show", "--json"))["pending"]]
+    assert (pending[0], pending[-1]) == ("0003", TABLES_REVISION)
+    assert akin("migrate") == f"0002 → {TABLES_REVISION}\n"
+    assert f"nothing to do: the tables have revision {TABLES_REVISION}" in akin("migrate")
     assert "0 products" in akin("catalogue", "show")
 
     assert "add --yes" in akin("migrate", "--to", "0001", status=1)
     assert "there is no revision '7'; revisions are base, 0001" in akin("migrate", "--to", "7", status=1)
     assert "leave out --to" in akin("migrate", "--show", "--to", "0001", status=1)
-    assert json.loads(akin("migrate", "--to", "0001", "--yes", "--json")) == {"before": "0003", "after": "0001"}
+    assert json.loads(akin("migrate", "--to", "0001", "--yes", "--json")) == {
+        "before": TABLES_REVISION,
+        "after": "0001",
+    }
     assert "run: akin migrate" in akin("catalogue", "show", status=1)
 
 

@@ -36,6 +36,7 @@ SCOPES = {
     "GET /v1/admin/catalogue": "catalogue:write",
     "POST /v1/admin/catalogue": "catalogue:write",
     "DELETE /v1/admin/catalogue/{product_id:path}": "catalogue:write",
+    "POST /v1/imports": "catalogue:write",
     "GET /v1/admin/labels": "catalogue:write",
     "POST /v1/admin/labels": "catalogue:write",
     "GET /v1/admin/labels/counts": "catalogue:write",
@@ -63,8 +64,9 @@ SCOPES = {
     "POST /v1/admin/releases/{release_id}:rollback": "admin",
     "POST /v1/admin/retrain": "admin",
     "GET /v1/operations": "admin",
-    "GET /v1/operations/{operation_id}": "admin",
-    "POST /v1/operations/{operation_id}:cancel": "admin",
+    "GET /v1/operations/{operation_id}": "catalogue:write",
+    "GET /v1/operations/{operation_id}/errors": "catalogue:write",
+    "POST /v1/operations/{operation_id}:cancel": "catalogue:write",
     "GET /v1/operations/{operation_id}/report": "admin",
 }
 GUARDED = sorted(route for route, scope in SCOPES.items() if scope != PUBLIC)

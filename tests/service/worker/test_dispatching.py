@@ -7,7 +7,7 @@ import pytest
 
 from service.operations.cancelling import request_cancel
 from service.operations.claims import OperationLost, begin_step, claim_operation, end_operation
-from service.operations.kinds import BUILD, RETRAIN
+from service.operations.kinds import BUILD, IMPORT, RETRAIN
 from service.operations.records import create_operation, get_operation
 from service.worker.dispatching import Dispatcher
 from service.worker.job_engine import PENDING, Workflow
@@ -94,6 +94,26 @@ def test_hands_each_operation_over_on_the_queue_of_its_kind(start, engine, datab
         retrain_id: "retrain",
         build_id: "build",
     }
+
+
+def test_hands_operations_of_a_kind_over_in_the_order_of_their_requests(start, engine, database):
+    requested = [queue(database, IMPORT) for _ in range(3)]
+
+    start().hand_over()
+
+    assert list(engine.known) == requested
+
+
+def test_cleans_up_after_an_operation_that_it_ends(start, engine, database):
+    operation_id = begun_by("w", engine, database)
+    engine.take(operation_id, "w", status="ERROR")
+    dispatcher = start()
+    cleaned_up: list[str] = []
+    dispatcher.clean_up = cleaned_up.append
+
+    dispatcher.repair()
+
+    assert cleaned_up == [operation_id]
 
 
 def test_has_nothing_to_do_once_all_operations_have_ended(start, database):

@@ -23,6 +23,7 @@ LARGE_BODIES = {
     "/v1/search": 4 * MIB,
     "/v1/admin/labels": 12 * MIB,
     "/v1/admin/catalogue": 12 * MIB,
+    "/v1/imports": 12 * MIB,
     "/v1/admin/retrain": 12 * MIB,
     "/admin/retrain": 12 * MIB,
 }

@@ -1,6 +1,5 @@
 """The catalogue over HTTP: import, count, remove."""
 
-import json
 import zipfile
 
 import pytest
@@ -9,10 +8,12 @@ from fastapi.testclient import TestClient
 from service.catalogue.importing import import_catalogue
 from service.catalogue.queries import count_catalogue
 from service.catalogue.sources import ImportSource, SourceRow
+from service.installation.installation import Installation
 from service.web.app import create_app
 from tests.conftest import REAL_DATA
 from tests.images import png
-from tests.service.fixtures.labels import KEY, packed, problem
+from tests.service.fixtures.imports import failure, performed
+from tests.service.fixtures.labels import KEY, copied_shop, packed, problem
 from tests.service.labels.test_applying import digest_of, images_of
 
 PATH = "/v1/admin/catalogue"
@@ -29,13 +30,23 @@ def post(client, content, content_type="application/zip", **params):
     return client.post(PATH, content=content, headers={"Content-Type": content_type}, params=params)
 
 
-def test_a_zip_is_imported_and_repeated(admin):
-    response = post(admin, packed(SHOP))
-    again = post(admin, packed(SHOP)).json()
+def imported(client, installation, content, **params):
+    """Import an archive, and return the report in the operation's result."""
+    shown = performed(client, installation, post(client, content, **params))
+    assert shown["state"] == "succeeded", shown
+    return shown["result"]["report"]
 
-    assert response.status_code == 200
-    body = response.json()
-    assert (body["num_products_added"], body["num_images_added"], body["num_ignored"]) == (2, 3, 1)
+
+def test_a_zip_is_imported_and_repeated(admin, admin_shop):
+    response = post(admin, packed(SHOP), note="spring")
+    shown = performed(admin, admin_shop, response)
+    again = imported(admin, admin_shop, packed(SHOP))
+
+    assert response.headers["location"] == f"/v1/operations/{response.json()['operation_id']}"
+    assert (shown["state"], shown["kind"], shown["request"]["note"]) == ("succeeded", "import", "spring")
+    assert [step["name"] for step in shown["steps"]] == ["unpack", "import"]
+    report = shown["result"]["report"]
+    assert (report["num_products_added"], report["num_images_added"], report["num_ignored"]) == (2, 3, 1)
     assert (again["num_unchanged"], again["num_images_added"]) == (3, 0)
     assert admin.get(PATH).json() == {
         "num_products": 5,
@@ -45,26 +56,27 @@ def test_a_zip_is_imported_and_repeated(admin):
 
 
 @pytest.mark.parametrize("field", ["archive", "file"])
-def test_a_form_with_a_zip_is_imported(admin, field):
-    assert admin.post(PATH, files={field: ("a.zip", packed(SHOP))}).json()["num_images_added"] == 3
+def test_a_form_with_a_zip_is_imported(admin, admin_shop, field):
+    response = admin.post(PATH, files={field: ("a.zip", packed(SHOP))})
+
+    assert performed(admin, admin_shop, response)["result"]["report"]["num_images_added"] == 3
 
 
 def test_a_table_in_a_zip_is_imported_with_its_bad_rows_reported(admin, admin_shop):
     table = "product_id,title,image,attributes\nd,Dahlia,a.png,\ne,Elm,none.png,\nf,,../x.png,\n"
 
-    body = post(admin, packed({"catalogue.csv": table, "a.png": png("red")})).json()
+    shown = performed(admin, admin_shop, post(admin, packed({"catalogue.csv": table, "a.png": png("red")})))
 
-    assert (body["num_images_added"], body["num_failed"]) == (1, 2)
-    messages = {error["location"]: error["message"] for error in body["errors"]}
-    assert messages == {
+    assert shown["state"] == "succeeded"
+    assert (shown["result"]["report"]["num_images_added"], shown["result"]["report"]["num_failed"]) == (1, 2)
+    listed = admin.get(shown["links"]["errors"]).json()
+    assert {error["location"]: error["message"] for error in listed["errors"]} == {
         "catalogue.csv:3": "the file none.png does not exist",
         "catalogue.csv:4": "the image '../x.png' is not in the archive; name an image that is",
     }
-    (report,) = (admin_shop.settings.home / "reports").iterdir()
-    assert len(json.loads(report.read_text())["errors"]) == 2
 
 
-def test_the_grocery_dataset_is_imported_with_its_top_folder(admin):
+def test_the_grocery_dataset_is_imported_with_its_top_folder(admin, admin_shop):
     header = "Class Name (str),Class ID (int),Coarse Class Name (str),Iconic Image Path (str)"
     files = {
         "GroceryStoreDataset/dataset/classes.csv": f"{header}\nOat-Milk,0,Milk,/iconic/Oat-Milk.png\n",
@@ -74,31 +86,32 @@ def test_the_grocery_dataset_is_imported_with_its_top_folder(admin):
         "GroceryStoreDataset/dataset/test/2.png": png("green"),
     }
 
-    body = post(admin, packed(files)).json()
+    report = imported(admin, admin_shop, packed(files))
 
-    assert (body["layout"], body["num_products_added"], body["num_images_added"]) == ("GroceryStoreDataset", 1, 2)
+    assert (report["layout"], report["num_products_added"], report["num_images_added"]) == ("GroceryStoreDataset", 1, 2)
 
 
 @pytest.mark.long
-def test_the_characters_of_omniglot_are_read(shared_shop):
+def test_the_characters_of_omniglot_are_read(shop_settings, tmp_path, new_address):
     path = REAL_DATA / "omniglot-small1.zip"
     if not path.exists():
         pytest.skip(f"{path.name} is not beside the project (../shared/data)")
-    settings = shared_shop.settings.model_copy(update={"max_upload_bytes": 10_000_000})
+    with copied_shop(shop_settings, tmp_path / "home", new_address) as shop:
+        settings = shop.settings.model_copy(update={"max_upload_bytes": 10_000_000})
+        large = Installation(settings, shop.database, shop.media_store)
+        with TestClient(create_app(settings), headers={"Authorization": f"Bearer {KEY}"}) as client:
+            report = imported(client, large, path.read_bytes(), dry_run=True)
 
-    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {KEY}"}) as client:
-        body = post(client, path.read_bytes(), dry_run=True).json()
-
-    assert (body["num_images_added"], body["num_failed"]) == (2720, 0)
+    assert (report["num_images_added"], report["num_failed"]) == (2720, 0)
 
 
-def test_a_dry_run_writes_nothing(shared_admin, shared_shop):
-    before = images_of(shared_shop)
+def test_a_dry_run_writes_nothing(admin, admin_shop):
+    before = images_of(admin_shop)
 
-    body = post(shared_admin, packed(SHOP), dry_run=True).json()
+    report = imported(admin, admin_shop, packed(SHOP), dry_run=True)
 
-    assert (body["dry_run"], body["num_images_added"]) == (True, 3)
-    assert images_of(shared_shop) == before
+    assert (report["dry_run"], report["num_images_added"]) == (True, 3)
+    assert images_of(admin_shop) == before
 
 
 @pytest.mark.parametrize(
@@ -107,29 +120,42 @@ def test_a_dry_run_writes_nothing(shared_admin, shared_shop):
         (b"", "application/zip", 422, "empty-body", "0 bytes"),
         (b"no zip", "application/zip", 422, "invalid-archive", "only zip archives are supported"),
         (packed({"../a/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
-        (packed({}), "application/zip", 422, "invalid-import-source", "the archive contains no folders with images"),
-        (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "no row of the folder per"),
-        (packed({"a/1.png": b"x"}), "application/zip", 422, "invalid-import-source", "1.png: the bytes are"),
-        (packed({"catalogue.csv": "a,b\n"}), "application/zip", 422, "invalid-import-source", "no column"),
-        (
-            packed({"catalogue.csv": "product_id,image\nx,/etc/hostname\n"}),
-            "application/zip", 422, "invalid-import-source", "'/etc/hostname' is not in the archive",
-        ),
-        (b"a,b\n", "text/csv", 415, "unsupported-content-type", "send application/zip"),
+        (b"a,b\n", "text/plain", 415, "unsupported-content-type", "send application/zip"),
         (b"x", "", 415, "unsupported-content-type", "no Content-Type"),
         (b"x" * 200_001, "application/zip", 413, "body-too-large", "200,000"),
         (b"x", "multipart/form-data", 422, "invalid-form", "no boundary"),
     ],
-)  # fmt: skip
-def test_an_invalid_archive_changes_nothing(shared_admin, shared_shop, content, content_type, status, code, detail):
-    before = images_of(shared_shop)
-
+)
+def test_an_invalid_archive_queues_nothing(shared_admin, content, content_type, status, code, detail):
     found = problem(post(shared_admin, content, content_type))
 
     assert found[:2] == (status, code)
     assert detail in found[2]
-    assert str(shared_shop.settings.home) not in found[2]
-    assert images_of(shared_shop) == before
+    assert shared_admin.get("/v1/operations").json()["operations"] == []
+
+
+def test_an_archive_without_a_usable_row_fails_with_its_first_reasons(admin, admin_shop):
+    cases = [
+        (packed({}), "application/zip", "the archive contains no folders with images"),
+        (packed({"a/1.png": b"x"}), "application/zip", "no row of the folder per"),
+        (packed({"a/1.png": b"x"}), "application/zip", "1.png: the bytes are"),
+        (packed({"catalogue.csv": "a,b\n"}), "application/zip", "no column"),
+        (
+            packed({"catalogue.csv": "product_id,image\nx,/etc/hostname\n"}), "application/zip",
+            "'/etc/hostname' is not in the archive",
+        ),
+        (b"a,b\n", "text/csv", "no column"),
+        (b"product_id,image\nx,catalogue.csv\n", "text/csv", "catalogue.csv:2: "),
+        (b'{"product_id": "x", "image": "a.png"}\n', "application/x-ndjson", "catalogue.ndjson:1: "),
+    ]  # fmt: skip
+    before = images_of(admin_shop)
+
+    for content, content_type, detail in cases:
+        code, found = failure(performed(admin, admin_shop, post(admin, content, content_type)))
+
+        assert (code, detail in found) == ("invalid-import-source", True), (detail, found)
+        assert str(admin_shop.settings.home) not in found
+    assert images_of(admin_shop) == before
 
 
 def test_an_archive_that_unpacks_to_more_than_allowed_is_refused(shared_admin):

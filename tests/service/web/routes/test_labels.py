@@ -11,6 +11,7 @@ from service.labels import sources as label_sources
 from service.releases.build import build_release
 from tests.images import encode, png
 from tests.service.conftest import product_image
+from tests.service.fixtures.imports import failure, performed
 from tests.service.fixtures.labels import KEY, admin_client, copied_shop, packed, problem, start_threads
 from tests.service.labels.test_applying import digest_of, history_of, id_of, images_of
 
@@ -23,6 +24,20 @@ def post(client, content, content_type, **params):
 
 def post_rows(client, *rows, **params):
     return client.post(PATH, json={"labels": list(rows)}, params=params)
+
+
+@pytest.fixture(scope="module")
+def importing_shop(shop_settings, tmp_path_factory, new_address):
+    """A copy of the shop in which tests queue operations that change no image."""
+    with copied_shop(shop_settings, tmp_path_factory.mktemp("changed-shop") / "home", new_address) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def importing_admin(importing_shop):
+    with admin_client(importing_shop.settings) as opened:
+        start_threads(opened)
+        yield opened
 
 
 def image_id(product_id, image_bytes):
@@ -54,14 +69,24 @@ def test_json_rows_change_labels_and_add_images(admin, admin_shop):
     assert images_of(admin_shop)[id_of("birch")][2:5] == ("wood", "admin", "http")
 
 
-def test_csv_rows_change_labels(admin):
+def imported(admin, shop, response):
+    """Import a table or an archive, and return the counts of the report."""
+    shown = performed(admin, shop, response)
+    assert (shown["state"], shown["kind"]) == ("succeeded", "labels"), shown
+    report = shown["result"]["report"]
+    return report["num_added"], report["num_changed"], report["num_unchanged"], report["num_failed"]
+
+
+def test_csv_rows_change_labels(admin, admin_shop):
     response = post(admin, f"image_id,label\n{id_of('birch')},wood\n{id_of('amber')},\n", "text/csv; charset=utf-8")
 
-    assert counts(response) == (0, 1, 1, 0)
+    assert response.headers["location"] == f"/v1/operations/{response.json()['operation_id']}"
+    assert imported(admin, admin_shop, response) == (0, 1, 1, 0)
+    assert images_of(admin_shop)[id_of("birch")][2:5] == ("wood", "admin", "http")
 
 
 @pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/ndjson", "application/jsonl"])
-def test_ndjson_rows_change_labels_and_add_images(admin, content_type):
+def test_ndjson_rows_change_labels_and_add_images(admin, admin_shop, content_type):
     rows = [
         {"image_id": id_of("birch"), "label": "wood"},
         {"image_base64": base64.b64encode(png("red")).decode(), "label": "cedar"},
@@ -69,7 +94,7 @@ def test_ndjson_rows_change_labels_and_add_images(admin, content_type):
 
     response = post(admin, "\n".join(json.dumps(row) for row in rows), content_type)
 
-    assert counts(response) == (1, 1, 0, 0)
+    assert imported(admin, admin_shop, response) == (1, 1, 0, 0)
 
 
 def test_a_zip_of_a_folder_per_class_adds_examples(admin, admin_shop):
@@ -77,21 +102,19 @@ def test_a_zip_of_a_folder_per_class_adds_examples(admin, admin_shop):
 
     response = post(admin, content, "application/zip")
 
-    assert counts(response) == (2, 0, 0, 1)
+    assert imported(admin, admin_shop, response) == (2, 0, 0, 1)
     assert images_of(admin_shop)[image_id("birch", png("red"))][1] == "example"
-    assert counts(post(admin, content, "application/x-zip-compressed"))[2] == 2
+    assert imported(admin, admin_shop, post(admin, content, "application/x-zip-compressed"))[2] == 2
 
 
-def test_a_zip_with_a_table_is_read_through_it(admin):
+def test_a_zip_with_a_table_is_read_through_it(admin, admin_shop):
     table = "product_id,image,label\nbirch,images/1.png,\namber,images/none.png,\n"
 
     response = post(admin, packed({"labels.csv": table, "images/1.png": png("red")}), "application/zip")
 
-    assert counts(response) == (1, 0, 0, 1)
-    assert response.json()["errors"][0] == {
-        "location": "labels.csv:3",
-        "message": "the file images/none.png does not exist",
-    }
+    assert imported(admin, admin_shop, response) == (1, 0, 0, 1)
+    (error,) = admin.get(f"{response.headers['location']}/errors").json()["errors"]
+    assert (error["location"], error["message"]) == ("labels.csv:3", "the file images/none.png does not exist")
 
 
 def test_a_form_adds_one_image_with_its_label(admin, admin_shop):
@@ -104,13 +127,18 @@ def test_a_form_adds_one_image_with_its_label(admin, admin_shop):
     assert row[1:5] == ("example", "wood", "Bo", "http (key admin)")
 
 
-def test_a_form_may_contain_a_table_or_an_archive(admin):
+def test_a_form_may_contain_a_table_or_an_archive(admin, admin_shop):
     table = f"image_id,label\n{id_of('birch')},wood\n"
     archive = packed({"birch/1.png": png("red")})
 
-    assert counts(admin.post(PATH, files={"file": ("l.csv", table)}, data={"source": "survey"})) == (0, 1, 0, 0)
-    assert counts(admin.post(PATH, files={"file": ("l.zip", archive)})) == (1, 0, 0, 0)
-    assert counts(admin.post(PATH, files={"archive": ("l", archive)})) == (0, 0, 1, 0)
+    forms = [
+        ({"file": ("l.csv", table)}, {"source": "survey", "labelled_by": "Bo"}, (0, 1, 0, 0)),
+        ({"file": ("l.zip", archive)}, {}, (1, 0, 0, 0)),
+        ({"archive": ("l", archive)}, {}, (0, 0, 1, 0)),
+    ]
+    for files, data, expected in forms:
+        assert imported(admin, admin_shop, admin.post(PATH, files=files, data=data)) == expected
+    assert images_of(admin_shop)[id_of("birch")][2:5] == ("wood", "Bo", "survey (key admin)")
 
 
 def test_the_author_and_source_of_labels_are_recorded(admin, admin_shop):
@@ -123,14 +151,17 @@ def test_the_author_and_source_of_labels_are_recorded(admin, admin_shop):
     ]
 
 
-def test_a_dry_run_writes_nothing(shared_admin, shared_shop):
-    before = images_of(shared_shop)
+def test_a_dry_run_writes_nothing(admin, admin_shop):
+    before = images_of(admin_shop)
+    rows = {"image_id": id_of("birch"), "label": "wood"}
 
-    response = post(shared_admin, packed({"birch/1.png": png("red")}), "application/zip", dry_run=True)
+    queued = post(admin, packed({"birch/1.png": png("red")}), "application/zip", dry_run=True)
+    shown = performed(admin, admin_shop, queued)
+    answered = post_rows(admin, rows, dry_run=True)
 
-    assert counts(response) == (1, 0, 0, 0)
-    assert response.json()["dry_run"] is True
-    assert images_of(shared_shop) == before
+    assert (shown["result"]["report"]["num_added"], shown["result"]["report"]["dry_run"]) == (1, True)
+    assert (counts(answered), answered.json()["dry_run"]) == ((0, 1, 0, 0), True)
+    assert images_of(admin_shop) == before
 
 
 BAD_BODIES = [
@@ -146,26 +177,45 @@ BAD_BODIES = [
     ("[" * 100_000, "application/json", 422, "invalid-labels", "nested too deeply"),
     (b"\xff\xfe", "application/json", 422, "invalid-labels", "cannot be read"),
     ('{"labels": [{"image_id": "a", "label": "b"}]}', "application/json", 422, "invalid-labels", "labels[0]: the cat"),
-    ("image_id,label\n", "text/csv", 422, "invalid-labels", "it has no rows"),
-    ("image_id,label\na,b\n", "text/csv", 422, "invalid-labels", "labels.csv:2: the catalogue has no image"),
-    ("image,label\na.png,birch\n", "text/csv", 422, "invalid-labels", "was not sent; send a zip"),
-    ("image_id;label\n", "text/csv", 422, "invalid-labels", "parted by commas"),
-    (b"image_id,label\n\xe4,x\n", "text/csv", 422, "invalid-labels", "save it as UTF-8"),
-    ("not json\n", "application/x-ndjson", 422, "invalid-labels", "labels.ndjson:1: not JSON"),
     ("no zip", "application/zip", 422, "invalid-archive", "only zip archives are supported"),
     (packed({"../evil/1.png": png("red")}), "application/zip", 422, "invalid-archive", "leads out"),
     (packed({"birch/1.png": png("red")})[:-30], "application/zip", 422, "invalid-archive", "truncated"),
-    (packed({}), "application/zip", 422, "invalid-labels", "the archive contains no folders with images"),
-    (packed({"a.txt": b"x"}), "application/zip", 422, "invalid-labels", "no folders with images"),
-    (packed({"birch/1.png": b"x"}), "application/zip", 422, "invalid-labels", "supported format"),
-    (packed({"labels.csv": "image,label\n../x.png,birch\n"}), "application/zip", 422, "invalid-labels", "not in the a"),
-    (packed({"birch/big.png": b"x" * 150_001}), "application/zip", 422, "invalid-labels", "at most 150,000"),
     ("x", "text/plain", 415, "unsupported-content-type", "'text/plain' is not supported; send application/json"),
     (png("red"), "image/png", 415, "unsupported-content-type", "send application/json"),
     ("x", "", 415, "unsupported-content-type", "no Content-Type"),
     ("x" * 200_001, "text/csv", 413, "body-too-large", "200,000 bytes"),
     ("x", "multipart/form-data", 422, "invalid-form", "no boundary"),
 ]
+
+
+# Found by the worker: none of the rows can be used.
+UNUSABLE = [
+    ("image_id,label\n", "text/csv", "it has no rows"),
+    ("image_id,label\na,b\n", "text/csv", "labels.csv:2: the catalogue has no image"),
+    ("image,label\na.png,birch\n", "text/csv", "was not sent; send a zip"),
+    ("image_id;label\n", "text/csv", "parted by commas"),
+    (b"image_id,label\n\xe4,x\n", "text/csv", "save it as UTF-8"),
+    ("not json\n", "application/x-ndjson", "labels.ndjson:1: not JSON"),
+    (packed({}), "application/zip", "the archive contains no folders with images"),
+    (packed({"a.txt": b"x"}), "application/zip", "no folders with images"),
+    (packed({"birch/1.png": b"x"}), "application/zip", "supported format"),
+    (packed({"labels.csv": "image,label\n../x.png,birch\n"}), "application/zip", "not in the a"),
+    (packed({"birch/big.png": b"x" * 150_001}), "application/zip", "at most 150,000"),
+]
+
+
+@pytest.mark.parametrize(("content", "content_type", "detail"), UNUSABLE)
+def test_an_upload_without_a_usable_row_fails_with_its_first_reasons(
+    importing_admin, importing_shop, content, content_type, detail
+):
+    before = images_of(importing_shop)
+
+    code, found = failure(performed(importing_admin, importing_shop, post(importing_admin, content, content_type)))
+
+    assert code == "invalid-labels"
+    assert detail in found
+    assert str(importing_shop.settings.home) not in found
+    assert images_of(importing_shop) == before
 
 
 @pytest.mark.parametrize(("content", "content_type", "status", "code", "detail"), BAD_BODIES)
@@ -264,8 +314,8 @@ def test_every_request_needs_the_key(shared_admin, shared_shop):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (OSError(5, "Input/output error"), (503, "media-unavailable")),
-        (OSError(28, "No space left on device"), (507, "storage-full")),
+        (OSError(5, "Input/output error"), (503, "media-unavailable", "media-error")),
+        (OSError(28, "No space left on device"), (507, "storage-full", "storage-full")),
     ],
     ids=["broken", "full"],
 )
@@ -273,23 +323,25 @@ def test_a_broken_or_full_store_is_reported_without_its_location(admin, admin_sh
     def fail(*_):
         raise error
 
+    queued = post(admin, packed({"birch/1.png": png("red")}), "application/zip")
     monkeypatch.setattr("embedding.whole_files.os.fsync", fail)
     before = images_of(admin_shop)
 
-    found = problem(post(admin, packed({"birch/1.png": png("red")}), "application/zip"))
+    answered = problem(admin.post(PATH, files={"image": ("a.png", png("red"))}, data={"label": "birch"}))
+    code, detail = failure(performed(admin, admin_shop, queued))
 
-    assert found[:2] == expected
-    assert str(admin_shop.settings.home) not in found[2]
+    assert (*answered[:2], code) == expected
+    assert str(admin_shop.settings.home) not in answered[2] + detail
     assert images_of(admin_shop) == before
 
 
-def test_a_line_too_long_for_memory_is_refused(shared_admin, monkeypatch):
+def test_a_line_too_long_for_memory_is_refused(admin, admin_shop, monkeypatch):
     monkeypatch.setattr(label_sources, "_MAX_LINE_BYTES", 1000)
 
-    found = problem(post(shared_admin, "x" * 1001, "application/x-ndjson"))
+    code, detail = failure(performed(admin, admin_shop, post(admin, "x" * 1001, "application/x-ndjson")))
 
-    assert found[:2] == (422, "invalid-labels")
-    assert "line 1 has more than 1,000 bytes" in found[2]
+    assert code == "invalid-labels"
+    assert "line 1 has more than 1,000 bytes" in detail
 
 
 def test_a_client_that_disconnects_leaves_no_file(shared_shop, shared_admin):

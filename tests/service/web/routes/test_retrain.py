@@ -121,7 +121,7 @@ def test_an_archive_is_kept_in_the_operations_folder(admin):
     assert again.json()["operation_id"] == first.json()["operation_id"]
     folders = sorted((admin.home / "operations").iterdir())
     assert [folder.name for folder in folders] == [first.json()["operation_id"]]
-    assert (folders[0] / "labels.zip").read_bytes() == content
+    assert (folders[0] / "upload" / "labels.zip").read_bytes() == content
 
 
 @pytest.mark.parametrize(
