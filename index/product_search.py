@@ -113,7 +113,9 @@ class ProductSearch:
         if num_wanted == 0:
             return []
         best_P = np.full(self._num_products, -np.inf, np.float32)
-        np.maximum.at(best_P, self._product_numbers_N, scores_N)
+        # Piece by piece: this function of numpy does not let other threads run.
+        for part in pieces(len(scores_N)):
+            np.maximum.at(best_P, self._product_numbers_N[part], scores_N[part])
         # Either of two scores that are compared may deviate by the noise.
         margin = np.float32(2 * CPU_NOISE)
         lowest = np.partition(best_P, -num_wanted)[-num_wanted] - margin
