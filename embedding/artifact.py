@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from embedding.errors import InvalidArtifact
 MANIFEST_NAME = "manifest.json"
 # Hidden, so that a listing of finished artifacts never includes one that is being written.
 STAGING_PREFIX = ".staging-"
+_PIECE_BYTES = 2**20
 
 
 def canonical_json(value: object) -> bytes:
@@ -28,10 +29,16 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def sha256_of_file(path: Path) -> str:
-    """Return the hex digest of a file of any size; the file is read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of_file(path: Path, *, check: Callable[[], None] = lambda: None) -> str:
+    """Return the hex digest of a file of any size; the file is read in pieces, and `check` is called before each."""
+    digest = hashlib.sha256()
+    piece = memoryview(bytearray(_PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        check()
+        while size := file.readinto(piece):
+            digest.update(piece[:size])
+            check()
+    return digest.hexdigest()
 
 
 @dataclass(slots=True)
@@ -77,10 +84,13 @@ def new_artifact(
         raise
 
 
-def verify_artifact(directory: Path, kind: str, *, manifest_name: str = MANIFEST_NAME) -> dict[str, object]:
+def verify_artifact(
+    directory: Path, kind: str, *, manifest_name: str = MANIFEST_NAME, check: Callable[[], None] = lambda: None
+) -> dict[str, object]:
     """Check every byte of an artifact against its manifest and return its facts.
 
-    Raises InvalidArtifact naming the file that is missing, unexpected or changed.
+    `check` is called every megabyte, and ends the verification by raising an exception. Raises InvalidArtifact naming
+    the file that is missing, unexpected or changed.
     """
     manifest = read_manifest(directory, kind, manifest_name=manifest_name)
     expected = manifest["files"]
@@ -91,7 +101,7 @@ def verify_artifact(directory: Path, kind: str, *, manifest_name: str = MANIFEST
         problem = "is missing" if name in expected else "does not belong to it"
         raise InvalidArtifact(f"{directory}: file {name!r} {problem}; restore the directory or build it again")
     for name, digest in expected.items():
-        if sha256_of_file(directory / name) != digest:
+        if sha256_of_file(directory / name, check=check) != digest:
             raise InvalidArtifact(
                 f"{directory}: file {name!r} differs from its checksum; restore the directory or build it again"
             )

@@ -5,6 +5,7 @@ VectorIndexError
 ├── LowRecall           a built index that finds too few of the rows found by an exact search
 ├── SpaceMismatch       queries that are not embeddings of the index's space
 ├── UnsupportedDevice   a device that this machine or this build of faiss does not support
+├── GPUMemoryFull       an index that does not fit into the free memory of the GPU
 └── MissingFaiss        faiss is not installed or not usable
 """
 
@@ -39,6 +40,12 @@ class UnsupportedDevice(VectorIndexError):
     """This machine or this build of faiss does not support the device."""
 
     code = "unsupported-device"
+
+
+class GPUMemoryFull(VectorIndexError):
+    """The index does not fit into the free memory of the GPU; the message contains both sizes and the remedies."""
+
+    code = "gpu-memory-full"
 
 
 class MissingFaiss(VectorIndexError):

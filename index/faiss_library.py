@@ -78,6 +78,28 @@ def faiss_build() -> FaissBuild:
     return FaissBuild(str(faiss.__version__), kind, num_gpus)
 
 
+def free_gpu_bytes(device_number: int) -> int | None:
+    """Return the free memory of a GPU; None if the driver does not tell it."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        device, context, free, total = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+        if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), device_number):
+            return None
+        # The context that faiss and torch use too; releasing it only ends this use of it.
+        if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+            return None
+        try:
+            if cuda.cuCtxPushCurrent_v2(context):
+                return None
+            failed = cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+            cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+        finally:
+            cuda.cuDevicePrimaryCtxRelease_v2(device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else int(free.value)
+
+
 def _is_installed(package: str) -> bool:
     try:
         importlib.metadata.distribution(package)

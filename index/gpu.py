@@ -1,20 +1,25 @@
 """Copies of an index on a GPU, searched one call at a time.
 
 The memory-mapped index on the CPU is kept: it handles what faiss cannot do on a GPU (more than 2048 candidates or
-lists, all rows above a score) and provides the exact scores.
+lists, all rows above a score) and provides the exact scores. While a server switches releases, the copies of both
+indexes lie on the GPU, so the free memory is compared with the size of a copy before it is made.
 Shape legend: N queries, D embedding dimension, M candidates.
 """
 
 import logging
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.candidates import Candidates, ExactCandidates, IVFCandidates, Rows, Scores
-from index.errors import UnsupportedDevice
-from index.faiss_library import FaissIndex, faiss_build, load_faiss
+from index.errors import GPUMemoryFull, InvalidIndex, UnsupportedDevice
+from index.facts import IndexFacts
+from index.faiss_library import FaissIndex, faiss_build, free_gpu_bytes, load_faiss
+from index.storage import read_index_facts
 from index.structures import DeviceChoice
 
 log = logging.getLogger(__name__)
@@ -26,6 +31,9 @@ _GPU_NOISE = 1e-5
 # By default faiss reserves 1.5 GB of GPU memory, which the network may need.
 _TEMPORARY_BYTES = 256 * 2**20
 _DEVICE_NUMBER = 0
+# faiss pads each list of an IVF structure to a multiple of this many rows.
+_ROWS_PER_GROUP = 32
+_ID_BYTES = 8
 
 
 class GPUCandidates:
@@ -74,22 +82,75 @@ def wants_gpu(device: str) -> bool:
     return build.num_gpus > 0
 
 
-def on_device(
-    candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32], device: str
-) -> Candidates:
-    """Copy an index to the GPU if `device` selects one, else return it unchanged.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an index is searched; `fallback` says why it is not the GPU although the device "auto" allows that."""
 
-    An index that cannot be copied stays on the CPU with a warning for "auto", and raises UnsupportedDevice for "cuda".
+    candidates: Candidates
+    is_on_gpu: bool = False
+    fallback: str | None = None
+
+
+def place(
+    candidates: ExactCandidates | IVFCandidates, embeddings_ND: NDArray[np.float32], facts: IndexFacts, device: str
+) -> Placement:
+    """Copy an index to the GPU if `device` selects one.
+
+    With "auto", an index that does not fit stays on the CPU with a warning and a reason. With "cuda", raises
+    GPUMemoryFull, or UnsupportedDevice if faiss cannot copy it.
     """
     if not wants_gpu(device):
-        return candidates
+        return Placement(candidates)
     try:
-        return _copy_to_gpu(candidates, embeddings_ND)
-    except RuntimeError as error:  # the only error that faiss raises, also when GPU memory is full
+        _require_memory(facts)
+        return Placement(_copy_to_gpu(candidates, embeddings_ND), is_on_gpu=True)
+    except GPUMemoryFull as error:
+        reason = str(error)
         if device == "cuda":
-            raise UnsupportedDevice(f"the index cannot be copied to the GPU: {error}") from error
-        log.warning("the index stays on the CPU because it cannot be copied to the GPU: %s", error)
-        return candidates
+            raise
+    except RuntimeError as error:  # the only error that faiss raises, also when GPU memory is full
+        reason = f"the index cannot be copied to the GPU: {error}"
+        if device == "cuda":
+            raise UnsupportedDevice(reason) from error
+    log.warning("the index is searched on the CPU: %s", reason)
+    return Placement(candidates, fallback=reason)
+
+
+def require_gpu_memory(directory: Path, device: str) -> None:
+    """Raise GPUMemoryFull if `device` is "cuda" and the index in a directory does not fit; reads only its manifest."""
+    if device == "cuda" and wants_gpu(device):
+        try:
+            facts = read_index_facts(directory, verify=False)
+        except InvalidIndex:
+            return  # loading reports it
+        _require_memory(facts)
+
+
+def gpu_bytes(facts: IndexFacts) -> int:
+    """Return how much memory a copy of an index takes on a GPU, including the temporary memory of its searches."""
+    structure, dim = facts.structure, facts.embedding_dim
+    code_bytes = dim * {"float32": 4, "float16": 2, "sq8": 1}[structure.storage]
+    if structure.name == "exact":
+        return facts.num_rows * code_bytes + _TEMPORARY_BYTES
+    row_bytes = code_bytes + _ID_BYTES
+    # On average each list is padded by half a group.
+    padding_bytes = structure.nlist * (_ROWS_PER_GROUP // 2) * row_bytes
+    return facts.num_rows * row_bytes + padding_bytes + structure.nlist * dim * 4 + _TEMPORARY_BYTES
+
+
+def _require_memory(facts: IndexFacts) -> None:
+    """Raise GPUMemoryFull if a copy does not fit; if the driver does not tell the free memory, faiss finds out."""
+    needed, free = gpu_bytes(facts), free_gpu_bytes(_DEVICE_NUMBER)
+    if free is not None and needed > free:
+        raise GPUMemoryFull(
+            f"the index ({facts.structure.name}, {facts.num_rows:,} rows) needs {_gib(needed)} of memory on the GPU, "
+            f"and {_gib(free)} are free (while a server switches releases, the previous index is on the GPU too); "
+            "restart the server, build an 'ivf' index with storage 'sq8', or use the device auto or cpu for the index"
+        )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 def clustering_index_on(device: str, embedding_dim: int) -> FaissIndex | None:

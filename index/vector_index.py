@@ -3,8 +3,6 @@
 Shape legend: N queries, D embedding dimension, K hits.
 """
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
@@ -15,8 +13,9 @@ from numpy.typing import NDArray
 from index.candidates import ExactCandidates, IVFCandidates, open_ivf
 from index.errors import InvalidIndex, SpaceMismatch
 from index.facts import IndexFacts
-from index.gpu import on_device
-from index.row_search import Hits, RowSearch
+from index.gpu import Placement, place
+from index.product_search import ProductHit, ProductSearch, TimedHits
+from index.row_search import Check, Hits, RowSearch
 from index.storage import (
     STRUCTURE_NAME,
     UNIT_TOLERANCE,
@@ -29,26 +28,6 @@ from index.storage import (
 )
 from index.structures import Structure
 
-# Rows fetched per requested product in the first round.
-_ROWS_PER_PRODUCT = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ProductHit:
-    """A product, represented by its row most similar to the query, with the cosine of that row."""
-
-    row: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimedHits:
-    """Products, best first, with the seconds spent on searching rows and on grouping them by product."""
-
-    hits: list[ProductHit]
-    search_seconds: float
-    group_seconds: float
-
 
 class VectorIndex:
     """Embeddings and their entries, ready for searching; create it with `VectorIndex.load`.
@@ -56,11 +35,15 @@ class VectorIndex:
     Rows are in the order of their image ids.
     """
 
-    def __init__(self, facts: IndexFacts, row_search: RowSearch, entries: pa.Table) -> None:
+    def __init__(
+        self, facts: IndexFacts, row_search: RowSearch, entries: pa.Table, placement: Placement | None = None
+    ) -> None:
         self.facts = facts
         self.entries = entries
+        self._placement = placement
         self._row_search = row_search
-        self._product_numbers = entries.column("product_number").combine_chunks().to_numpy()
+        product_numbers_N = entries.column("product_number").combine_chunks().to_numpy()
+        self._product_search = ProductSearch(row_search, product_numbers_N, facts.num_products)
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto", verify: bool = True) -> Self:
@@ -68,7 +51,7 @@ class VectorIndex:
 
         The device "cuda" needs faiss-gpu and a GPU and copies the index to it; "auto" does so if both are available.
         `verify=False` skips the checksums of the files, for an index in an artifact that has just been verified.
-        Raises InvalidIndex, MissingFaiss or UnsupportedDevice.
+        Raises InvalidIndex, MissingFaiss, UnsupportedDevice or GPUMemoryFull.
         """
         facts = read_index_facts(directory, verify=verify)
         structure = facts.structure
@@ -88,8 +71,9 @@ class VectorIndex:
         shapes = {embeddings_ND.shape, (num_rows, facts.embedding_dim), (entries.num_rows, facts.embedding_dim)}
         if shapes != {(facts.num_rows, facts.embedding_dim)}:
             raise InvalidIndex(f"{directory}: files and manifest disagree about the number of rows or the dimension")
-        searched = on_device(candidates, embeddings_ND, device)
-        return cls(facts, RowSearch(embeddings_ND, searched, rescore=structure.rescore), entries)
+        placement = place(candidates, embeddings_ND, facts, device)
+        row_search = RowSearch(embeddings_ND, placement.candidates, rescore=structure.rescore)
+        return cls(facts, row_search, entries, placement)
 
     @property
     def index_id(self) -> str:
@@ -110,6 +94,16 @@ class VectorIndex:
     def embedding_dim(self) -> int:
         """Length of each embedding."""
         return self.facts.embedding_dim
+
+    @property
+    def device(self) -> str:
+        """The device that searches the index: "cpu" or "cuda"."""
+        return "cuda" if self._placement and self._placement.is_on_gpu else "cpu"
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the index is on the CPU although the device "auto" was asked for and there is a GPU, or None."""
+        return self._placement.fallback if self._placement else None
 
     @property
     def num_rows(self) -> int:
@@ -166,37 +160,15 @@ class VectorIndex:
         return self.timed_search_products(query_D, k, min_score=min_score).hits
 
     def timed_search_products(
-        self, query_D: NDArray[np.float32], k: int, *, min_score: float | None = None
+        self, query_D: NDArray[np.float32], k: int, *, min_score: float | None = None, check: Check = lambda: None
     ) -> TimedHits:
-        """Search like `search_products`, and measure its two stages over all rounds."""
+        """Search like `search_products`, and measure its two stages over all rounds.
+
+        `check` is called between the parts of the search, and ends it by raising an exception.
+        """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        start = time.perf_counter()
-        group_seconds = 0.0
-        query_1D = self._checked(query_D[None])
-        num_wanted = min(k, self.num_products)
-        num_rows = min(self.num_rows, _ROWS_PER_PRODUCT * num_wanted)
-        while True:
-            hits = self._row_search.search(query_1D, num_rows)
-            found_at = time.perf_counter()
-            products = self._grouped(hits, num_wanted, min_score)
-            end = time.perf_counter()
-            group_seconds += end - found_at
-            if products is not None:
-                return TimedHits(products, end - start - group_seconds, group_seconds)
-            num_rows = min(self.num_rows, 2 * num_rows)
-
-    def _grouped(self, hits: Hits, num_wanted: int, min_score: float | None) -> list[ProductHit] | None:
-        """Return the products of one query's hits, or None if more rows are needed."""
-        scores, rows = hits.scores[0], hits.rows[0]
-        _, first = np.unique(self._product_numbers[rows], return_index=True)
-        # The hits are a prefix of the full ranking, so the first row of a product is its best row.
-        has_all = len(first) >= num_wanted or len(rows) == self.num_rows
-        if not has_all and (min_score is None or scores[-1] >= min_score):
-            return None
-        positions = np.sort(first)[:num_wanted]
-        found = [ProductHit(int(rows[position]), float(scores[position])) for position in positions]
-        return [hit for hit in found if min_score is None or hit.score >= min_score]
+        return self._product_search.search(self._checked(query_D[None])[0], k, min_score, check)
 
     def _checked(self, queries_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         if queries_ND.ndim != 2 or queries_ND.shape[1] != self.embedding_dim or queries_ND.dtype != np.float32:

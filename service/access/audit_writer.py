@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 
 import structlog
@@ -25,7 +25,16 @@ log = structlog.get_logger(__name__)
 class AuditWriter:
     """Writes each event as a log line and as a row of the audit log."""
 
-    def __init__(self, database: Database, retention_days: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        retention_days: int,
+        *,
+        upkeep: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prune in `upkeep`, or in the event loop's own executor."""
+        self._upkeep = upkeep
         self._database = database
         self._retention_days = retention_days
         self._clock = clock
@@ -53,7 +62,8 @@ class AuditWriter:
     async def prune(self) -> None:
         """Delete events that are past their retention."""
         try:
-            num_events = await asyncio.to_thread(prune_events, self._database, self._retention_days)
+            loop = asyncio.get_running_loop()
+            num_events = await loop.run_in_executor(self._upkeep, prune_events, self._database, self._retention_days)
         except (DatabaseError, StorageFull) as error:
             log.warning("audit_not_pruned", reason=reason_of(error))
             return

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
+from service.installation.pools import ThreadPools, run_in
 from service.installation.settings import Settings
 from service.storage.database import Database
 
@@ -19,12 +19,13 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def open_access(database: Database, settings: Settings) -> AsyncIterator[tuple[KeyRing, AuditWriter]]:
+async def open_access(
+    database: Database, settings: Settings, pools: ThreadPools
+) -> AsyncIterator[tuple[KeyRing, AuditWriter]]:
     """Yield the keys and the audit log of a server; what they have not written yet is written at the end."""
-    # A thread for it alone: a revocation counts within seconds even while imports occupy the loop's threads.
-    executor = ThreadPoolExecutor(1, thread_name_prefix="keys")
-    key_ring = KeyRing(database, settings, executor=executor)
-    audit = AuditWriter(database, settings.audit_retention_days)
+    # A thread for it alone: a revocation counts within seconds even while imports occupy the threads of requests.
+    key_ring = KeyRing(database, settings, executor=pools.keys)
+    audit = AuditWriter(database, settings.audit_retention_days, upkeep=pools.upkeep)
     # Before the first request, so that keys are known even if the database goes away then.
     await key_ring.read()
     tasks = [asyncio.create_task(_follow_keys(key_ring)), asyncio.create_task(_maintain(key_ring, audit))]
@@ -37,8 +38,7 @@ async def open_access(database: Database, settings: Settings) -> AsyncIterator[t
         try:
             await _try("uses_of_keys", key_ring.write_uses)
         finally:
-            await asyncio.to_thread(audit.close)
-            await asyncio.to_thread(executor.shutdown)
+            await run_in(pools.upkeep, audit.close)
 
 
 async def _follow_keys(key_ring: KeyRing) -> None:

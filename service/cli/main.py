@@ -14,7 +14,7 @@ from service.cli.console import notes, output, print_json, progress_bar
 from service.cli.keys import show_new_key
 from service.cli.operations import worker_beside
 from service.errors import ServiceError, reason_of
-from service.serving.limits import DEFAULT_K, MAX_K
+from service.serving.limits import DEFAULT_K, HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
 from training.cli import add_commands as add_training_commands
 from training.errors import TrainingError
 
@@ -119,8 +119,10 @@ def search_warning(settings: "Settings", is_loopback: bool) -> str | None:
 @app.command()
 def search(
     file: Annotated[Path, typer.Argument(help="The image to search with.")],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=MAX_K, help="How many products.")] = DEFAULT_K,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=MIN_K, max=MAX_K, help="How many products.")] = DEFAULT_K,
+    min_score: Annotated[
+        float | None, typer.Option(min=LOWEST_SCORE, max=HIGHEST_SCORE, help="Leave out what scores less.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the products that look like an image, with the active release; no server is needed."""

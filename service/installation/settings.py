@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     max_searches: PositiveInt = Field(
         32, description="Maximum of searches in progress per process; further ones get 503 with Retry-After."
     )
+    search_timeout_seconds: Seconds = Field(
+        10.0, description="Longest time of a search after its image has arrived; then 503 with Retry-After."
+    )
+    network_check_seconds: Seconds = Field(
+        30.0, description="How often a server runs the network on a test image; a failure makes /readyz return 503."
+    )
     body_timeout_seconds: Seconds = Field(
         30.0, description="Longest pause in a request's body, and longest total time for a search's body."
     )

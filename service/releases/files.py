@@ -3,13 +3,14 @@
 checkpoint/     the model
 index/          the index over the catalogue's images
 rows.arrow      what a hit shows, for each row of the index, so that a search needs no SQL
+images.names    the names of the images that hits show, sorted
 manifest.json   ids, watermark, evaluation; checksums of all files above
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,11 +26,15 @@ from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.embedder import ImageEmbedder, Precision
 from embedding.errors import InvalidArtifact
 from index.errors import VectorIndexError
+from index.gpu import require_gpu_memory
 from index.indexer import IndexEntry, build_index
+from index.storage import pieces
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
 from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.releases.errors import InvalidRelease, ReleaseError, ReleaseNotFound
+from service.releases.image_names import FILE_NAME as IMAGE_NAMES_NAME
+from service.releases.image_names import ImageNames
 
 KIND = "akin-release/1"
 CHECKPOINT_NAME = "checkpoint"
@@ -52,28 +57,44 @@ class ReleaseRow:
 
 
 class ReleaseRows:
-    """The rows of a release, memory-mapped and numbered as in its index."""
+    """The rows of a release, memory-mapped and numbered as in its index; columns are read from disk on access."""
 
     def __init__(self, path: Path) -> None:
-        # Memory-mapped columns are read from disk on first access.
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        self._columns = {name: table.column(name) for name in _ROWS_SCHEMA.names}
-        self._num_rows: int = table.num_rows
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._table = pa.Table.from_batches(batches, reader.schema)
+        self._batches = [[batch.column(name) for name in _ROWS_SCHEMA.names] for batch in batches]
+        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
 
     def __len__(self) -> int:
-        return self._num_rows
+        return cast(int, self._table.num_rows)
 
     def __getitem__(self, row: int) -> ReleaseRow:
-        values = {name: column[row].as_py() for name, column in self._columns.items()}
-        return ReleaseRow(**{**values, "attributes": json.loads(values["attributes"])})
+        return self.read([row])[0]
 
-    def image_ids(self) -> list[str]:
-        """Return the image id of each row."""
-        return cast(list[str], self._columns["image_id"].to_pylist())
+    def read(self, rows: Sequence[int]) -> list[ReleaseRow]:
+        """Return what hits show of these rows; raises IndexError for a row outside 0..len - 1."""
+        if any(not 0 <= row < len(self) for row in rows):
+            raise IndexError(f"rows must be within 0..{len(self) - 1}, got {min(rows)}..{max(rows)}")
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        starts = np.concatenate([[0], self._ends])[numbers].tolist()
+        found = []
+        for row, number, start in zip(rows, numbers.tolist(), starts, strict=True):
+            image_id, product_id, title, attributes, media_name = (
+                column[row - start].as_py() for column in self._batches[number]
+            )
+            found.append(ReleaseRow(image_id, product_id, title, json.loads(attributes), media_name))
+        return found
 
-    def media_names(self) -> frozenset[str]:
-        """Return the names of all images that a hit may show."""
-        return frozenset(self._columns["media_name"].unique().to_pylist())
+    def has_image_ids(self, image_ids: pa.ChunkedArray) -> bool:
+        """Return whether the image ids of the rows equal these, in the same order."""
+        return bool(self._table.column("image_id").equals(image_ids))
+
+    def media_names(self) -> Iterator[list[str]]:
+        """Yield the names of the rows' images in pieces: a million strings at once would stop all other threads."""
+        column = self._table.column("media_name")
+        for part in pieces(len(self)):
+            yield column.slice(part.start, part.stop - part.start).to_pylist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,7 @@ class LoadedRelease:
     embedder: ImageEmbedder
     index: VectorIndex
     rows: ReleaseRows
+    image_names: ImageNames
 
 
 def write_release(
@@ -123,18 +145,21 @@ def write_release(
             draft.path / INDEX_NAME, entries, embeddings_ND, space_id=checkpoint_facts.space_id, options=options
         )
         _write_rows(draft.path / ROWS_NAME, images)
+        ImageNames.of([[str(image.media_name) for image in images]]).write(draft.path / IMAGE_NAMES_NAME)
         draft.facts["index"] = index_facts.to_json()
     return draft.facts
 
 
-def verify_release(releases_dir: Path, release_id: str) -> Mapping[str, Any]:
+def verify_release(
+    releases_dir: Path, release_id: str, *, check: Callable[[], None] = lambda: None
+) -> Mapping[str, Any]:
     """Verify every byte of a release and return the facts of its manifest.
 
-    Raises ReleaseNotFound, or InvalidRelease naming the damaged file.
+    `check` is called every megabyte. Raises ReleaseNotFound, or InvalidRelease naming the damaged file.
     """
     directory = _directory_of(releases_dir, release_id)
     with _as_invalid_release(directory, release_id):
-        facts = verify_artifact(directory, KIND)
+        facts = verify_artifact(directory, KIND, check=check)
     if facts.get("release_id") != release_id:
         raise InvalidRelease(
             f"release {release_id} is refused: its manifest is that of release {facts.get('release_id')}; rename the "
@@ -169,16 +194,30 @@ def _as_invalid_release(directory: Path, release_id: str) -> Iterator[None]:
 
 
 def load_release(
-    releases_dir: Path, release_id: str, *, device: str, precision: Precision, index_device: str
+    releases_dir: Path,
+    release_id: str,
+    *,
+    device: str,
+    precision: Precision,
+    index_device: str,
+    check: Callable[[], None] = lambda: None,
 ) -> LoadedRelease:
-    """Verify and load a release; raises ReleaseNotFound or InvalidRelease."""
-    facts = verify_release(releases_dir, release_id)
-    directory = releases_dir / release_id
+    """Verify and load a release; raises ReleaseNotFound or InvalidRelease.
+
+    `check` is called between the parts, at most about a second apart, and ends the loading by raising an exception.
+    """
+    directory = _directory_of(releases_dir, release_id)
     try:
+        # First, since a server tries again and again, and verification reads gigabytes.
+        require_gpu_memory(directory / INDEX_NAME, index_device)
+        facts = verify_release(releases_dir, release_id, check=check)
         embedder = load_embedder(directory / CHECKPOINT_NAME, device=device, precision=precision)
+        check()
         # verify_release has just checked these files.
         index = VectorIndex.load(directory / INDEX_NAME, device=index_device, verify=False)
+        check()
         rows = ReleaseRows(directory / ROWS_NAME)
+        image_names = _open_image_names(directory, rows, check)
     except (InvalidArtifact, VectorIndexError, pa.ArrowException, KeyError) as error:
         raise InvalidRelease(f"release {release_id} is refused: {error}") from error
     if not embedder.space_id == index.space_id == facts["space_id"]:
@@ -186,9 +225,15 @@ def load_release(
             f"release {release_id} is refused: the model's embedding space is {embedder.space_id}, the index's "
             f"{index.space_id} and the manifest's {facts['space_id']}"
         )
-    if len(rows) != index.num_rows or rows.image_ids() != index.image_ids():
+    if not rows.has_image_ids(index.entries.column("image_id")):
         raise InvalidRelease(f"release {release_id} is refused: {ROWS_NAME} does not match the index")
-    return LoadedRelease(release_id, facts, embedder, index, rows)
+    return LoadedRelease(release_id, facts, embedder, index, rows, image_names)
+
+
+def _open_image_names(directory: Path, rows: ReleaseRows, check: Callable[[], None]) -> ImageNames:
+    path = directory / IMAGE_NAMES_NAME
+    # Releases of earlier versions lack the file.
+    return ImageNames.open(path) if path.exists() else ImageNames.of(rows.media_names(), check=check)
 
 
 @contextmanager
@@ -206,9 +251,10 @@ def _write_errors(releases_dir: Path) -> Iterator[None]:
 def _write_rows(path: Path, images: list[CatalogueImage]) -> None:
     # The index orders its entries by image id.
     ordered = sorted(images, key=lambda image: image.image_id)
-    table = pa.Table.from_pylist([_row(image) for image in ordered], schema=_ROWS_SCHEMA)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _ROWS_SCHEMA) as writer:
-        writer.write_table(table)
+        for part in pieces(len(ordered)):
+            rows = [_row(image) for image in ordered[part]]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_ROWS_SCHEMA))
 
 
 def _row(image: CatalogueImage) -> dict[str, str]:

@@ -6,23 +6,28 @@ is activated in the meantime.
 """
 
 import asyncio
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
+from service.installation.pools import run_in
 from service.releases.errors import NoActiveRelease
 from service.releases.files import LoadedRelease, ReleaseRow
+from service.releases.image_names import ImageNames
+from service.serving.errors import SearchTimedOut
 from service.serving.inference import InferenceThread
+from service.storage.media import MediaName
 
-T = TypeVar("T")
-A = TypeVarTuple("A")
+# A network turns every image into a vector of length 1.
+_LENGTH_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,10 @@ class SearchResult:
     timing: Timing
 
 
+class _Stopped(Exception):
+    """Nobody waits for the result of the search any more."""
+
+
 class SearchEngine:
     """Searches one release. Immutable; requests share it."""
 
@@ -69,28 +78,61 @@ class SearchEngine:
         decoders: ThreadPoolExecutor,
         searchers: ThreadPoolExecutor,
         limits: DecodingLimits,
+        timeout_seconds: float | None = None,
+        on_network_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self.release = release
-        self.media_names = release.rows.media_names()
+        # The only lasting reference to the release, see `close_in`.
+        self._held = [release]
         self._inference = inference
         # Separate pools, so that images that are slow to decode delay neither other searches nor a new release.
         self._decoders = decoders
         self._searchers = searchers
         self._limits = limits
+        self._timeout_seconds = timeout_seconds
+        self._on_network_failure = on_network_failure
+        self._plain_pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def release(self) -> LoadedRelease:
+        """The release that all answers of this engine come from."""
+        return self._held[0]
 
     @property
     def release_id(self) -> str:
-        """The release that all answers of this engine come from."""
+        """Id of the release."""
         return self.release.release_id
 
+    def close_in(self, pool: ThreadPoolExecutor) -> None:
+        """Free the release in `pool` once nothing refers to this engine: unmapping gigabytes takes a while."""
+        weakref.finalize(self, _clear_in, pool, self._held).atexit = False
+
     async def search(self, image_bytes: bytes, k: int, min_score: float | None) -> SearchResult:
-        """Rank products by similarity to the image; raises InvalidImage."""
+        """Rank products by similarity to the image; raises InvalidImage and SearchTimedOut."""
+        stop = threading.Event()
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                return await self._search(image_bytes, k, min_score, stop)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise SearchTimedOut(
+                f"the search took longer than {self._timeout_seconds:g} s; try again in a moment, or with a smaller k"
+            ) from error
+        finally:
+            # The thread of a search that timed out, or whose client left, ends at its next check.
+            stop.set()
+
+    async def _search(self, image_bytes: bytes, k: int, min_score: float | None, stop: threading.Event) -> SearchResult:
         started_at = time.perf_counter()
-        pixels = await self._run_in(self._decoders, self._decode, image_bytes)
+        pixels = await run_in(self._decoders, self._decode, image_bytes)
         decoded_at = time.perf_counter()
-        embedded = await self._inference.embed(self.release.embedder, pixels)
+        try:
+            embedded = await self._inference.embed(self.release.embedder, pixels)
+        except Exception:
+            self._on_network_failure()
+            raise
         embedded_at = time.perf_counter()
-        hits, group_seconds = await self._run_in(self._searchers, self._find, embedded.embedding, k, min_score)
+        hits, group_seconds = await run_in(self._searchers, self._find, embedded.embedding, k, min_score, stop)
         found_at = time.perf_counter()
         timing = Timing(
             decode_seconds=decoded_at - started_at,
@@ -106,27 +148,45 @@ class SearchEngine:
         """Return the network's input [H, W, 3]."""
         return self.release.embedder.to_pixels(decode_image(image_bytes, self._limits))
 
-    def _find(self, embedding_D: NDArray[np.float32], k: int, min_score: float | None) -> tuple[list[Hit], float]:
+    def _find(
+        self, embedding_D: NDArray[np.float32], k: int, min_score: float | None, stop: threading.Event
+    ) -> tuple[list[Hit], float]:
         """Return the hits, and the seconds spent on grouping rows into products and reading what hits show."""
-        found = self.release.index.timed_search_products(embedding_D, k, min_score=min_score)
+
+        def check() -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        found = self.release.index.timed_search_products(embedding_D, k, min_score=min_score, check=check)
         start = time.perf_counter()
-        hits = [Hit(self.release.rows[hit.row], hit.score) for hit in found.hits]
+        check()
+        rows = self.release.rows.read([hit.row for hit in found.hits])
+        hits = [Hit(row, hit.score) for row, hit in zip(rows, found.hits, strict=True)]
         return hits, found.group_seconds + time.perf_counter() - start
 
     async def warm_up(self) -> None:
         """Run the network and the index once, since their first use is slow."""
-        embedder = self.release.embedder
-        embedded = await self._inference.embed(embedder, embedder.to_pixels(Image.new("RGB", (64, 64))))
-        await self._run_in(self._searchers, self._find, embedded.embedding, 1, None)
+        embedding_D = await self.embed_plain_image()
+        await run_in(self._searchers, self._find, embedding_D, 1, None, threading.Event())
 
-    async def _run_in(self, pool: ThreadPoolExecutor, function: Callable[[*A], T], *arguments: *A) -> T:
-        """Run a function in a pool; cancelling the caller removes it from the queue, unless it has started."""
-        # The pool keeps a cancelled call until its turn. Clearing the arguments frees the image immediately.
-        held = [arguments]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*held.pop()))
-        finally:
-            held.clear()
+    async def embed_plain_image(self) -> NDArray[np.float32]:
+        """Embed a small image of one colour, to learn whether the network runs; raises what the network raises."""
+        if self._plain_pixels is None:
+            to_pixels = self.release.embedder.to_pixels
+            self._plain_pixels = await run_in(self._decoders, lambda: to_pixels(Image.new("RGB", (64, 64))))
+        embedded = await self._inference.embed(self.release.embedder, self._plain_pixels)
+        length = float(np.linalg.norm(embedded.embedding))
+        # Negated, so that NaN counts as wrong.
+        if not abs(length - 1) <= _LENGTH_TOLERANCE:
+            raise ArithmeticError(f"the embedding of a plain image has length {length:g}, not 1")
+        return embedded.embedding
+
+
+def _clear_in(pool: ThreadPoolExecutor, held: list[LoadedRelease]) -> None:
+    try:
+        pool.submit(held.clear)
+    except RuntimeError:  # the server has stopped
+        held.clear()
 
 
 class LiveEngine:
@@ -134,7 +194,7 @@ class LiveEngine:
 
     def __init__(self) -> None:
         self._current: SearchEngine | None = None
-        self._previous_media_names: frozenset[str] = frozenset()
+        self._previous_images: ImageNames | None = None
         self.refusal: str | None = None  # why the active release is not served
 
     def get(self) -> SearchEngine:
@@ -148,19 +208,29 @@ class LiveEngine:
         """Id of the release that is served, or None."""
         return self._current.release_id if self._current else None
 
+    def current(self) -> SearchEngine | None:
+        """Return the engine of the release that is served, or None."""
+        return self._current
+
     def current_release(self) -> LoadedRelease | None:
         """Return the release that is served, or None."""
         return self._current.release if self._current else None
+
+    @property
+    def index_fallback(self) -> str | None:
+        """Why the index is on the CPU although a GPU was to be used if possible, or None."""
+        return self._current.release.index.fallback if self._current else None
 
     def replace(self, engine: SearchEngine) -> None:
         """Serve another release from the next request on."""
         if self._current is not None:
             # Clients may still load the images of answers from the release that is being replaced.
-            self._previous_media_names = self._current.media_names
+            self._previous_images = self._current.release.image_names
         self._current = engine
         self.refusal = None
 
-    def shows(self, media_name: str) -> bool:
-        """Return whether hits of this or of the previously served release show the image; examples are never shown."""
-        current = self._current.media_names if self._current else frozenset()
-        return media_name in current or media_name in self._previous_media_names
+    def shows(self, name: MediaName) -> bool:
+        """Return whether hits of this or of the previously served release show the image."""
+        if self._current is not None and name in self._current.release.image_names:
+            return True
+        return self._previous_images is not None and name in self._previous_images

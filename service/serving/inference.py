@@ -89,21 +89,32 @@ class InferenceThread:
 
     def _run(self) -> None:
         next_batch: list[_QueuedImage | None] = []  # taken from the queue, but not for this batch
-        while (first := next_batch.pop() if next_batch else self._queue.get()) is not None:
-            batch = [first]
-            while len(batch) < _MAX_BATCH and not next_batch:
-                try:
-                    image = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                # After a swap, requests that hold the previous release may wait beside those that hold the new one.
-                if image is not None and image.embedder is first.embedder:
-                    batch.append(image)
-                else:
-                    next_batch.append(image)
-            running = [image for image in batch if image.future.set_running_or_notify_cancel()]
-            if running:
-                _embed_batch(running)
+        while self._embed_next(next_batch):
+            pass
+
+    def _embed_next(self, next_batch: list[_QueuedImage | None]) -> bool:
+        """Wait for images and embed a batch of them; False at the end.
+
+        A function of its own, so that while the thread waits, it does not hold the model of a release that was served.
+        """
+        first = next_batch.pop() if next_batch else self._queue.get()
+        if first is None:
+            return False
+        batch = [first]
+        while len(batch) < _MAX_BATCH and not next_batch:
+            try:
+                image = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            # After a swap, requests that hold the previous release may wait beside those that hold the new one.
+            if image is not None and image.embedder is first.embedder:
+                batch.append(image)
+            else:
+                next_batch.append(image)
+        running = [image for image in batch if image.future.set_running_or_notify_cancel()]
+        if running:
+            _embed_batch(running)
+        return True
 
 
 def _embed_batch(batch: list[_QueuedImage]) -> None:

@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 
 import structlog
 
 from embedding.errors import EmbeddingError
 from index.errors import VectorIndexError
 from service.errors import ServiceError
+from service.installation.pools import run_in
 from service.installation.processes import API, beat, prune_processes, register_process, stop_process
 from service.releases.files import LoadedRelease
 from service.releases.records import active_release
 from service.serving.database_state import DatabaseState
 from service.serving.engine import LiveEngine, SearchEngine
-from service.serving.inference import run_in_own_thread
+from service.serving.loading import Check, load_in_own_thread
 from service.storage.database import Database
 
 _FIRST_RETRY_SECONDS = 5.0
@@ -31,7 +34,8 @@ class ReleaseWatcher:
     """Keeps the live engine at the active release; if a release fails to load, the previous one is served on.
 
     While the watcher runs, the table of processes has a row with the release that this process serves and the reason
-    for a refusal. If the database is unavailable, searches and the watcher continue.
+    for a refusal. If the database is unavailable, searches and the watcher continue. Polls and heartbeats have an
+    executor each, in which nothing else runs.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class ReleaseWatcher:
         live: LiveEngine,
         database_state: DatabaseState,
         *,
-        load: Callable[[str], LoadedRelease],
+        load: Callable[[str, Check], LoadedRelease],
         make_engine: Callable[[LoadedRelease], SearchEngine],
         poll_seconds: float,
+        polls: Executor,
+        heartbeats: Executor,
     ) -> None:
         self._database = database
         self._live = live
@@ -50,6 +56,8 @@ class ReleaseWatcher:
         self._load = load
         self._make_engine = make_engine
         self._poll_seconds = poll_seconds
+        self._polls = polls
+        self._heartbeats = heartbeats
         self._refused: tuple[str, int] | None = None
         self._retry_at = 0.0
         self._retry_seconds = _FIRST_RETRY_SECONDS
@@ -84,7 +92,7 @@ class ReleaseWatcher:
                 return
             start = time.perf_counter()
             try:
-                engine = self._make_engine(await asyncio.to_thread(self._load_in_own_thread, release_id))
+                engine = self._make_engine(await load_in_own_thread(partial(self._load, release_id)))
                 await engine.warm_up()
             except Exception as error:  # noqa: BLE001  # logged; the previous release is served on
                 self._refuse(release_id, version, error)
@@ -98,13 +106,17 @@ class ReleaseWatcher:
         self._refused, self._retry_seconds = None, _FIRST_RETRY_SECONDS
         self._live.replace(engine)
         self._state_changed.set()
-        log.info("release_loaded", release_id=release_id, seconds=round(time.perf_counter() - start, 3))
+        index = engine.release.index
+        if index.fallback is not None:
+            log.warning("index_on_cpu", release_id=release_id, reason=index.fallback)
+        seconds = round(time.perf_counter() - start, 3)
+        log.info("release_loaded", release_id=release_id, seconds=seconds, index_device=index.device)
 
     async def _poll_active_release(self) -> tuple[str | None, int]:
         """Return the id of the active release and the version of the activation; note the outcome for /readyz."""
         self._database_state.query_started()
         try:
-            active = await asyncio.to_thread(self._read_active_release)
+            active = await run_in(self._polls, self._read_active_release)
         except Exception:
             self._database_state.query_failed("the database cannot be read; see the log for the reason")
             raise
@@ -122,7 +134,7 @@ class ReleaseWatcher:
 
     async def _report(self, write: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(write)
+            await run_in(self._heartbeats, write)
         except ServiceError as error:
             log.warning("heartbeat_failed", reason=str(error))
         except Exception:
@@ -138,10 +150,6 @@ class ReleaseWatcher:
     def _report_stop(self) -> None:
         if self._process_id is not None:
             stop_process(self._database, self._process_id)
-
-    def _load_in_own_thread(self, release_id: str) -> LoadedRelease:
-        # Loading verifies golden samples, which runs the network.
-        return run_in_own_thread(lambda: self._load(release_id))
 
     def _read_active_release(self) -> tuple[str | None, int]:
         with self._database.reading() as session:

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -13,14 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from service.access.background import open_access
-from service.installation.installation import Installation, open_installation
+from service.installation.installation import open_installation
+from service.installation.pools import ThreadPools
 from service.installation.settings import Settings
 from service.labels.listing import LabelListing
-from service.releases.files import LoadedRelease, load_release
-from service.serving.database_state import DatabaseState
-from service.serving.engine import LiveEngine, SearchEngine
-from service.serving.inference import InferenceThread
-from service.serving.watcher import ReleaseWatcher
+from service.serving.engine import LiveEngine
+from service.serving.following import following_releases
+from service.serving.shown_images import ShownImages
 from service.storage.disk import DiskWatch
 from service.web.admission import Admission
 from service.web.app_state import AppState
@@ -83,27 +80,9 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with (
-            open_installation(settings) as installation,
-            contextlib.closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk,
-        ):
-            live = LiveEngine()
-            async with open_access(installation.database, settings) as (key_ring, audit):
-                app.state.akin = AppState(
-                    installation,
-                    live,
-                    key_ring,
-                    audit,
-                    metrics,
-                    admission,
-                    process_state,
-                    disk,
-                    LabelListing(installation.database),
-                    is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
-                )
-                with metrics.observing(installation, disk, live, admission, process_state):
-                    async with _following_releases(installation, live, process_state.database):
-                        yield
+        async with _running_parts(settings, metrics, process_state, admission, is_loopback=is_loopback) as app_state:
+            app.state.akin = app_state
+            yield
 
     app = FastAPI(
         title="Akin",
@@ -134,40 +113,38 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _following_releases(
-    installation: Installation, live: LiveEngine, database_state: DatabaseState
-) -> AsyncIterator[None]:
-    """Serve the active release, and each later one, until the block ends."""
-    settings = installation.settings
-    inference = InferenceThread()
-    decoders = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-    searchers = ThreadPoolExecutor(settings.search_workers, thread_name_prefix="search")
-
-    def make_engine(release: LoadedRelease) -> SearchEngine:
-        return SearchEngine(release, inference, decoders=decoders, searchers=searchers, limits=installation.limits)
-
-    load = partial(
-        load_release,
-        settings.releases_dir,
-        device=settings.device,
-        precision=settings.precision,
-        index_device=settings.index_device,
-    )
-    watcher = ReleaseWatcher(
-        installation.database,
-        live,
-        database_state,
-        load=load,
-        make_engine=make_engine,
-        poll_seconds=settings.release_poll_seconds,
-    )
-    following = asyncio.create_task(watcher.run())
-    try:
-        yield
-    finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
-        inference.close()
-        decoders.shutdown()
-        searchers.shutdown()
+async def _running_parts(
+    settings: Settings, metrics: ServerMetrics, process_state: ProcessState, admission: Admission, *, is_loopback: bool
+) -> AsyncIterator[AppState]:
+    """Open the installation and the parts that work in the background, until the block ends."""
+    with (
+        open_installation(settings) as installation,
+        ThreadPools(decode_workers=settings.decode_workers, search_workers=settings.search_workers) as pools,
+        contextlib.closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk,
+    ):
+        asyncio.get_running_loop().set_default_executor(pools.requests)
+        live = LiveEngine()
+        async with open_access(installation.database, settings, pools) as (key_ring, audit):
+            app_state = AppState(
+                installation,
+                live,
+                key_ring,
+                audit,
+                metrics,
+                admission,
+                process_state,
+                disk,
+                LabelListing(installation.database),
+                is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
+                pools=pools,
+                shown_images=ShownImages(live, installation.database, pools.lookups),
+            )
+            with metrics.observing(installation, disk, live, admission, process_state):
+                async with following_releases(
+                    installation,
+                    live,
+                    pools,
+                    database_state=process_state.database,
+                    network_state=process_state.network,
+                ):
+                    yield app_state

@@ -8,9 +8,11 @@ from fastapi import Depends, Request
 from service.access.audit_writer import AuditWriter
 from service.access.key_ring import KeyRing
 from service.installation.installation import Installation
+from service.installation.pools import ThreadPools
 from service.installation.settings import Settings
 from service.labels.listing import LabelListing
 from service.serving.engine import LiveEngine, SearchEngine
+from service.serving.shown_images import ShownImages
 from service.storage.database import Database
 from service.storage.disk import DiskWatch
 from service.storage.media import MediaStore
@@ -33,6 +35,8 @@ class AppState:
     disk: DiskWatch
     label_listing: LabelListing
     is_search_public: bool
+    pools: ThreadPools
+    shown_images: ShownImages
 
     @property
     def settings(self) -> Settings:

@@ -127,6 +127,21 @@ class _ServerState(Collector):
             value=self.live.refusal is not None,
         )
         yield GaugeMetricFamily(
+            "akin_network_up",
+            "1 while the network answers its regular checks.",
+            value=self.process_state.network.problem() is None,
+        )
+        yield CounterMetricFamily(
+            "akin_network_checks_failed",
+            "Regular checks in which the network failed.",
+            value=self.process_state.network.num_failed_checks,
+        )
+        yield GaugeMetricFamily(
+            "akin_index_fallback",
+            "1 while the index is on the CPU because it does not fit on the GPU.",
+            value=self.live.index_fallback is not None,
+        )
+        yield GaugeMetricFamily(
             "akin_searches_in_progress", "Searches that hold a slot.", value=self.admission.num_in_progress
         )
         yield GaugeMetricFamily("akin_searches_limit", "Slots for searches.", value=self.admission.limit)

@@ -46,6 +46,7 @@ from service.releases.errors import (
     NoPreviousRelease,
     ReleaseNotFound,
 )
+from service.serving.errors import SearchTimedOut
 from service.storage.errors import DatabaseUnavailable
 from service.web.errors import (
     BodyTooLarge,
@@ -75,6 +76,7 @@ STATUSES: dict[type[Exception], int] = {
     ImageTooLarge: 413,
     InvalidImage: 422,
     NoActiveRelease: 503,
+    SearchTimedOut: 503,
     ImageNotShown: 404,
     MediaUnavailable: 503,
     DatabaseUnavailable: 503,

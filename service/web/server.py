@@ -11,6 +11,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from service.errors import ServiceError
 from service.installation.errors import PortInUse
 from service.installation.metrics import metrics_port
 from service.installation.settings import Settings
+from service.serving.loading import is_loading
 from service.web.metrics import ServerMetrics
 from service.web.readiness import ProcessState
 
@@ -92,6 +94,9 @@ def serve(app: FastAPI, listener: socket.socket) -> int:
         # After a cancellation a thread may still run, and Python would wait for it at exit.
         server.overtime.cancel()
     log.info("server_stopped", cut_off=server.num_cut_off)
+    if is_loading():
+        # A release on a disk that hangs. At exit, Python would end the thread within native code, which aborts.
+        _end_process(status=1 if server.num_cut_off else 0)
     return server.num_cut_off
 
 
@@ -207,7 +212,13 @@ class _Server(uvicorn.Server):
 def _end_at_once() -> None:
     # Threads cannot be cancelled, and Python would wait for them at exit. All their work tolerates a kill.
     log.error("server_killed_itself", reason="a thread still ran long after the time limit")
-    os._exit(1)
+    _end_process(status=1)
+
+
+def _end_process(*, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _settings(app: FastAPI) -> Settings:

@@ -1,15 +1,17 @@
 """Search on a GPU: the logic with a fake GPU index, and (marked `gpu`) a real one."""
 
+import dataclasses
 import logging
+import weakref
 
 import numpy as np
 import pytest
 
 from index import gpu
 from index.candidates import ExactCandidates, IVFCandidates, open_ivf
-from index.errors import MissingFaiss, UnsupportedDevice
+from index.errors import GPUMemoryFull, MissingFaiss, UnsupportedDevice
 from index.faiss_library import FaissBuild, faiss_build, load_faiss
-from index.gpu import GPUCandidates, on_device, wants_gpu
+from index.gpu import GPUCandidates, gpu_bytes, place, require_gpu_memory, wants_gpu
 from index.indexer import build_index
 from index.row_search import RowSearch
 from index.structures import IndexOptions
@@ -117,26 +119,126 @@ def test_an_unavailable_device_is_refused(monkeypatch, exact_index, tmp_path, de
     monkeypatch.setattr(gpu, "faiss_build", lambda: build)
 
     with pytest.raises(UnsupportedDevice, match=message):
-        on_device(ExactCandidates(exact_index.embeddings), exact_index.embeddings, device)
+        place(ExactCandidates(exact_index.embeddings), exact_index.embeddings, exact_index.facts, device)
     build_index(tmp_path / "index", entries_for(3), random_rows(3, 4), space_id=SPACE)
     with pytest.raises(UnsupportedDevice, match=message):
         VectorIndex.load(tmp_path / "index", device=device)
 
 
-def test_an_index_that_does_not_fit_on_the_gpu_stays_on_the_cpu_with_auto_only(monkeypatch, caplog):
+def test_an_index_that_cannot_be_copied_to_the_gpu_stays_on_the_cpu_with_auto_only(monkeypatch, caplog, exact_index):
     def fail(*_):
         raise RuntimeError("StandardGpuResources: alloc fail")
 
-    rows = random_rows(10, 4)
+    rows = exact_index.embeddings
     candidates = ExactCandidates(rows)
     monkeypatch.setattr(gpu, "faiss_build", lambda: FaissBuild("1", "gpu", 1))
     monkeypatch.setattr(gpu, "_copy_to_gpu", fail)
 
     with caplog.at_level(logging.WARNING):
-        assert on_device(candidates, rows, "auto") is candidates
+        placement = place(candidates, rows, exact_index.facts, "auto")
+    assert placement.candidates is candidates
+    assert not placement.is_on_gpu
     assert "alloc fail" in caplog.text
+    assert "alloc fail" in (placement.fallback or "")
     with pytest.raises(UnsupportedDevice, match="cannot be copied to the GPU: StandardGpuResources"):
-        on_device(candidates, rows, "cuda")
+        place(candidates, rows, exact_index.facts, "cuda")
+
+
+class FakeGPU:
+    """A GPU with a number of free bytes; a copy of an index takes memory until it is freed."""
+
+    def __init__(self, free_bytes):
+        self.free_bytes = free_bytes
+        self.num_copies = 0
+
+    def copy(self, candidates, embeddings_ND):
+        self.num_copies += 1
+        copy = GPUCandidates(CountingIndex(flat_over(embeddings_ND)), None, candidates)
+        num_bytes = embeddings_ND.nbytes + gpu._TEMPORARY_BYTES
+        self.free_bytes -= num_bytes
+        weakref.finalize(copy, self.free, num_bytes)
+        return copy
+
+    def free(self, num_bytes):
+        self.free_bytes += num_bytes
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Make faiss find a GPU with 400 MiB of free memory."""
+    fake = FakeGPU(400 * 2**20)
+    monkeypatch.setattr(gpu, "faiss_build", lambda: FaissBuild("1", "gpu", 1))
+    monkeypatch.setattr(gpu, "free_gpu_bytes", lambda _: fake.free_bytes)
+    monkeypatch.setattr(gpu, "_copy_to_gpu", fake.copy)
+    return fake
+
+
+def test_an_index_that_fits_is_copied_to_the_gpu(fake_gpu, exact_index, tmp_path):
+    build_index(tmp_path / "index", entries_for(30), random_rows(30, 4), space_id=SPACE)
+
+    index = VectorIndex.load(tmp_path / "index", device="auto")
+
+    assert (index.device, index.fallback, fake_gpu.num_copies) == ("cuda", None, 1)
+
+
+def test_beside_the_served_index_auto_falls_back_to_the_cpu_and_says_why(fake_gpu, tmp_path):
+    """As during a swap; the index that is loaded when the memory is free again is on the GPU."""
+    build_index(tmp_path / "index", entries_for(30), random_rows(30, 4), space_id=SPACE)
+    served = VectorIndex.load(tmp_path / "index", device="auto")
+
+    loaded_beside = VectorIndex.load(tmp_path / "index", device="auto")
+    del served
+    loaded_later = VectorIndex.load(tmp_path / "index", device="auto")
+
+    assert (loaded_beside.device, loaded_later.device) == ("cpu", "cuda")
+    assert loaded_beside.fallback is not None
+    assert "needs 0.25 GiB of memory on the GPU, and 0.14 GiB are free" in loaded_beside.fallback
+    assert loaded_later.fallback is None
+    assert fake_gpu.num_copies == 2
+    query = random_rows(1, 4)[0]
+    assert loaded_beside.search_products(query, 5) == loaded_later.search_products(query, 5)
+
+
+def test_with_cuda_an_index_that_does_not_fit_is_refused_before_anything_is_copied_or_hashed(fake_gpu, tmp_path):
+    directory = tmp_path / "index"
+    build_index(directory, entries_for(30), random_rows(30, 4), space_id=SPACE)
+    fake_gpu.free_bytes = 2**20
+    message = r"\(exact, 30 rows\) needs 0\.25 GiB .* and 0\.00 GiB are free .*restart the server.*'sq8'.*auto or cpu"
+
+    with pytest.raises(GPUMemoryFull, match=message):
+        VectorIndex.load(directory, device="cuda")
+    for name in ("embeddings.npy", "entries.arrow"):
+        (directory / name).unlink()
+    with pytest.raises(GPUMemoryFull, match=message):
+        require_gpu_memory(directory, "cuda")
+
+    require_gpu_memory(directory, "auto")
+    require_gpu_memory(directory, "cpu")
+    assert fake_gpu.num_copies == 0
+
+
+def test_where_the_driver_tells_no_free_memory_the_copy_is_tried(fake_gpu, monkeypatch, tmp_path):
+    build_index(tmp_path / "index", entries_for(30), random_rows(30, 4), space_id=SPACE)
+    monkeypatch.setattr(gpu, "free_gpu_bytes", lambda _: None)
+
+    assert VectorIndex.load(tmp_path / "index", device="cuda").device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("options", "bytes_per_row"),
+    [
+        ({"structure": "exact"}, 4 * 16),
+        ({"structure": "ivf", "storage": "float16"}, 2 * 16 + 8),
+        ({"structure": "ivf", "storage": "sq8"}, 16 + 8),
+    ],
+)
+def test_the_memory_of_a_copy_follows_from_rows_dimension_and_storage(tmp_path, options, bytes_per_row):
+    facts = index_over(tmp_path / "index", clustered_rows(2000, 16, 20), nlist=16, min_ann_recall=0, **options).facts
+    small = dataclasses.replace(facts, num_rows=1_000_000)
+    large = dataclasses.replace(facts, num_rows=3_000_000)
+
+    assert gpu_bytes(large) - gpu_bytes(small) == 2_000_000 * bytes_per_row
+    assert gpu_bytes(small) > 1_000_000 * bytes_per_row + gpu._TEMPORARY_BYTES - 1
 
 
 @pytest.fixture

@@ -354,22 +354,22 @@ def test_embeddings_are_memory_mapped(ivf_index):
 def test_searching_and_grouping_are_timed_separately(tmp_path, monkeypatch):
     """Over all rounds: the first eight and sixteen rows of forty belong to one of two products."""
     index = index_over(tmp_path / "index", np.tile(random_rows(1, 4), (40, 1)), images_per_product=20)
-    search, group = index._row_search.search, index._grouped
+    search, group = index._row_search.search, index._product_search._grouped
     clock = Clock()
     fetched = []
 
-    def slow_search(queries, num_rows):
+    def slow_search(queries, num_rows, **options):
         fetched.append(num_rows)
         clock.seconds += 2
-        return search(queries, num_rows)
+        return search(queries, num_rows, **options)
 
     def slow_group(*arguments):
         clock.seconds += 5
         return group(*arguments)
 
     monkeypatch.setattr(index._row_search, "search", slow_search)
-    monkeypatch.setattr(index, "_grouped", slow_group)
-    monkeypatch.setattr("index.vector_index.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(index._product_search, "_grouped", slow_group)
+    monkeypatch.setattr("index.product_search.time", SimpleNamespace(perf_counter=clock))
     timed = index.timed_search_products(index.embeddings[0], 2)
 
     assert (fetched, [hit.row for hit in timed.hits]) == ([8, 16, 32], [0, 20])

@@ -13,7 +13,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from service.errors import InvalidParameter
-from service.serving.limits import DEFAULT_K, MAX_K
+from service.serving.limits import DEFAULT_K, HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
 from service.web.bodies.forms import FormParts
 from service.web.bodies.reading import FORM, JSON, content_type_of, read_small_body, unsupported_content_type
 from service.web.errors import EmptyBody, InvalidBase64
@@ -110,8 +110,8 @@ async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dic
         raise EmptyBody(_EMPTY)
     texts = form.finish()
     numbers = {
-        "k": _number(texts.get("k"), "k", int, 1, MAX_K),
-        "min_score": _number(texts.get("min_score"), "min_score", float, -1, 1),
+        "k": _number(texts.get("k"), "k", int, MIN_K, MAX_K),
+        "min_score": _number(texts.get("min_score"), "min_score", float, LOWEST_SCORE, HIGHEST_SCORE),
     }
     return bytes(form.files[IMAGE_FIELD].content), numbers
 
@@ -119,7 +119,7 @@ async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dic
 def _number(value: str | None, name: str, convert: Callable[[str], float], least: float, most: float) -> float | None:
     if value is None:
         return None
-    wanted = f"{name} must be a{'n integer' if convert is int else ' number'} from {least} to {most}"
+    wanted = f"{name} must be a{'n integer' if convert is int else ' number'} from {least:g} to {most:g}"
     try:
         number = convert(value)
     except ValueError:

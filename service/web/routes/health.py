@@ -24,9 +24,9 @@ async def livez() -> Liveness:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Problem, "description": "Not ready, with the reasons."}})
 async def readyz(app_state: AppStateDep) -> Readiness:
-    """Tell whether this process should receive searches: 503 without a release and during shutdown.
+    """Tell whether this process should receive searches: 503 without a release or network, and during shutdown.
 
-    `checks` has the state of release, database and disk. Searches need neither the database nor the disk.
+    `checks` has the state of all parts. Searches need neither the database nor the disk.
     """
     return check_readiness(app_state.live, app_state.process_state, app_state.disk)
 
@@ -45,4 +45,5 @@ async def version_of_all(app_state: AppStateDep) -> Version:
         space_id=facts.get("space_id"),
         num_products=facts.get("num_products"),
         num_images=facts.get("num_images"),
+        index_device=release.index.device if release else None,
     )

@@ -2,21 +2,26 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
-from service.serving.limits import DEFAULT_K, MAX_K
+from service.installation.pools import run_in
+from service.serving.limits import DEFAULT_K, HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
 from service.web.admission import unless_client_leaves
 from service.web.app_state import AppStateDep, EngineDep
 from service.web.authorization import SearchDep
 from service.web.bodies.search import read_search_query
 from service.web.routes.media import MEDIA_PATH
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
-from service.web.schemas.search import JSONQuery, SearchResponse
+from service.web.schemas.search import JSONQuery, SearchResponse, encode_response
 
 router = APIRouter(tags=["search"])
 
-K = Annotated[int | None, Query(ge=1, le=MAX_K, description=f"How many products (default {DEFAULT_K}).")]
-MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Omit lower scores.")]
+K = Annotated[int | None, Query(ge=MIN_K, le=MAX_K, description=f"How many products (default {DEFAULT_K}).")]
+MinScore = Annotated[
+    float | None, Query(ge=LOWEST_SCORE, le=HIGHEST_SCORE, allow_inf_nan=False, description="Omit lower scores.")
+]
+# Encoding more hits takes over 2 ms, and other requests would wait for it in the event loop.
+_MAX_HITS_IN_LOOP = 200
 
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 # The handler reads the body itself, so FastAPI cannot derive this part of the OpenAPI document.
@@ -30,8 +35,8 @@ _REQUEST_BODY: dict[str, Any] = {
                     "required": ["image"],
                     "properties": {
                         "image": {"type": "string", "format": "binary"},
-                        "k": {"type": "integer", "minimum": 1, "maximum": MAX_K},
-                        "min_score": {"type": "number", "minimum": -1, "maximum": 1},
+                        "k": {"type": "integer", "minimum": MIN_K, "maximum": MAX_K},
+                        "min_score": {"type": "number", "minimum": LOWEST_SCORE, "maximum": HIGHEST_SCORE},
                     },
                 }
             },
@@ -47,7 +52,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
         413: "The body or the image is too large.",
         415: "Neither an image in a supported format nor a supported content type.",
         422: "The request or the image cannot be used.",
-        503: "No release is loaded yet, or the maximum number of searches is in progress: see `Retry-After`.",
+        503: (
+            "No release is loaded yet, the maximum number of searches is in progress, or the search took too long: "
+            "see `Retry-After`."
+        ),
     }.items()
 }
 
@@ -56,7 +64,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = KEY_PROBLEMS | {
 @router.post("/v1/search", response_model=SearchResponse, openapi_extra=_REQUEST_BODY, responses=_PROBLEMS)
 async def search(
     request: Request, app_state: AppStateDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
-) -> SearchResponse:
+) -> Response:
     """Rank catalogue products by visual similarity to the uploaded image."""
     limit = app_state.settings.max_image_bytes
     # Admission comes before the body is read, so that refused requests cost little.
@@ -64,4 +72,9 @@ async def search(
         query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
         result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))
     app_state.metrics.record_search(result.timing)
-    return SearchResponse.of(result, f"{request.scope.get('root_path', '')}{MEDIA_PATH}")
+    media_root = f"{request.scope.get('root_path', '')}{MEDIA_PATH}"
+    if len(result.hits) > _MAX_HITS_IN_LOOP:
+        content = await run_in(app_state.pools.responses, encode_response, result, media_root)
+    else:
+        content = encode_response(result, media_root)
+    return Response(content, media_type="application/json")

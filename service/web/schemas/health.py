@@ -25,9 +25,11 @@ class ReleaseCheck(ReadinessCheck):
 
 
 class ReadinessChecks(BaseModel):
-    """All checks. Searches need neither the database nor the disk."""
+    """All checks. Searches need neither the database nor the disk, and work with an index on the CPU."""
 
     release: ReleaseCheck
+    network: ReadinessCheck = Field(description="Whether the network runs; if not, the response is 503.")
+    index: ReadinessCheck = Field(description="Not ok while the index is on the CPU since it does not fit on the GPU.")
     database: ReadinessCheck
     disk: ReadinessCheck
 
@@ -53,3 +55,4 @@ class Version(BaseModel):
     space_id: str | None
     num_products: int | None
     num_images: int | None
+    index_device: str | None = Field(None, description="The device that searches the index: cpu or cuda.")

@@ -1,9 +1,13 @@
 """Request and response bodies of a search."""
 
+import json
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.serving.engine import SearchResult
-from service.serving.limits import MAX_K
+from service.serving.engine import Hit, SearchResult, Timing
+from service.serving.limits import HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class SearchHit(BaseModel):
@@ -35,32 +39,41 @@ class SearchResponse(BaseModel):
     hits: list[SearchHit]
     timing: SearchTiming
 
-    @classmethod
-    def of(cls, result: SearchResult, media_root: str) -> "SearchResponse":
-        """Describe a result; `media_root` is the path under which images are served."""
-        timing = result.timing
-        return cls(
-            release_id=result.release_id,
-            hits=[
-                SearchHit(
-                    product_id=hit.row.product_id,
-                    title=hit.row.title,
-                    score=round(hit.score, 6),
-                    image_id=hit.row.image_id,
-                    image_url=f"{media_root}/{hit.row.media_name}",
-                    attributes=hit.row.attributes,
-                )
-                for hit in result.hits
-            ],
-            timing=SearchTiming(
-                decode=_milliseconds(timing.decode_seconds),
-                wait=_milliseconds(timing.wait_seconds),
-                embed=_milliseconds(timing.embed_seconds),
-                search=_milliseconds(timing.search_seconds),
-                group=_milliseconds(timing.group_seconds),
-                total=_milliseconds(timing.total_seconds),
-            ),
-        )
+
+def encode_response(result: SearchResult, media_root: str) -> bytes:
+    """Return a SearchResponse as JSON; `media_root` is the path under which images are served.
+
+    Hits are encoded one by one: a single call for thousands of hits would not let other threads run, and models for
+    them would take three times as long.
+    """
+    hits = ",".join(_encode(_hit_fields(hit, media_root)) for hit in result.hits)
+    timing = _encode(_timing_fields(result.timing))
+    return f'{{"release_id":{_encode(result.release_id)},"hits":[{hits}],"timing":{timing}}}'.encode()
+
+
+def _hit_fields(hit: Hit, media_root: str) -> dict[str, object]:
+    """Return the fields of a SearchHit."""
+    row = hit.row
+    return {
+        "product_id": row.product_id,
+        "title": row.title,
+        "score": round(hit.score, 6),
+        "image_id": row.image_id,
+        "image_url": f"{media_root}/{row.media_name}",
+        "attributes": row.attributes,
+    }
+
+
+def _timing_fields(timing: Timing) -> dict[str, float]:
+    """Return the fields of a SearchTiming."""
+    return {
+        "decode": _milliseconds(timing.decode_seconds),
+        "wait": _milliseconds(timing.wait_seconds),
+        "embed": _milliseconds(timing.embed_seconds),
+        "search": _milliseconds(timing.search_seconds),
+        "group": _milliseconds(timing.group_seconds),
+        "total": _milliseconds(timing.total_seconds),
+    }
 
 
 class JSONQuery(BaseModel):
@@ -69,9 +82,9 @@ class JSONQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str = Field(description="The image file in base64; a data: URL is accepted too.")
-    k: int | None = Field(None, ge=1, le=MAX_K, strict=True, description="How many products.")
+    k: int | None = Field(None, ge=MIN_K, le=MAX_K, strict=True, description="How many products.")
     min_score: float | None = Field(
-        None, ge=-1, le=1, strict=True, allow_inf_nan=False, description="Omit lower scores."
+        None, ge=LOWEST_SCORE, le=HIGHEST_SCORE, strict=True, allow_inf_nan=False, description="Omit lower scores."
     )
 
 

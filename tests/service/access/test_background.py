@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from service.access import audit_writer
 from service.access.audit import AuditEntry
 from service.access.background import open_access
+from service.installation.pools import ThreadPools
 from service.storage.database import now
 
 ENTRY = AuditEntry("boss", "POST /x", "/x", "127.0.0.1", "succeeded", status=200)
@@ -28,12 +29,13 @@ def test_background_work_that_fails_is_tried_again_and_does_not_keep_a_server_fr
     monkeypatch.setattr("service.access.key_ring.note_uses", fail)
 
     async def live():
-        async with open_access(database, settings) as (key_ring, audit):
-            key_ring._uses["nobody"] = now()
-            await audit.write(ENTRY)
-            async with asyncio.timeout(60):
-                while num_failed < 4:
-                    await asyncio.sleep(0.01)
+        with ThreadPools(decode_workers=1, search_workers=1) as pools:
+            async with open_access(database, settings, pools) as (key_ring, audit):
+                key_ring._uses["nobody"] = now()
+                await audit.write(ENTRY)
+                async with asyncio.timeout(60):
+                    while num_failed < 4:
+                        await asyncio.sleep(0.01)
         await audit.write(ENTRY)
 
     with capture_logs() as logs:

@@ -15,6 +15,7 @@ PLACES = (0.0, 0.1, 0.37, 0.5, 0.83, 0.999, 1.0)
 FILES = [
     "manifest.json",
     "rows.arrow",
+    "images.names",
     "index/manifest.json",
     "index/embeddings.npy",
     "index/entries.arrow",
@@ -127,7 +128,7 @@ def test_a_directory_in_place_of_a_file_is_detected(release):
 
 
 def test_an_unreadable_file_is_reported_without_its_location(release, monkeypatch):
-    def unreadable(path):
+    def unreadable(path, **_):
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr("embedding.artifact.sha256_of_file", unreadable)

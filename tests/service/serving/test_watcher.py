@@ -1,18 +1,25 @@
 """A running server follows the active release and reports what it serves."""
 
+import gc
+import hashlib
 import threading
+import weakref
+from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.access.keys import create_key
 from service.catalogue.editing import remove_products
+from service.catalogue.importing import import_catalogue
+from service.catalogue.sources import ImportSource, SourceRow
 from service.installation.processes import list_processes
 from service.releases.build import build_release
 from service.releases.files import load_release
 from service.releases.records import activate_release
 from service.storage.errors import DatabaseUnavailable
 from service.web.app import create_app
-from tests.images import encode
+from tests.images import encode, png
 from tests.service.conftest import product_image, wait_for
 
 IMAGE = encode(product_image("birch"))
@@ -83,7 +90,7 @@ def test_serves_new_releases_and_rollbacks_without_a_restart(client, shop, build
     assert best["product_id"] == "birch"
 
 
-def test_images_of_the_previous_release_are_still_served(client, shop, build):
+def test_images_of_the_previous_release_are_still_served(client, shop, build, monkeypatch):
     first = build()
     wait_for(lambda: serving(client) == first)
     url = client.post("/search", files={"image": IMAGE}).json()["hits"][0]["image_url"]
@@ -94,9 +101,74 @@ def test_images_of_the_previous_release_are_still_served(client, shop, build):
 
     assert client.get(url).status_code == 200
 
+    # The database shows images of removed products for a day: other servers' results may name them.
+    monkeypatch.setattr("service.catalogue.shown_images.REMOVED_FOR", timedelta(0))
     third = build()
     wait_for(lambda: serving(client) == third)
     assert client.get(url).status_code == 404
+
+
+def test_images_of_results_of_other_servers_are_served_before_this_one_has_switched(settings, shop, build, tmp_path):
+    first = build()
+    with TestClient(create_app(settings.model_copy(update={"release_poll_seconds": 3600}))) as behind:
+        wait_for(lambda: serving(behind) == first)
+        rows = [
+            SourceRow("1", "dogwood", tmp_path / "front.png"),
+            SourceRow("2", "dogwood", tmp_path / "customer.png", role="example"),
+        ]
+        for row, colour in zip(rows, ("red", "green"), strict=True):
+            row.image.write_bytes(png(colour))
+        import_catalogue(ImportSource("new", rows), shop.database, shop.media_store)
+        second = build()
+        with TestClient(create_app(settings)) as ahead:
+            wait_for(lambda: serving(ahead) == second)
+            best = ahead.post("/search", files={"image": png("red")}).json()["hits"][0]
+        assert best["product_id"] == "dogwood"
+        assert serving(behind) == first
+
+        assert behind.get(best["image_url"]).content == png("red")
+        assert behind.get(f"/media/{hashlib.sha256(png('green')).hexdigest()}.png").status_code == 404
+
+
+def test_the_previous_release_is_freed_at_once_and_not_in_the_event_loop(client, build):
+    first = build()
+    wait_for(lambda: serving(client) == first)
+    client.post("/search", files={"image": IMAGE}).raise_for_status()
+    freed_in = []
+    engine = client.app.state.akin.live.current()
+    finalizer = weakref.finalize(engine.release.index, lambda: freed_in.append(threading.current_thread().name))
+    del engine
+    gc.disable()
+    try:
+        second = build()
+        wait_for(lambda: serving(client) == second)
+        wait_for(lambda: not finalizer.alive)
+    finally:
+        gc.enable()
+
+    assert freed_in[0].startswith("close-release")
+
+
+def test_swaps_and_heartbeats_continue_while_requests_occupy_all_their_threads(client, shop, build, monkeypatch):
+    monkeypatch.setattr("service.serving.watcher._HEARTBEAT_SECONDS", 0.05)
+    first, second = build(), build(activate=False)
+    wait_for(lambda: reported(shop) == (first, None))
+    pools, may_end = client.app.state.akin.pools, threading.Event()
+    occupied = [
+        pool.submit(may_end.wait, 60) for pool in (pools.requests, pools.images, pools.lookups) for _ in range(20)
+    ]
+    try:
+        activate(shop, second)
+        wait_for(lambda: reported(shop) == (second, None))
+        for _ in range(2):
+            seen = processes(shop)[0].seen_at
+            wait_for(lambda seen=seen: processes(shop)[0].seen_at > seen)
+        _, key = create_key(shop.database, "new", ["search"], actor="test")
+        headers = {"X-API-Key": key}
+        wait_for(lambda: client.post("/search", files={"image": IMAGE}, headers=headers).status_code == 200)
+        assert not any(future.done() for future in occupied)
+    finally:
+        may_end.set()
 
 
 def test_a_damaged_release_is_refused_and_the_previous_one_served(client, shop, build):
@@ -220,7 +292,7 @@ def test_sends_heartbeats_while_a_release_loads(settings, shop, build, monkeypat
             may_load.wait(20)
         return load_release(releases_dir, release_id, **options)
 
-    monkeypatch.setattr("service.web.app.load_release", load_slowly)
+    monkeypatch.setattr("service.serving.following.load_release", load_slowly)
     with TestClient(create_app(settings)):
         wait_for(lambda: reported(shop) == (first, None))
         activate(shop, second)

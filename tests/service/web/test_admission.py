@@ -4,17 +4,13 @@ import asyncio
 import contextlib
 import gc
 import threading
-import weakref
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from fastapi import Request
 from pydantic import SecretStr
 
 from service.installation.settings import Settings
 from service.serving import engine, inference
-from service.serving.engine import SearchEngine
 from service.web.admission import Admission, unless_client_leaves
 from service.web.app import create_app
 from service.web.errors import ClientLeft, Overloaded
@@ -218,33 +214,6 @@ def test_searches_do_not_wait_for_routes_that_block_a_thread(server, stack):
             assert line.response().problem_code == (413, "body-too-large")
     finally:
         may_end.set()
-
-
-def test_cancelled_work_does_not_keep_its_image():
-    """The pool keeps cancelled work in its queue until a thread takes it."""
-
-    async def cancel_in_queue(pool):
-        search_engine = SearchEngine.__new__(SearchEngine)
-        image = np.zeros(10)
-        seen = weakref.ref(image)
-        task = asyncio.create_task(search_engine._run_in(pool, len, image))
-        del image
-        await asyncio.sleep(0)
-        assert seen() is not None
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
-        del task
-        gc.collect()
-        return seen() is None
-
-    hanging = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(hanging.wait, 20)
-        try:
-            assert asyncio.run(cancel_in_queue(pool))
-        finally:
-            hanging.set()
 
 
 def request_of_a_client(*, disconnects=False):

@@ -233,3 +233,46 @@ def test_a_thread_that_never_ends_does_not_keep_the_process_alive(tmp_path):
 
     assert process.returncode == 1
     assert "server_killed_itself" in log
+
+
+LOADING = """
+import sys, time
+from pathlib import Path
+from service.installation.logs import configure_logging
+from service.installation.settings import Settings
+from service.serving import following, loading
+from service.web import server
+from service.web.app import create_app
+
+def load_slowly(*_, check, **__):
+    print("loading", flush=True)
+    while True:
+        time.sleep(0.01)
+        if sys.argv[2] == "checks":
+            check()
+
+configure_logging("info")
+loading._STOP_SECONDS = 1.0 if sys.argv[2] == "hangs" else 60.0
+following.load_release = load_slowly
+listener = server.listen("127.0.0.1", 0)
+sys.exit(server.serve(create_app(Settings(home=Path(sys.argv[1]))), listener))
+"""
+
+
+@pytest.mark.parametrize("behaviour", ["checks", "hangs"])
+def test_a_server_that_loads_a_release_stops_with_status_0(home, behaviour):
+    command = [sys.executable, "-c", LOADING, str(home), behaviour]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loading\n"
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=MAX_WAIT_SECONDS)
+        finally:
+            process.kill()
+
+    assert process.returncode == 0
+    assert "server_stopped" in log
+    assert ("release_load_abandoned" in log) == (behaviour == "hangs")
+    assert "Traceback" not in log
+    assert "server_killed_itself" not in log

@@ -45,7 +45,7 @@ def checks_of(client):
     """Return the HTTP status, the status or error code in the body, and the reasons of failed checks."""
     response = client.get("/readyz")
     body = response.json()
-    assert set(body["checks"]) == {"release", "database", "disk"}
+    assert set(body["checks"]) == {"release", "network", "index", "database", "disk"}
     failed = {name: check["reason"] for name, check in body["checks"].items() if not check["ok"]}
     return response.status_code, body["status"] if response.status_code == 200 else body["code"], failed
 
@@ -56,7 +56,13 @@ def test_ready_if_all_checks_are_ok(client):
         "status": "ready",
         "release_id": release_id,
         "warning": None,
-        "checks": {"release": {**OK, "release_id": release_id}, "database": OK, "disk": OK},
+        "checks": {
+            "release": {**OK, "release_id": release_id},
+            "network": OK,
+            "index": OK,
+            "database": OK,
+            "disk": OK,
+        },
     }
 
 

@@ -114,7 +114,7 @@ def test_unusable_images_are_refused(client, how, content, status, code, message
     assert message in problem["detail"]
 
 
-@pytest.mark.parametrize("k", ["0", "-1", str(10**9), "1001", "ten", "1.5", ""])
+@pytest.mark.parametrize("k", ["0", "-1", str(10**9), "10001", "ten", "1.5", ""])
 @pytest.mark.parametrize("how", ["query", "form", "json"])
 def test_a_k_out_of_range_is_refused(client, k, how):
     if how == "query":
