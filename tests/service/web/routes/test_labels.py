@@ -149,7 +149,7 @@ BAD_BODIES = [
     ("image_id,label\n", "text/csv", 422, "invalid-labels", "it has no rows"),
     ("image_id,label\na,b\n", "text/csv", 422, "invalid-labels", "labels.csv:2: the catalogue has no image"),
     ("image,label\na.png,birch\n", "text/csv", 422, "invalid-labels", "was not sent; send a zip"),
-    ("image_id;label\n", "text/csv", 422, "invalid-labels", "parted by commas"),
+    ("image;label;x\n", "text/csv", 422, "invalid-labels", "unknown column 'x'"),
     (b"image_id,label\n\xe4,x\n", "text/csv", 422, "invalid-labels", "save it as UTF-8"),
     ("not json\n", "application/x-ndjson", 422, "invalid-labels", "labels.ndjson:1: not JSON"),
     ("no zip", "application/zip", 422, "invalid-archive", "only zip archives are supported"),
@@ -225,7 +225,7 @@ def test_a_json_body_may_hold_one_image_of_the_largest_size(shared_admin, monkey
         ({"dryrun": "true"}, "dryrun"),
         ({"dry_run": "perhaps"}, "dry_run"),
         ({"labelled_by": "x" * 201}, "longer than 200"),
-        ({"labelled_by": "a\0b"}, "cannot be printed"),
+        ({"labelled_by": "a\0b"}, "contains a NUL character"),
         ({"source": "x" * 201}, "longer than 200"),
     ],
 )
