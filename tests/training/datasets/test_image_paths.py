@@ -4,7 +4,6 @@ import unicodedata
 
 import pytest
 
-from training.datasets import image_paths
 from training.datasets.image_paths import image_path_of
 
 NFC = "Caf\u00e9"
@@ -128,7 +127,12 @@ def test_a_folder_that_has_changed_is_listed_again(folder):
 def test_only_the_first_missing_files_are_searched_for(folder, monkeypatch):
     """A million missing files may not take a million searches of a folder."""
     searches = []
-    monkeypatch.setattr(image_paths.difflib, "get_close_matches", lambda name, *_, **__: searches.append(name) or [])
+
+    def no_match(name, *_, **__):
+        searches.append(name)
+        return []
+
+    monkeypatch.setattr("training.datasets.image_paths.difflib.get_close_matches", no_match)
 
     for number in range(20):
         with pytest.raises(ValueError, match="does not exist"):
