@@ -145,8 +145,8 @@ def test_photos_of_the_grocery_dataset_are_labels(tmp_path):
         ({"image_id": "a"}, "the row has no label"),
         ({"image_id": "a", "label": ["x"]}, "the label must be text"),
         ({"image_id": "a", "label": "x" * 201}, "longer than 200"),
-        ({"image_id": "a", "label": "x\0y"}, "cannot be printed"),
-        ({"image_id": "a\n", "label": "x\ny"}, "cannot be printed"),
+        ({"image_id": "a", "label": "x\0y"}, "contains a NUL character"),
+        ({"image_id": "a\n", "label": "x\ny"}, "contains a line break"),
         ({"image_id": {"a": 1}, "label": "x"}, "the image_id must be text"),
         ({"sha256": DIGEST.upper(), "label": "x"}, "64 hexadecimal digits in lower case"),
         ({"sha256": "abc", "label": "x"}, "64 hexadecimal digits"),
@@ -264,7 +264,7 @@ def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path):
 def test_one_image_needs_a_product_or_a_valid_label(tmp_path):
     with pytest.raises(InvalidLabels, match="neither a product_id nor a label"):
         single_image(tmp_path / "a.png", product_id=None, label=" ")
-    with pytest.raises(InvalidLabels, match="cannot be printed"):
+    with pytest.raises(InvalidLabels, match="contains a line break"):
         single_label("i", "a\nb")
 
 
