@@ -22,6 +22,13 @@ def blocks() -> Image.Image:
     return image
 
 
+def difference(decoded: Image.Image, expected: Image.Image) -> float:
+    """Return the mean absolute difference of two images, after comparing their sizes."""
+    assert decoded.mode == "RGB"
+    assert decoded.size == expected.size
+    return float(np.abs(np.asarray(decoded).astype(int) - np.asarray(expected.convert("RGB"))).mean())
+
+
 def segment(marker: int, payload: bytes) -> bytes:
     """Return a segment of a JPEG."""
     return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
@@ -58,7 +65,7 @@ def tiff(
     """
     height, width, num_channels = samples.shape
     bits = samples.dtype.itemsize * 8
-    pixels = samples.astype(samples.dtype.newbyteorder(byte_order)).tobytes()
+    pixels = samples.astype(f"{byte_order}u{samples.dtype.itemsize}").tobytes()
 
     def shorts(*values: int) -> tuple[int, bytes]:
         return 3, struct.pack(f"{byte_order}{len(values)}H", *values)
