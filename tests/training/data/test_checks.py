@@ -11,6 +11,7 @@ from tests.training.datasets.trees import draw, write
 from training.data import checks as checks_module
 from training.data.checks import check_training_data
 from training.data.image_cache import ImageCache
+from training.data.near_duplicates import near_duplicate_pairs
 from training.data.snapshot import open_training_data
 from training.data.splits import SplitConfig, leave_out, split_snapshot
 
@@ -181,11 +182,10 @@ def test_a_catalogue_image_that_equals_a_query_is_excluded_from_training(tmp_pat
 def test_copies_of_one_file_are_compared_once_and_found_all(shop, monkeypatch):
     """Products that share a placeholder; a recompressed one is held out."""
     compared = []
-    pairs_of = checks_module.near_duplicate_pairs
 
     def counted(thumbnails, *arguments):
         compared.append(len(thumbnails.colours))
-        return pairs_of(thumbnails, *arguments)
+        return near_duplicate_pairs(thumbnails, *arguments)
 
     monkeypatch.setattr(checks_module, "near_duplicate_pairs", counted)
     for name in ("amber", "birch", "cedar"):
