@@ -117,7 +117,8 @@ def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snap
     if not images:
         why = f"; {problems[0].location}: {problems[0].message}" if problems else ""
         raise InvalidDataset(f"none of the {len(dataset.images):,} images can be read{why}")
-    return snapshot_of(dataset.layout, images, problems=problems, notes=dataset.notes)
+    notes = (f"read as {dataset.understood}", *dataset.notes) if dataset.understood else dataset.notes
+    return snapshot_of(dataset.layout, images, problems=problems, notes=notes)
 
 
 def snapshot_of(

@@ -219,7 +219,7 @@ def test_a_row_that_cannot_be_used_changes_and_stores_nothing(shop, run, row, me
 def import_one(installation, product_id, image_bytes, **options):
     path = installation.settings.home / f"{product_id}.png"
     path.write_bytes(image_bytes)
-    source = ImportSource("one", [SourceRow("1", product_id, path, **options)])
+    source = ImportSource("one", [SourceRow("1", product_id, path, **options)], 1)
     import_catalogue(source, installation.database, installation.media_store)
 
 
