@@ -23,9 +23,9 @@ def found_in(folder, **files):
 @pytest.mark.parametrize(
     "name",
     [
-        "catalogue.csv", "Catalogue.CSV", "catalog.csv", "CATALOG.tsv", "manifest.csv", "catalogue.ndjson", "catalogue.txt",
-        "catalogue.json", "products.csv", "items.tsv", "export 2024-05.csv", "rows.jsonl", "shop/catalogue.csv",
-        "shop/any.csv",
+        "catalogue.csv", "Catalogue.CSV", "catalog.csv", "CATALOG.tsv", "manifest.csv", "catalogue.ndjson",
+        "catalogue.txt", "catalogue.json", "products.csv", "items.tsv", "export 2024-05.csv", "rows.jsonl",
+        "shop/catalogue.csv", "shop/any.csv",
     ],
 )  # fmt: skip
 def test_the_only_table_is_read_whatever_its_name(tmp_path, name):
