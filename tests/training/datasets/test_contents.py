@@ -24,6 +24,7 @@ def test_content_decides_what_an_image_is(tmp_path, name):
         ("prices.xlsx", b"PK\3\4", "a spreadsheet, not an image", False),
         (".hidden.png", b"", "hidden", False),
         ("raw.CR2", b"\1\2\0\3", "a camera's raw file", True),
+        ("raw.dng", b"II*\0\x08\0\0\0", "a camera's raw file", True),
         ("raw", b"II*\0\x10\0\0\0CR\x02", "CR2 raw image is not read", True),
         ("drawing.svg", b"<svg xmlns='x'>", "SVG drawing is not read", True),
         ("layers.psd", b"8BPS\0\1", "Photoshop document is not read", True),
