@@ -20,6 +20,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
+    from training.datasets.folders import Layout
     from training.report.progress import ProgressDisplay, TrainingProgress
     from training.running.run import RunOutcome
 
@@ -42,6 +43,9 @@ DataOption = Annotated[
         "--data",
         help="Labelled images: a folder per class, CSV or NDJSON file, published data set or snapshot.",
     ),
+]
+LayoutOption = Annotated[
+    str, typer.Option(help="How folders are read: auto, products (each outermost one is a class) or paths.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -72,6 +76,7 @@ def train(
         DEFAULT_CACHE
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    layout: LayoutOption = "auto",
     json: JsonOption = False,
     progress_file: Annotated[Path | None, typer.Option("--progress-file", hidden=True)] = None,
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
@@ -90,7 +95,7 @@ def train(
     overrides += [] if seed is None else [f"seed={seed}"]
     chosen = _choose_config(preset, config, overrides, device)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    options = RunOptions(data, out, chosen, cache, device, resume, command)
+    options = RunOptions(data, out, chosen, cache, device, resume, command, _layout(layout))
     with _stop_request() as should_stop, _display() as display:
         # Only after the handlers are installed: from here on SIGTERM saves the state.
         if end_with_parent:
@@ -118,6 +123,7 @@ def evaluate(
     clustering: Annotated[bool, typer.Option("--clustering", help="Also run k-means: NMI, AMI, pairwise F1.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show recall@1 of each class.")] = False,
     device: DeviceOption = "auto",
+    layout: LayoutOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Measure a checkpoint on labelled images: recall@k, R-precision, MAP@R, clustering.
@@ -136,6 +142,7 @@ def evaluate(
             ks=_numbers(ks),
             clustering=clustering,
             device=device,
+            layout=_layout(layout),
             on_progress=display.stage,
         )
     if json:
@@ -158,12 +165,15 @@ def evaluate(
 def snapshot(
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Folder to create.")],
+    layout: LayoutOption = "auto",
 ) -> None:
     """Copy labelled images into a snapshot with a hash, so that a run can be repeated on exactly these images."""
     from training.data.snapshot import open_training_data, write_snapshot
 
     with _display() as display:
-        taken = open_training_data(data, lambda done, total: display.stage("Reading", done, total))
+        taken = open_training_data(
+            data, lambda done, total: display.stage("Reading", done, total), layout=_layout(layout)
+        )
         write_snapshot(taken, out, lambda done, total: display.stage("Copying", done, total))
     for note in taken.notes:
         _announce(note)
@@ -204,6 +214,15 @@ def _choose_config(preset: str, path: Path | None, overrides: list[str], device:
         preset = "small" if choose_device(device, "float32").type == "cuda" else "head"
         notes.print(f"using preset {preset}; choose another with --preset", highlight=False)
     return load_preset(preset, overrides)
+
+
+def _layout(text: str) -> "Layout":
+    from training.datasets.folders import layout_named
+
+    try:
+        return layout_named(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--layout") from error
 
 
 def _end_with_parent() -> None:

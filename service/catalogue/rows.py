@@ -50,11 +50,12 @@ def row_of(record: Mapping[str, object], location: str, folder: Path, is_trusted
     return SourceRow(
         location=location,
         product_id=product_id,
-        image=image_path_of(record.get("image"), folder, is_trusted=is_trusted),
         role=str(role),
         title=_optional_text(record, "title", MAX_TITLE_LENGTH),
         label=None if is_empty(record.get("label")) else table_identifier(record["label"], "label"),
         attributes=_attributes(record),
+        # Last, since it looks at the disk.
+        image=image_path_of(record.get("image"), folder, is_trusted=is_trusted),
     )
 
 

@@ -17,7 +17,7 @@ LayoutOption = Annotated[
     str,
     typer.Option(
         help="How folders are read. auto: decided from the folders, or refused; products: each outermost folder is one "
-        "product; paths: each folder with images is one product, named by its path."
+        "product or class; paths: each folder with images is one, named by its path."
     ),
 ]
 _NUM_SHOWN = 10

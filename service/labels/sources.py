@@ -328,6 +328,8 @@ def _optional(record: Mapping[str, object], name: str) -> str | None:
 
 
 def _image_path(value: object, folder: Path | None, is_trusted: bool) -> Path:
+    if not isinstance(value, str):
+        raise ValueError(f"the image must be a path as text, got {short(value)}")
     if folder is None:
         raise ValueError(
             f"the image {short(value)} was not sent; send a zip archive of the table and its images, or the images "

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from service.operations.errors import InvalidOperation
 from service.operations.kinds import IMPORT, LABELS, Kind
 from training.config import TrainingConfig, load_preset, preset_names
+from training.datasets.folders import Layout
 from training.errors import InvalidConfig
 from training.gate.decision import GatePolicy
 
@@ -99,6 +100,7 @@ class ImportRequest(BaseModel):
     dry_run: bool = Field(False, description="Read and check everything, write nothing.")
     labelled_by: str = Field("", description="Who set the labels, unless a row names somebody.")
     source: str = Field("", description="Where the labels come from, kept with each change.")
+    layout: Layout = Field("auto", description="How folders in an archive are read.")
     note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
 
     @property

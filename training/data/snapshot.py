@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from embedding.artifact import MANIFEST_NAME, canonical_json, new_artifact, sha256_of_file, verify_artifact
 from embedding.errors import InvalidArtifact
 from training.datasets.files import IMAGE_ENDINGS, printable
+from training.datasets.folders import Layout
 from training.datasets.reading import read_dataset
 from training.datasets.rows import Dataset, LabelledImage, Part, Role, RowError
 from training.errors import InvalidDataset, InvalidSnapshot, TrainingError
@@ -84,14 +85,14 @@ def class_ids(labels: Sequence[str]) -> NDArray[np.int64]:
     return np.fromiter((numbers[label] for label in labels), np.int64, len(labels))
 
 
-def open_training_data(path: Path, on_progress: Progress | None = None) -> Snapshot:
+def open_training_data(path: Path, on_progress: Progress | None = None, *, layout: Layout = "auto") -> Snapshot:
     """Open a written snapshot, or take a snapshot of a data set in any supported layout.
 
     `on_progress` receives (files hashed, all files). Raises InvalidDataset.
     """
     if is_snapshot(path):
         return read_snapshot(path)
-    return take_snapshot(read_dataset(path), on_progress)
+    return take_snapshot(read_dataset(path, layout=layout), on_progress)
 
 
 def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snapshot:
@@ -117,7 +118,8 @@ def take_snapshot(dataset: Dataset, on_progress: Progress | None = None) -> Snap
     if not images:
         why = f"; {problems[0].location}: {problems[0].message}" if problems else ""
         raise InvalidDataset(f"none of the {len(dataset.images):,} images can be read{why}")
-    return snapshot_of(dataset.layout, images, problems=problems, notes=dataset.notes)
+    notes = (f"read as {dataset.understood}", *dataset.notes) if dataset.understood else dataset.notes
+    return snapshot_of(dataset.layout, images, problems=problems, notes=notes)
 
 
 def snapshot_of(

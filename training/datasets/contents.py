@@ -46,13 +46,15 @@ def left_out(path: str, location: str) -> LeftOut | None:
     except OSError as error:
         return LeftOut(location, f"the file cannot be read: {error.strerror or error}")
     found = image_format(head)
-    if found is not None and found.is_read:
+    # Raw files are TIFF inside, some without a mark that tells them from it.
+    is_raw = ending in _RAW_ENDINGS and (found is None or found.name == "TIFF")
+    if found is not None and found.is_read and not is_raw:
         return None
     if kind := _KINDS.get(ending):
         return LeftOut(location, f"{kind}, not an image", is_failure=False)
-    if found is not None:
+    if found is not None and not is_raw:
         return LeftOut(location, f"{found.name} is not read; {found.remedy}")
-    if ending in _RAW_ENDINGS:
+    if is_raw:
         return LeftOut(location, f"a camera's raw file ({ending}) is not read; export it as JPEG")
     if ending in _ARCHIVES:
         return LeftOut(location, "an archive in a folder is not read; unpack it")

@@ -133,7 +133,7 @@ class _Reading:
         inner = self._without_enclosing(paths)
         self._keys = set(map(self._key_of, inner))
         if layout == "auto":
-            self._check_generic()
+            self._check_generic(inner)
             self._join_insides()
             self._check_depths()
             self._check_repeated()
@@ -259,9 +259,10 @@ class _Reading:
                 f"views of one {self._thing} or one {self._thing} each; {self._remedy}"
             )
 
-    def _check_generic(self) -> None:
-        if all(len(key) == 1 and is_generic(key[0]) for key in self._keys):
-            named = " and ".join(short(key[0]) for key in sorted(self._keys))
+    def _check_generic(self, paths: Sequence[Parts]) -> None:
+        is_single = len(paths) == 1 and is_generic(paths[0][-1])
+        if is_single or all(len(key) == 1 and is_generic(key[0]) for key in self._keys):
+            named = " and ".join(short(path[-1]) for path in sorted(paths)[:_MAX_NAMED])
             raise InvalidDataset(
                 f"{self._root} has all images in the folder {named}, which says nothing about the {self._thing}; put "
                 f"the images of each {self._thing} into a folder of its own, or list them in a catalogue.csv with the "

@@ -72,7 +72,7 @@ def read_dataset(path: Path, *, layout: Layout = "auto") -> Dataset:
     """List the labelled images of `path` with absolute paths; no image is opened.
 
     Raises InvalidDataset if the data set as a whole cannot be read; a bad row becomes a RowError, as does a file that
-    is left out and may be an image. The first note says what was understood.
+    is left out and may be an image.
     """
     path = path.expanduser().absolute()
     source = find_source(path, (MANIFEST,), layout=layout)
@@ -97,7 +97,7 @@ def read_dataset(path: Path, *, layout: Layout = "auto") -> Dataset:
     line = understood(what, counts, left_out, num_junk)
     failures = tuple(RowError(item.location, item.reason) for item in left_out if item.is_failure)
     others = [item for item in left_out if not item.is_failure]
-    notes = (line, *dataset.notes, *((f"left out: {first_left_out(others)}",) if others else ()))
+    notes = (*dataset.notes, *((f"left out: {first_left_out(others)}",) if others else ()))
     return replace(dataset, errors=(*dataset.errors, *failures), notes=notes, understood=line)
 
 

@@ -16,6 +16,7 @@ from training.data.fitness import nothing_to_find
 from training.data.held_out_shares import Images
 from training.data.snapshot import Snapshot, open_training_data
 from training.data.splits import HeldOut, is_held_out_by_hash, split_snapshot
+from training.datasets.folders import Layout
 from training.errors import InvalidConfig, UnfitData
 from training.evaluation.bounds import bounded
 from training.evaluation.held_out import cluster, describe_protocol, measure
@@ -36,6 +37,7 @@ def evaluate_checkpoint(
     ks: tuple[int, ...] = (1, 2, 4, 8),
     clustering: bool = False,
     device: str = "auto",
+    layout: Layout = "auto",
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> dict[str, Any]:
     """Return protocol, metrics of all, seen and unseen queries, and recall@1 of each class.
@@ -46,7 +48,7 @@ def evaluate_checkpoint(
     if part not in PARTS:
         raise InvalidConfig(f"the part must be one of {', '.join(PARTS)}; got {part!r}")
     embedder = load_embedder(checkpoint, device=device)
-    snapshot = open_training_data(data, lambda done, total: on_progress("Reading", done, total))
+    snapshot = open_training_data(data, lambda done, total: on_progress("Reading", done, total), layout=layout)
     held_out = _held_out(snapshot, part, overrides)
     needed = held_out.query if held_out.gallery is None else np.union1d(held_out.query, held_out.gallery)
     embeddings, failures = _embed(embedder, snapshot, needed, on_progress)

@@ -18,6 +18,7 @@ from training.data.features import Features, FeatureStore
 from training.data.image_cache import ImageCache
 from training.data.snapshot import Snapshot, class_ids, open_training_data
 from training.data.splits import Split, is_held_out_by_hash, leave_out, split_snapshot
+from training.datasets.folders import Layout
 from training.evaluation.bounds import EvaluationBounds, bounded
 from training.evaluation.held_out import Embed
 from training.head_start import start_head
@@ -52,13 +53,19 @@ class TrainingData:
 
 
 def read_training_data(
-    path: Path, config: TrainingConfig, preprocessing: Preprocessing, *, cache_dir: Path, on_progress: OnProgress
+    path: Path,
+    config: TrainingConfig,
+    preprocessing: Preprocessing,
+    *,
+    cache_dir: Path,
+    on_progress: OnProgress,
+    layout: Layout = "auto",
 ) -> TrainingData:
     """Read, decode, split and check; raises InvalidDataset or UnfitData, whose messages name rows and remedies.
 
     Unreadable images and near-duplicates of held-out images are excluded from training, which the notes report.
     """
-    snapshot = open_training_data(path, lambda done, total: on_progress("Reading", done, total))
+    snapshot = open_training_data(path, lambda done, total: on_progress("Reading", done, total), layout=layout)
     split = split_snapshot(snapshot, config.split)
     # Training the whole network needs these decoded images anyway; frozen features only need thumbnails.
     geometry = preprocessing if config.network.train == "all" else _THUMBNAILS

@@ -15,6 +15,7 @@ from embedding.checkpoint import CheckpointFacts, save_checkpoint
 from embedding.embedder import choose_device
 from training.batches import BatchSampler
 from training.config import TrainingConfig
+from training.datasets.folders import Layout
 from training.errors import DeviceLost, InvalidRun
 from training.evaluation.held_out import (
     Embed,
@@ -68,6 +69,7 @@ class RunOptions:
     device: str = "auto"
     resume: bool = False
     command: str = ""  # the command line, for the report
+    layout: Layout = "auto"  # how folders are read
 
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:
@@ -148,7 +150,12 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
     on_progress = _stoppable(hooks, group)
     with group.first_goes_first():
         data = read_training_data(
-            options.data, config, start.preprocessing, cache_dir=options.cache_dir, on_progress=on_progress
+            options.data,
+            config,
+            start.preprocessing,
+            cache_dir=options.cache_dir,
+            on_progress=on_progress,
+            layout=options.layout,
         )
         check_run(config, data, start.model, group)
         card = new_card(options.data, data, config, device, options.command)

@@ -85,6 +85,13 @@ def num_row_errors(view: OperationView) -> int:
     return int(counts.get("num_failed", 0)) + int(counts.get("num_left_out", 0))
 
 
+def has_failed_rows(view: OperationView) -> bool:
+    """Tell whether a row of an import failed, or a file was left out that may be an image."""
+    report = view.result.get("report") or view.result.get("labels") or {}
+    num_failed = int(view.result.get(ROW_COUNTS, {}).get("num_failed", 0))
+    return num_failed > 0 or any(item["is_failure"] for item in report.get("left_out", ()))
+
+
 def row_error_lines(page: RowErrorList) -> Iterator[str]:
     """Yield the lines of a list of failed rows: one for each, and the counts."""
     for error in page.errors:
@@ -100,8 +107,12 @@ def _import_lines(view: OperationView) -> Iterator[str]:
         counts = {name: report[name] for name in _IMPORT_COUNTS if report.get(name)}
         shown = ", ".join(f"{number:,} {_IMPORT_COUNTS[name]}" for name, number in counts.items()) or "no changes"
         yield f"  {report['layout']}{', dry run: nothing was written' if report['dry_run'] else ''}: {shown}"
+        if report.get("understood"):
+            yield f"  read as {report['understood']}"
     for error in report.get("errors", ()):
         yield f"    {error['location']}: {error['message']}"
+    for item in report.get("left_out", ()):
+        yield f"    left out: {item['location']}: {item['reason']}"
     if num_row_errors(view):
         yield f"  all {num_row_errors(view):,}: akin operations errors {view.operation_id}"
 

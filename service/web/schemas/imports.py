@@ -5,11 +5,17 @@ from typing import Literal
 from pydantic import Field
 
 from service.web.schemas.uploads import UploadOptions
+from training.datasets.folders import Layout
 
 
 class ImportOptions(UploadOptions):
     """Query parameters of an import of any kind."""
 
+    layout: Layout = Field(
+        "auto",
+        description="How folders in an archive are read: `auto`, decided from the folders, or refused; `products`, "
+        "each outermost folder is one product or class; `paths`, each folder with images is one, named by its path.",
+    )
     note: str = Field("", max_length=1000, description="Free text, recorded with the operation.")
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from service.operations.row_errors import RowProblem, record_row_errors
 from service.storage.errors import DatabaseUnavailable, MediaError
 from service.storage.tables.operations import FAILED
 from service.worker.run import Ended, Facts, Run
+from training.datasets.rows import LeftOut
 
 # These stand in the operation's result; all of them are listed.
 _NUM_FIRST_ERRORS = 10
@@ -41,6 +43,7 @@ class _Report(Protocol):
 
     layout: str
     errors: list[RowError]
+    left_out: list[LeftOut]
 
     @property
     def num_usable(self) -> int: ...
@@ -79,7 +82,7 @@ def import_label_rows(run: Run) -> Facts:
     """Apply the labels of an upload."""
     request = _request_of(run)
     source = (
-        read_label_source(run.folder / UNPACKED)
+        read_label_source(run.folder / UNPACKED, layout=request.layout)
         if request.file.endswith(ZIP)
         else read_label_source(run.folder / UPLOAD / request.file, has_images=False)
     )
@@ -107,8 +110,9 @@ def _unpack(run: Run, archive: Path) -> None:
 
 def _products_of(run: Run, request: QueuedImport) -> ImportSource:
     # A table is alone in the folder of uploads, where it has the name of a catalogue's table.
-    folder = UNPACKED if request.file.endswith(ZIP) else UPLOAD
-    return read_import_source(run.folder / folder, is_trusted=False)
+    if not request.file.endswith(ZIP):
+        return read_import_source(run.folder / UPLOAD, is_trusted=False)
+    return read_import_source(run.folder / UNPACKED, is_trusted=False, layout=request.layout)
 
 
 def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *, dry_run: bool = False) -> Facts:
@@ -133,12 +137,18 @@ def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
         run.installation.database,
         run.operation_id,
         run.worker_id,
-        (RowProblem("failed", error.location, error.message) for error in report.errors),
+        chain(
+            (RowProblem("failed", error.location, error.message) for error in report.errors),
+            (RowProblem("left-out", item.location, item.reason) for item in report.left_out),
+        ),
         num_failed=num_failed,
-        num_left_out=0,
+        num_left_out=len(report.left_out),
     )
+    # Those that may be images come first: a client sees at once whether there are any.
+    report.left_out.sort(key=lambda item: not item.is_failure)
     values = report.to_json()
-    return {**values, "num_failed": num_failed, "errors": values["errors"][:_NUM_FIRST_ERRORS]}
+    first = {name: values[name][:_NUM_FIRST_ERRORS] for name in ("errors", "left_out")}
+    return {**values, **first, "num_failed": num_failed}
 
 
 def _reasons(report: _Report) -> str:

@@ -26,7 +26,7 @@ def run(installation):
     """Import rows into the installation."""
 
     def run(rows, **options):
-        source = rows if isinstance(rows, ImportSource) else ImportSource("rows", list(rows))
+        source = rows if isinstance(rows, ImportSource) else ImportSource("rows", list(rows), len(rows))
         return import_catalogue(source, installation.database, installation.media_store, **options)
 
     return run

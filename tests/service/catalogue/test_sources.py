@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import String
 
 from service.catalogue.errors import InvalidImportSource
-from service.catalogue.sources import MAX_TEXT_LENGTH, MAX_TITLE_LENGTH, read_import_source
+from service.catalogue.rows import MAX_TEXT_LENGTH, MAX_TITLE_LENGTH
+from service.catalogue.sources import RowError, SourceRow, read_import_source
 from service.storage.tables.catalogue import LabelChange, Product, ProductImage
 from tests.conftest import REAL_DATA
 from tests.images import png
@@ -21,6 +22,21 @@ def write(path, text, encoding="utf-8"):
     return path
 
 
+def draw(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png("red"))
+
+
+def rows_of(source):
+    return [row for row in source.rows if isinstance(row, SourceRow)]
+
+
+def errors_of(source):
+    return [row for row in source.rows if isinstance(row, RowError)]
+
+
 def test_reads_a_folder_per_product(tmp_path):
     shop = write_shop(tmp_path / "shop")
     (shop / "amber" / "notes.txt").write_text("no image")
@@ -28,25 +44,17 @@ def test_reads_a_folder_per_product(tmp_path):
 
     source = read_import_source(shop)
 
-    assert [(row.product_id, row.role, row.image.name) for row in source.rows[:3]] == [
+    assert [(row.product_id, row.role, row.image.name) for row in rows_of(source)[:3]] == [
         ("amber", "example", "photo.png"),
         ("amber", "catalogue", "front.png"),
         ("amber", "catalogue", "side.png"),
     ]
-    assert len(source.rows) == 9
-    assert source.num_ignored == 1
-
-
-def test_images_outside_of_product_folders_or_of_unsupported_formats_are_errors(tmp_path):
-    shop = write_shop(tmp_path / "shop")
-    (shop / "loose.png").write_bytes(png("red"))
-    (shop / "amber" / "phone.heic").write_bytes(b"")
-
-    phone, error = read_import_source(shop).errors
-
-    assert error.location == "loose.png"
-    assert "move it into one" in error.message
-    assert (phone.location, "save it as JPEG" in phone.message) == ("amber/phone.heic", True)
+    assert (len(rows_of(source)), source.num_rows) == (9, 9)
+    assert source.understood == "a folder per product, 3 products, 9 images; left out: 2 files, listed in the report"
+    assert [(item.location, item.is_failure) for item in source.left_out] == [
+        ("amber/.hidden.png", False),
+        ("amber/notes.txt", False),
+    ]
 
 
 def test_reads_csv_with_roles_and_attributes(tmp_path):
@@ -57,6 +65,8 @@ def test_reads_csv_with_roles_and_attributes(tmp_path):
         "a1,,x/2.png,example,other,,\n",
         encoding="utf-8-sig",
     )
+
+    draw(tmp_path, "x/1.png", "x/2.png")
 
     first, second = read_import_source(path).rows
 
@@ -70,11 +80,13 @@ def test_reads_ndjson(tmp_path):
     rows = [{"product_id": 7, "image": "a.png", "attributes": {"n": [1, 2]}}, {"id": "8", "path": "b.png"}]
     path = write(tmp_path / "c.ndjson", "\n\n".join(json.dumps(row) for row in rows))
 
-    source = read_import_source(path)
+    draw(tmp_path, "a.png", "b.png")
 
-    assert [row.product_id for row in source.rows] == ["7", "8"]
-    assert source.rows[0].attributes == {"n": [1, 2]}
-    assert source.rows[1].location == "c.ndjson:3"
+    first, second = read_import_source(path).rows
+
+    assert [row.product_id for row in (first, second)] == ["7", "8"]
+    assert first.attributes == {"n": [1, 2]}
+    assert second.location == "c.ndjson:3"
 
 
 def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
@@ -91,10 +103,10 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
         ({"image": "a.png"}, "product_id is empty"),
         ({"product_id": "  ", "image": "a.png"}, "product_id is empty"),
         ({"product_id": "x" * 201, "image": "a.png"}, "longer than 200"),
-        ({"product_id": "a\x00b", "image": "a.png"}, "unprintable"),
-        ({"product_id": True, "image": "a.png"}, "product_id is empty"),
+        ({"product_id": "a\x00b", "image": "a.png"}, "contains a NUL character"),
+        ({"product_id": True, "image": "a.png"}, "must be text or an integer, got True"),
         ({"product_id": "a"}, "image is empty"),
-        ({"product_id": "a", "image": 3}, "image is empty"),
+        ({"product_id": "a", "image": 3}, "must be a path as text, got 3"),
         ({"product_id": "a", "image": "a.png", "role": "hero"}, "'hero'; it must be catalogue or example"),
         ({"product_id": "a", "image": "a.png", "attributes": [1]}, "must be a JSON object"),
         ({"product_id": "a", "image": "a.png", "attributes": "{"}, "not JSON"),
@@ -113,30 +125,34 @@ def test_a_folder_with_a_catalogue_file_is_read_through_it(tmp_path):
 )
 def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, row, message):
     good = {"product_id": "good", "image": "g.png"}
+    draw(tmp_path, "a.png", "g.png")
     path = write(tmp_path / "c.ndjson", "\n".join(json.dumps(item) for item in (row, good)))
 
     source = read_import_source(path)
 
-    assert [item.product_id for item in source.rows] == ["good"]
-    assert source.errors[0].location == "c.ndjson:1"
-    assert message in source.errors[0].message
+    assert [item.product_id for item in rows_of(source)] == ["good"]
+    (error,) = errors_of(source)
+    assert error.location == "c.ndjson:1"
+    assert message in error.message
 
 
 def test_numbers_beyond_json_are_reported(tmp_path):
     lines = '{"product_id": "a", "image": "a.png", "attributes": {"x": 1e999}}\n'
 
-    assert "JSON cannot represent" in read_import_source(write(tmp_path / "c.ndjson", lines)).errors[0].message
+    assert "JSON cannot represent" in errors_of(read_import_source(write(tmp_path / "c.ndjson", lines)))[0].message
 
 
 @pytest.mark.parametrize("line", ['{"product_id": ', '{"a":' * 200_000, '{"product_id": ' + "9" * 5000 + "}"])
 def test_a_line_that_is_not_json_is_reported(tmp_path, line):
     source = read_import_source(write(tmp_path / "c.ndjson", line + "\n"))
 
-    assert "JSON" in source.errors[0].message
+    assert "JSON" in errors_of(source)[0].message
 
 
 def test_an_empty_object_removes_the_attributes_and_a_missing_one_keeps_them(tmp_path):
     rows = [{"product_id": "a", "image": "a.png", "attributes": {}}, {"product_id": "a", "image": "a.png"}]
+
+    draw(tmp_path, "a.png")
 
     emptied, left = read_import_source(write(tmp_path / "c.ndjson", "\n".join(map(json.dumps, rows)))).rows
 
@@ -152,8 +168,8 @@ def test_linked_folders_are_followed_once(tmp_path):
 
     source = read_import_source(shop)
 
-    assert [row.location for row in source.rows if row.product_id == "linked"] == ["linked/x.png"]
-    assert len(source.rows) == 10
+    assert [row.location for row in rows_of(source) if row.product_id == "linked"] == ["linked/x.png"]
+    assert source.num_rows == 10
 
 
 def test_names_that_are_not_valid_utf8_are_reported_escaped(tmp_path):
@@ -162,17 +178,17 @@ def test_names_that_are_not_valid_utf8_are_reported_escaped(tmp_path):
     folder.mkdir()
     (folder / "x.png").write_bytes(png("red"))
 
-    (error,) = read_import_source(shop).errors
+    (left_out,) = read_import_source(shop).left_out
 
-    error.location.encode()
-    error.message.encode()
-    assert error.location == "prod\\udcff/x.png"
+    left_out.location.encode()
+    left_out.reason.encode()
+    assert left_out.location == "prod\\udcff"
 
 
 def test_a_csv_row_with_too_many_fields_is_reported(tmp_path):
     source = read_import_source(write(tmp_path / "c.csv", "product_id,image\na,b.png,c\n"))
 
-    assert "more fields" in source.errors[0].message
+    assert "more fields" in errors_of(source)[0].message
 
 
 @pytest.mark.parametrize(
@@ -225,7 +241,7 @@ def test_reads_the_grocery_layout_without_its_val_and_test(tmp_path, start):
 
     source = read_import_source(root / start)
 
-    iconic, photo = source.rows
+    iconic, photo = rows_of(source)
     assert (iconic.product_id, iconic.title, iconic.role) == ("Oat-Milk", "Oat Milk", "catalogue")
     assert iconic.attributes == {"coarse_class": "Milk"}
     assert iconic.image == root / "dataset" / "iconic" / "Oat-Milk.jpg"
@@ -234,7 +250,7 @@ def test_reads_the_grocery_layout_without_its_val_and_test(tmp_path, start):
         "example",
         root / "dataset" / "train" / "Oat-Milk" / "1.jpg",
     )
-    assert source.errors[0].location == "train.txt:2"
+    assert errors_of(source)[0].location == "train.txt:2"
 
 
 def test_counts_of_the_real_grocery_dataset(tmp_path):
@@ -247,11 +263,11 @@ def test_counts_of_the_real_grocery_dataset(tmp_path):
 
     source = read_import_source(tmp_path / "GroceryStoreDataset")
 
-    roles = [row.role for row in source.rows]
+    roles = [row.role for row in rows_of(source)]
     assert (roles.count("catalogue"), roles.count("example")) == (81, 2640)
-    assert len({row.product_id for row in source.rows}) == 81
-    assert not source.errors
-    assert all(row.image.parts.count("test") + row.image.parts.count("val") == 0 for row in source.rows)
+    assert len({row.product_id for row in rows_of(source)}) == 81
+    assert not errors_of(source)
+    assert all(row.image.parts.count("test") + row.image.parts.count("val") == 0 for row in rows_of(source))
 
 
 def test_the_length_limits_are_those_of_the_columns():

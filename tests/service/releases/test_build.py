@@ -143,7 +143,7 @@ def test_an_image_of_two_products_is_embedded_once(installation, tiny_checkpoint
 
     (tmp_path / "a.png").write_bytes(png("red"))
     rows = [SourceRow("1", "a", tmp_path / "a.png"), SourceRow("2", "b", tmp_path / "a.png")]
-    import_catalogue(ImportSource("rows", rows), installation.database, installation.media_store)
+    import_catalogue(ImportSource("rows", rows, len(rows)), installation.database, installation.media_store)
 
     built = build_release(installation, checkpoint=tiny_checkpoint)
 

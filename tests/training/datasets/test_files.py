@@ -3,7 +3,7 @@ import os
 import pytest
 
 from tests.training.datasets.trees import write
-from training.datasets.files import files_below, location_below, open_text, possible_roots, short
+from training.datasets.files import files_below, location_below, open_text, short
 from training.errors import InvalidDataset
 
 
@@ -27,17 +27,6 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path):
     path = tmp_path / os.fsdecode(b"prod\xff.png")
 
     assert location_below(path, tmp_path) == "prod\\udcff.png"
-
-
-def test_nested_single_folders_are_possible_roots(tmp_path):
-    write(tmp_path / "outer" / "inner" / "a" / "x.txt", "")
-    write(tmp_path / "outer" / "inner" / "b" / "x.txt", "")
-
-    roots = possible_roots(tmp_path)
-
-    assert roots[0] == tmp_path
-    assert tmp_path / "outer" / "inner" in roots
-    assert tmp_path / "outer" / "inner" / "a" not in roots
 
 
 @pytest.mark.parametrize(("encoding", "text"), [("utf-8", "ä"), ("utf-8-sig", "ä")])

@@ -36,7 +36,7 @@ def test_paths_are_absolute_for_a_relative_path(tmp_path, monkeypatch):
 def test_a_path_without_images_is_refused(tmp_path):
     with pytest.raises(InvalidDataset, match="does not exist"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(InvalidDataset, match="no images in folders"):
+    with pytest.raises(InvalidDataset, match="contains no folders with images"):
         read_dataset(tmp_path)
     with pytest.raises(InvalidDataset, match=r"no usable row; m.csv:2: the label is empty"):
         read_dataset(write(tmp_path / "m.csv", "image,label\na.png,\n"))

@@ -71,7 +71,10 @@ def test_a_table_in_a_zip_is_imported_with_its_bad_rows_reported(admin, admin_sh
     assert (shown["result"]["report"]["num_images_added"], shown["result"]["report"]["num_failed"]) == (1, 2)
     listed = admin.get(shown["links"]["errors"]).json()
     assert {error["location"]: error["message"] for error in listed["errors"]} == {
-        "catalogue.csv:3": "the file none.png does not exist",
+        "catalogue.csv:3": (
+            "the image 'none.png' does not exist; "
+            "it was looked for in the folder of the table; correct the path, or add the file"
+        ),
         "catalogue.csv:4": "the image '../x.png' is not in the archive; name an image that is",
     }
 
@@ -142,7 +145,7 @@ def test_an_archive_without_a_usable_row_fails_with_its_first_reasons(admin, adm
         (packed({"catalogue.csv": "a,b\n"}), "application/zip", "no column"),
         (
             packed({"catalogue.csv": "product_id,image\nx,/etc/hostname\n"}), "application/zip",
-            "'/etc/hostname' is not in the archive",
+            "the image '/etc/hostname' does not exist; it was looked for as 'etc/hostname'",
         ),
         (b"a,b\n", "text/csv", "no column"),
         (b"product_id,image\nx,catalogue.csv\n", "text/csv", "catalogue.csv:2: "),
@@ -186,7 +189,7 @@ def test_a_product_is_removed_with_its_images(admin, admin_shop):
 
 def test_a_product_whose_id_has_a_slash_is_removed(admin, admin_shop, tmp_path):
     (tmp_path / "a.png").write_bytes(png("red"))
-    source = ImportSource("one", [SourceRow("1", "a/b c", tmp_path / "a.png")])
+    source = ImportSource("one", [SourceRow("1", "a/b c", tmp_path / "a.png")], 1)
     import_catalogue(source, admin_shop.database, admin_shop.media_store)
 
     assert admin.delete(f"{PATH}/a%2Fb%20c").json()["product_id"] == "a/b c"
