@@ -163,7 +163,7 @@ def labels(
         if value is not None and value not in allowed:
             raise InvalidParameter(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
     with open_installation(load_settings()) as installation:
-        listing = LabelListing(installation.database)
+        listing = LabelListing(installation.database, is_patient=True)
         if counts:
             counted = LabelCountsPage.of(listing.counts())
         else:
