@@ -241,7 +241,7 @@ def _num_new_of(session: Session, page: Sequence[TrainingClass], shown: int) -> 
     query = select(TrainingImage.label, func.count()).where(
         TrainingImage.label.between(page[0].label, page[-1].label), TrainingImage.change_seq > shown
     )
-    return dict(session.execute(query.group_by(TrainingImage.label)).tuples().all())
+    return {row[0]: row[1] for row in session.execute(query.group_by(TrainingImage.label))}
 
 
 def _release_watermark(session: Session) -> int:

@@ -203,9 +203,10 @@ def _count(session: Session, labels: Collection[str]) -> None:
     T = TrainingImage
     for part in chunks(sorted(labels), KEYS_PER_QUERY):
         groups: dict[str, list[tuple[str, int, int, int]]] = {}
-        query = select(T.label, T.role, T.state, T.drawn_state, func.count()).where(T.label.in_(part))
-        for row in session.execute(query.group_by(T.label, T.role, T.state, T.drawn_state)).tuples():
-            groups.setdefault(row[0], []).append(row[1:])
+        kinds = (T.label, T.role, T.state, T.drawn_state)
+        query = select(*kinds, func.count()).where(T.label.in_(part)).group_by(*kinds)
+        for label, role, state, drawn, number in session.execute(query):
+            groups.setdefault(label, []).append((role, state, drawn, number))
         session.execute(delete(TrainingClass).where(TrainingClass.label.in_(part)))
         if groups:
             session.connection().execute(insert(TrainingClass), [counts_of(*group) for group in groups.items()])

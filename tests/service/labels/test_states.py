@@ -107,7 +107,7 @@ class Shop:
 
     def add(self, session):
         moment = now()
-        changed = []
+        changed: list[Product | ProductImage] = []
         for _ in range(self.random.randint(1, 15)):
             product_id = f"product {self.random.randrange(self.num_products)}"
             product = session.get(Product, product_id)
