@@ -219,7 +219,7 @@ def test_a_row_that_cannot_be_used_changes_and_stores_nothing(shop, run, row, me
 def import_one(installation, product_id, image_bytes, **options):
     path = installation.settings.home / f"{product_id}.png"
     path.write_bytes(image_bytes)
-    source = ImportSource("one", [SourceRow("1", product_id, path, **options)])
+    source = ImportSource("one", [SourceRow("1", product_id, path, **options)], 1)
     import_catalogue(source, installation.database, installation.media_store)
 
 
@@ -354,11 +354,14 @@ def test_a_full_disk_leaves_no_row_without_its_image(shop, run, monkeypatch):
 
 
 def test_all_errors_are_counted_and_the_first_are_kept(shop, run, monkeypatch):
-    monkeypatch.setattr(applying, "_MAX_KEPT_ERRORS", 3)
+    monkeypatch.setattr("service.catalogue.reports.MAX_KEPT_ERRORS", 3)
+    monkeypatch.setattr(applying, "CHUNK_ROWS", 20)
+    handed_over = []
 
-    report = run([change(n, "x", image_id=f"no{n}") for n in range(50)])
+    report = run([change(n, "x", image_id=f"no{n}") for n in range(50)], on_error=handed_over.append)
 
     assert (len(report.errors), report.num_failed) == (3, 50)
+    assert [len(errors) for errors in handed_over] == [20, 20, 10]
     assert report.reasons().endswith("and 47 more")
 
 
@@ -392,7 +395,12 @@ def test_messages_do_not_contain_the_path_of_the_unpacked_archive(shop, run, tmp
 
     report = run(read_label_source(tmp_path))
 
-    assert messages_of(report) == {"labels.csv:2": "the file missing.png does not exist"}
+    assert messages_of(report) == {
+        "labels.csv:2": (
+            "the image 'missing.png' does not exist; it was looked for in the folder of the table; correct the path, or "
+            "add the file"
+        )
+    }
 
 
 def test_an_import_that_changes_a_label_records_it(shop):

@@ -1,11 +1,10 @@
 """States of images in tables: they must be what a training run of the whole catalogue does."""
 
 import random
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select
+from sqlalchemy import insert, select
 
 from service.catalogue.changes import lock_changes, number_changes
 from service.catalogue.editing import remove_products
@@ -18,28 +17,12 @@ from service.labels.states import update_states
 from service.storage.database import next_change_seqs, now
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, MediaObject, Product, ProductImage
 from service.storage.tables.training import TrainingImage, TrainingOverview
+from tests.service.fixtures.statements import counted
 from training.data.label_states import held_out_states
 from training.data.snapshot import SnapshotImage, snapshot_of
 from training.data.splits import SplitConfig
 
 NUM_EDITS = 6
-
-
-@contextmanager
-def counted(database):
-    """Count the SQL statements of a block."""
-    statements: list[str] = []
-    engine = database._engine
-
-    def note(_connection, _cursor, statement, *_):
-        if statement != "BEGIN":
-            statements.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def expected_of(session):
