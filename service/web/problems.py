@@ -53,10 +53,14 @@ from service.web.errors import (
     EmptyBody,
     ImageNotShown,
     InvalidBase64,
+    InvalidCoding,
     InvalidForm,
+    InvalidFraming,
+    InvalidHTTP,
     MediaUnavailable,
     NotReady,
     Overloaded,
+    UnsupportedCoding,
     UnsupportedContentType,
 )
 
@@ -64,6 +68,10 @@ log = structlog.get_logger(__name__)
 
 # The most derived class with an entry decides. Errors of other classes are unexpected and give 500.
 STATUSES: dict[type[Exception], int] = {
+    InvalidHTTP: 400,
+    InvalidFraming: 400,
+    UnsupportedCoding: 415,
+    InvalidCoding: 400,
     BodyTooLarge: 413,
     EmptyBody: 422,
     UnsupportedContentType: 415,
@@ -134,7 +142,8 @@ def known_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe an error whose class has an entry in STATUSES."""
     status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
     members: Mapping[str, object] = getattr(error, "members", {})
-    return _problem(request, status, code_of(error), str(error), headers=_headers(status), **members)
+    headers = {**_headers(status), **getattr(error, "headers", {})}
+    return _problem(request, status, code_of(error), str(error), headers=headers, **members)
 
 
 def _headers(status: int) -> dict[str, str]:
@@ -236,13 +245,17 @@ def _problem(
 ) -> JSONResponse:
     # For the audit log, which is a middleware and sees only the bytes of the response.
     request.state.problem_code = code
-    body = {
+    body = problem_document(status, code, detail, getattr(request.state, "request_id", None)) | members
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def problem_document(status: int, code: str, detail: str, request_id: str | None) -> dict[str, object]:
+    """Return the members that every problem document has."""
+    return {
         "type": f"/problems/{code}",
         "title": _title(status),
         "status": status,
         "code": code,
         "detail": detail,
-        "request_id": getattr(request.state, "request_id", None),
-        **members,
+        "request_id": request_id,
     }
-    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
