@@ -25,6 +25,7 @@ from service.storage.disk import DiskWatch
 from service.web.admission import Admission
 from service.web.app_state import AppState
 from service.web.authorization import refuse_key_in_address
+from service.web.bodies.search import max_search_bytes
 from service.web.metrics import ServerMetrics
 from service.web.middleware.audit import AuditRecorder
 from service.web.middleware.body_guard import BodyGuard
@@ -77,13 +78,15 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 
     `is_loopback`: only this machine can reach the server. Searches then need no key unless the settings require one.
     """
-    metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
+    metrics, process_state = ServerMetrics(), ProcessState()
+    admission = Admission(settings.max_searches, max_body_bytes=max_search_bytes(settings.max_image_bytes))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with (
             open_installation(settings) as installation,
             contextlib.closing(DiskWatch(settings.home, min_free_bytes=settings.min_free_bytes)) as disk,
+            ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="body") as body_decoders,
         ):
             live = LiveEngine()
             async with open_access(installation.database, settings) as (key_ring, audit):
@@ -97,6 +100,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
                     process_state,
                     disk,
                     LabelListing(installation.database),
+                    body_decoders,
                     is_search_public=is_loopback if settings.public_search == "auto" else settings.public_search,
                 )
                 with metrics.observing(installation, disk, live, admission, process_state):

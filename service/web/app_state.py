@@ -1,5 +1,6 @@
 """The parts of a running application, and the dependencies that give them to routes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -32,6 +33,7 @@ class AppState:
     process_state: ProcessState
     disk: DiskWatch
     label_listing: LabelListing
+    body_decoders: ThreadPoolExecutor  # for bodies that take time to parse
     is_search_public: bool
 
     @property

@@ -198,8 +198,7 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
         return known_problem(request, UnsupportedContentType(f"{shown}; send application/json"))
     for detail in details:
         if detail["type"] == "json_invalid":
-            reason = detail.get("ctx", {}).get("error", "it cannot be parsed")
-            summary = f"body: not JSON: {reason} (at character {detail['loc'][-1]})"
+            summary = f"body: not JSON (at character {detail['loc'][-1]})"
             return _invalid_request(request, summary)
     reasons = [
         {

@@ -11,7 +11,15 @@ from service.installation.settings import Settings
 from service.labels.errors import InvalidLabels
 from service.labels.intake import OpenLabels, open_archive, without_unpacking
 from service.labels.sources import LabelSource, read_label_rows, read_label_source, single_image
-from service.web.bodies.reading import FORM, JSON, ZIP_TYPES, content_type_of, read_small_body, unsupported_content_type
+from service.web.bodies.reading import (
+    FORM,
+    JSON,
+    ZIP_TYPES,
+    content_type_of,
+    json_text,
+    read_small_body,
+    unsupported_content_type,
+)
 from service.web.bodies.uploads import ARCHIVE_FIELD, FILE_FIELD, receive_form, receive_to_file
 from service.web.errors import EmptyBody, InvalidForm
 from training.datasets.records import RECORD_ENDINGS, parse_json
@@ -93,7 +101,7 @@ def _table(path: Path) -> OpenLabels:
 
 def _from_json(body: bytes) -> LabelSource:
     try:
-        content = parse_json(body.decode())
+        content = parse_json(json_text(body))
     except ValueError as error:
         raise InvalidLabels(f"the body cannot be read: {error}") from error
     rows = content.get("labels") if isinstance(content, dict) and set(content) == {"labels"} else None
