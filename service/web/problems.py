@@ -63,6 +63,7 @@ from service.web.errors import (
     UnsupportedCoding,
     UnsupportedContentType,
 )
+from service.web.route_table import allowed_methods, unknown_path_detail
 
 log = structlog.get_logger(__name__)
 
@@ -185,7 +186,14 @@ def http_problem(request: Request, error: Exception) -> JSONResponse:
             request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, "body: cannot be parsed as JSON"
         )
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = unknown_path_detail(request)
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := allowed_methods(request)):
+        # The framework names only the methods of the first route that has the path.
+        headers["Allow"] = ", ".join(methods)
+        detail = f"this route supports {headers['Allow']}"
+    return _problem(request, error.status_code, code, detail, headers=headers)
 
 
 def validation_problem(request: Request, error: Exception) -> JSONResponse:

@@ -286,5 +286,6 @@ def test_memory_is_bounded_by_the_slots_for_searches(server):
     before = server.reset_peak()
     call_concurrently(search, [()] * 40)
 
-    assert set(statuses) == {200, 503}
+    # All bodies arrive at the same time: on a busy machine some take longer than the limit of two seconds.
+    assert {200, 503} <= set(statuses) <= {200, 408, 503}
     assert server.peak_bytes() - before < MAX_SEARCHES * 6 * MAX_IMAGE_BYTES + 32 * MIB
