@@ -10,7 +10,6 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 
 from service.access.background import open_access
 from service.installation.installation import Installation, open_installation
@@ -26,6 +25,7 @@ from service.web.admission import Admission
 from service.web.app_state import AppState
 from service.web.authorization import refuse_key_in_address
 from service.web.bodies.search import max_search_bytes
+from service.web.conditional import ConditionalFiles
 from service.web.cross_origin import cross_origin
 from service.web.metrics import ServerMetrics
 from service.web.middleware.audit import AuditRecorder
@@ -123,7 +123,7 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
     for module in _ROUTE_MODULES:
         app.include_router(module.router)
-    app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
+    app.mount("/static", ConditionalFiles(directory=pages.STATIC_DIR), name="static")
     app.state.route_table = RouteTable(app.routes)
     app.add_middleware(HeadRequests, routes=app.state.route_table)
     app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)

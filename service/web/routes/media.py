@@ -55,7 +55,7 @@ async def image_response(
 ) -> Response:
     """Respond with a stored image, or 304 if the client has it; raises MediaUnavailable."""
     headers = {**headers, "ETag": f'"{media_name.sha256}"'}
-    if is_not_modified(request, media_name.sha256):
+    if is_not_modified(request.headers, media_name.sha256):
         return Response(status_code=304, headers=headers)
     with hide_media_errors(f"the image {media_name} cannot be read at present; the server's log has the reason"):
         content = await asyncio.to_thread(app_state.media_store.get, media_name)
