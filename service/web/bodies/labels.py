@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastapi import Request
 
+from service.errors import InvalidParameter
 from service.installation.settings import Settings
 from service.labels.errors import InvalidLabels
 from service.labels.intake import OpenLabels, open_archive, without_unpacking
@@ -102,7 +103,7 @@ def _table(path: Path) -> OpenLabels:
 def _from_json(body: bytes) -> LabelSource:
     try:
         content = parse_json(json_text(body))
-    except ValueError as error:
+    except (ValueError, InvalidParameter) as error:
         raise InvalidLabels(f"the body cannot be read: {error}") from error
     rows = content.get("labels") if isinstance(content, dict) and set(content) == {"labels"} else None
     if not isinstance(rows, list):
