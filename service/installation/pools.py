@@ -24,6 +24,8 @@ class ThreadPools:
 
     def __init__(self, *, decode_workers: int, search_workers: int) -> None:
         self.decoders = ThreadPoolExecutor(decode_workers, "decode")
+        # Bodies of searches that take time to parse, such as JSON with an image.
+        self.bodies = ThreadPoolExecutor(decode_workers, "body")
         self.searchers = ThreadPoolExecutor(search_workers, "search")
         # Large responses become JSON here.
         self.responses = ThreadPoolExecutor(1, "response")

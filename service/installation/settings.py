@@ -33,6 +33,10 @@ _EXAMPLE_KEY = re.compile(r"change|example|secret|password|replace|your|admin[-_
 _SECRETS_DIR = "/run/secrets"
 _SECRETS_VARIABLE = "AKIN_SECRETS_DIR"
 _DOTENV = ".env"
+# Without a default port: browsers omit it.
+_ORIGIN = re.compile(
+    r"(http://(?!.*:80$)|https://(?!.*:443$))([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
+)
 
 _DAY = 86_400
 Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False)]
@@ -79,6 +83,11 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "",
         description="Addresses and networks of trusted proxies, comma-separated; their X-Forwarded-* headers are used.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins of web applications that may use the interface, comma-separated, such as "
+        "https://shop.example.com; `*`: all; empty: none.",
     )
     root_path: str = Field("", description="Path prefix under which a gateway exposes this server, such as /akin.")
     max_searches: PositiveInt = Field(
@@ -168,6 +177,22 @@ class Settings(BaseSettings):
                 ) from None
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: str) -> str:
+        origins = [part.strip() for part in value.split(",") if part.strip()]
+        if "*" in origins and len(origins) > 1:
+            raise ValueError("* permits every origin; write it alone, or name the origins")
+        for origin in origins:
+            # In the form in which browsers send it, for it is compared as text.
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin; write the scheme and the host in lower case, without a path or a "
+                    "trailing slash, and a port unless it is the scheme's own, such as https://shop.example.com or "
+                    "http://localhost:3000"
+                )
+        return ", ".join(origins)
+
     @field_validator("root_path")
     @classmethod
     def _without_trailing_slash(cls, value: str) -> str:
@@ -182,6 +207,11 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @property
+    def permitted_origins(self) -> tuple[str, ...]:
+        """Origins of web applications that may use the interface; `*` for all."""
+        return tuple(self.cors_origins.split(", ")) if self.cors_origins else ()
 
     @property
     def database_address(self) -> str:

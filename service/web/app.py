@@ -8,7 +8,6 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 
 from service.access.background import open_access
 from service.installation.installation import open_installation
@@ -22,12 +21,16 @@ from service.storage.disk import DiskWatch
 from service.web.admission import Admission
 from service.web.app_state import AppState
 from service.web.authorization import refuse_key_in_address
+from service.web.bodies.search import max_search_bytes
+from service.web.conditional import ConditionalFiles
+from service.web.cross_origin import cross_origin
 from service.web.metrics import ServerMetrics
 from service.web.middleware.audit import AuditRecorder
 from service.web.middleware.body_guard import BodyGuard
 from service.web.middleware.request_log import RequestLog
 from service.web.problems import STATUSES, as_handler, disk_problem, http_problem, known_problem, validation_problem
 from service.web.readiness import ProcessState
+from service.web.route_table import HeadRequests, RouteTable
 from service.web.routes import audit as audit_routes
 from service.web.routes import (
     catalogue,
@@ -76,7 +79,8 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
 
     `is_loopback`: only this machine can reach the server. Searches then need no key unless the settings require one.
     """
-    metrics, process_state, admission = ServerMetrics(), ProcessState(), Admission(settings.max_searches)
+    metrics, process_state = ServerMetrics(), ProcessState()
+    admission = Admission(settings.max_searches, max_body_bytes=max_search_bytes(settings.max_image_bytes))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,11 +102,19 @@ def create_app(settings: Settings, *, is_loopback: bool = True) -> FastAPI:
     app.state.settings, app.state.metrics, app.state.process_state = settings, metrics, process_state
     for module in _ROUTE_MODULES:
         app.include_router(module.router)
-    app.mount("/static", StaticFiles(directory=pages.STATIC_DIR), name="static")
+    app.mount("/static", ConditionalFiles(directory=pages.STATIC_DIR), name="static")
+    app.state.route_table = RouteTable(app.routes)
+    app.add_middleware(HeadRequests, routes=app.state.route_table)
     app.add_middleware(BodyGuard, timeout_seconds=settings.body_timeout_seconds)
     app.add_middleware(AuditRecorder)
     # The last middleware is the outermost: it sees each response as the client receives it.
-    app.add_middleware(RequestLog, metrics=metrics, process_state=process_state, admin_key=settings.admin_key)
+    app.add_middleware(
+        RequestLog,
+        metrics=metrics,
+        process_state=process_state,
+        admin_key=settings.admin_key,
+        cross_origin=cross_origin(settings.permitted_origins),
+    )
     for error_class in STATUSES:
         app.add_exception_handler(error_class, as_handler(known_problem))
     app.add_exception_handler(OSError, as_handler(disk_problem))

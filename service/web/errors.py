@@ -6,6 +6,10 @@ ServiceError
 ├── ImageNotShown               no product of the active release has the image
 ├── MediaUnavailable            the file of an image cannot be read
 └── RequestError                the request is invalid
+    ├── InvalidHTTP             the request is not valid HTTP/1.1
+    ├── InvalidFraming          the length of the body is contradictory
+    ├── UnsupportedCoding       the Content-Encoding is not supported
+    ├── InvalidCoding           the body does not have its Content-Encoding
     ├── BodyTooLarge
     ├── BodyTooSlow
     ├── ClientLeft              the client disconnected before the response
@@ -16,6 +20,7 @@ ServiceError
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from service.errors import ServiceError
 
@@ -57,6 +62,32 @@ class RequestError(ServiceError):
     """The request is invalid."""
 
     code = "request-error"
+
+
+class InvalidHTTP(RequestError):
+    """The request is not valid HTTP/1.1."""
+
+    code = "invalid-http"
+
+
+class InvalidFraming(RequestError):
+    """The headers that give the length of the body contradict each other, or the body."""
+
+    code = "invalid-framing"
+
+
+class UnsupportedCoding(RequestError):
+    """The body has a Content-Encoding that is not supported."""
+
+    code = "unsupported-content-coding"
+    # RFC 9110 section 15.5.16.
+    headers: ClassVar[Mapping[str, str]] = {"Accept-Encoding": "gzip, deflate"}
+
+
+class InvalidCoding(RequestError):
+    """The body does not have the coding that its Content-Encoding declares."""
+
+    code = "invalid-content-coding"
 
 
 class BodyTooLarge(RequestError):

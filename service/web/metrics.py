@@ -144,6 +144,11 @@ class _ServerState(Collector):
         yield GaugeMetricFamily(
             "akin_searches_in_progress", "Searches that hold a slot.", value=self.admission.num_in_progress
         )
+        yield GaugeMetricFamily(
+            "akin_search_bodies_arriving",
+            "Bodies of searches that are arriving.",
+            value=self.admission.arrivals.num_bodies,
+        )
         yield GaugeMetricFamily("akin_searches_limit", "Slots for searches.", value=self.admission.limit)
         yield CounterMetricFamily(
             "akin_searches_refused",

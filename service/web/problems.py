@@ -55,17 +55,26 @@ from service.web.errors import (
     EmptyBody,
     ImageNotShown,
     InvalidBase64,
+    InvalidCoding,
     InvalidForm,
+    InvalidFraming,
+    InvalidHTTP,
     MediaUnavailable,
     NotReady,
     Overloaded,
+    UnsupportedCoding,
     UnsupportedContentType,
 )
+from service.web.route_table import allowed_methods, unknown_path_detail
 
 log = structlog.get_logger(__name__)
 
 # The most derived class with an entry decides. Errors of other classes are unexpected and give 500.
 STATUSES: dict[type[Exception], int] = {
+    InvalidHTTP: 400,
+    InvalidFraming: 400,
+    UnsupportedCoding: 415,
+    InvalidCoding: 400,
     BodyTooLarge: 413,
     EmptyBody: 422,
     UnsupportedContentType: 415,
@@ -139,7 +148,8 @@ def known_problem(request: Request, error: Exception) -> JSONResponse:
     """Describe an error whose class has an entry in STATUSES."""
     status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
     members: Mapping[str, object] = getattr(error, "members", {})
-    return _problem(request, status, code_of(error), str(error), headers=_headers(status), **members)
+    headers = {**_headers(status), **getattr(error, "headers", {})}
+    return _problem(request, status, code_of(error), str(error), headers=headers, **members)
 
 
 def _headers(status: int) -> dict[str, str]:
@@ -181,7 +191,14 @@ def http_problem(request: Request, error: Exception) -> JSONResponse:
             request, HTTPStatus.UNPROCESSABLE_ENTITY, InvalidParameter.code, "body: cannot be parsed as JSON"
         )
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return _problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = unknown_path_detail(request)
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := allowed_methods(request)):
+        # The framework names only the methods of the first route that has the path.
+        headers["Allow"] = ", ".join(methods)
+        detail = f"this route supports {headers['Allow']}"
+    return _problem(request, error.status_code, code, detail, headers=headers)
 
 
 def validation_problem(request: Request, error: Exception) -> JSONResponse:
@@ -194,8 +211,7 @@ def validation_problem(request: Request, error: Exception) -> JSONResponse:
         return known_problem(request, UnsupportedContentType(f"{shown}; send application/json"))
     for detail in details:
         if detail["type"] == "json_invalid":
-            reason = detail.get("ctx", {}).get("error", "it cannot be parsed")
-            summary = f"body: not JSON: {reason} (at character {detail['loc'][-1]})"
+            summary = f"body: not JSON (at character {detail['loc'][-1]})"
             return _invalid_request(request, summary)
     reasons = [
         {
@@ -241,13 +257,17 @@ def _problem(
 ) -> JSONResponse:
     # For the audit log, which is a middleware and sees only the bytes of the response.
     request.state.problem_code = code
-    body = {
+    body = problem_document(status, code, detail, getattr(request.state, "request_id", None)) | members
+    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def problem_document(status: int, code: str, detail: str, request_id: str | None) -> dict[str, object]:
+    """Return the members that every problem document has."""
+    return {
         "type": f"/problems/{code}",
         "title": _title(status),
         "status": status,
         "code": code,
         "detail": detail,
-        "request_id": getattr(request.state, "request_id", None),
-        **members,
+        "request_id": request_id,
     }
-    return JSONResponse(body, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)

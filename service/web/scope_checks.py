@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Mount, Route
 
 from service.web.authorization import Public, Requires, refuse_key_in_address
+from service.web.bodies.reading import JSON, content_type_of, json_text, parse_json
 
 PUBLIC = "public"
 # Routes of the framework and the mount of static files; they contain nothing of an installation.
@@ -16,7 +17,7 @@ _OTHERS_PUBLIC = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "
 
 
 class KeyFirstRoute(APIRoute):
-    """A route that checks the key before it reads the body.
+    """A route that checks the key before it reads the body, which must be strict JSON.
 
     FastAPI reads and parses the body before it calls dependencies: it would do so for requests without a key, and
     report errors of their bodies.
@@ -32,6 +33,9 @@ class KeyFirstRoute(APIRoute):
             for required in declared:
                 if isinstance(required, Requires):
                     await required.check(request)
+            if self.body_field and (body := await request.body()) and content_type_of(request) == JSON:
+                # The framework takes a repeated name, and UTF-16.
+                parse_json(json_text(body))
             return await handle(request)
 
         return handle_with_key

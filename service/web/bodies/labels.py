@@ -7,11 +7,20 @@ from pathlib import Path
 
 from fastapi import Request
 
+from service.errors import InvalidParameter
 from service.installation.settings import Settings
 from service.labels.errors import InvalidLabels
 from service.labels.intake import OpenLabels, without_unpacking
 from service.labels.sources import LabelSource, read_label_rows, single_image
-from service.web.bodies.reading import FORM, JSON, ZIP_TYPES, content_type_of, read_small_body, unsupported_content_type
+from service.web.bodies.reading import (
+    FORM,
+    JSON,
+    ZIP_TYPES,
+    content_type_of,
+    json_text,
+    read_small_body,
+    unsupported_content_type,
+)
 from service.web.bodies.uploads import (
     ARCHIVE_FIELD,
     FILE_FIELD,
@@ -84,8 +93,8 @@ async def _from_form(request: Request, folder: Path, settings: Settings) -> Rece
 
 def _from_json(body: bytes) -> LabelSource:
     try:
-        content = parse_json(body.decode())
-    except ValueError as error:
+        content = parse_json(json_text(body))
+    except (ValueError, InvalidParameter) as error:
         raise InvalidLabels(f"the body cannot be read: {error}") from error
     rows = content.get("labels") if isinstance(content, dict) and set(content) == {"labels"} else None
     if not isinstance(rows, list):

@@ -1,21 +1,30 @@
 """Read the query of a search request: multipart form, raw image, or JSON with base64.
 
 Bytes are counted while they arrive, in chunked bodies too, and forms are parsed while they arrive: only the image, or
-the text of a JSON body, is held in memory.
+the text of a JSON body, is held in memory. JSON and base64 are decoded later, in a thread.
 """
 
-import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from pydantic import ValidationError
 
 from service.errors import InvalidParameter
+from service.labels.base64_images import image_bytes_of
 from service.serving.limits import DEFAULT_K, HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
 from service.web.bodies.forms import FormParts
-from service.web.bodies.reading import FORM, JSON, content_type_of, read_small_body, unsupported_content_type
+from service.web.bodies.reading import (
+    FORM,
+    JSON,
+    OCTETS,
+    content_type_of,
+    json_text,
+    parse_json,
+    read_small_body,
+    unsupported_content_type,
+)
 from service.web.errors import EmptyBody, InvalidBase64
 from service.web.middleware.body_guard import read_chunks
 from service.web.schemas.search import JSONQuery
@@ -26,6 +35,8 @@ _PARAMETERS = ("k", "min_score")
 _FORM_OVERHEAD_BYTES = 64 * 1024
 _MAX_NUMBER_BYTES = 1024
 _SUPPORTED = f"{FORM} with a file field {IMAGE_FIELD!r}, image/* or {JSON}"
+Arrived = Callable[[int], None]  # called with the size of each chunk
+Parameters = dict[str, float | None]
 _EMPTY = f"the body is empty (0 bytes); send {_SUPPORTED}"
 
 
@@ -38,26 +49,36 @@ class SearchQuery:
     min_score: float | None
 
 
-async def read_search_query(
-    request: Request, *, max_image_bytes: int, k: int | None, min_score: float | None
-) -> SearchQuery:
-    """Read a search request; `k` and `min_score` are the query parameters, which the body must not repeat.
+def max_search_bytes(max_image_bytes: int) -> int:
+    """Return the size of the largest body of a search: JSON with the image in base64."""
+    return 4 * (max_image_bytes // 3 + 1) + _FORM_OVERHEAD_BYTES
 
-    Raises RequestError, InvalidParameter.
+
+async def receive_search_query(
+    request: Request, *, max_image_bytes: int, k: int | None, min_score: float | None, arrived: Arrived
+) -> Callable[[], SearchQuery]:
+    """Receive a search request; return a function that decodes it, which takes time: call it in a thread.
+
+    `k` and `min_score` are the query parameters, which the body must not repeat. Both raise RequestError and
+    InvalidParameter.
     """
     _check_parameters([name for name, _ in request.query_params.multi_items()])
     content_type = content_type_of(request)
-    given = {"k": k, "min_score": min_score}
+    decode: Callable[[], tuple[bytes, Parameters]]
     if content_type == FORM:
-        image_bytes, in_body = await _read_form(request, max_image_bytes)
+        image_bytes, in_form = await _read_form(request, max_image_bytes, arrived)
+        decode = partial(_unchanged, image_bytes, in_form)
     elif content_type == JSON:
-        image_bytes, in_body = _from_json(
-            await _read_body(request, 4 * (max_image_bytes // 3 + 1) + _FORM_OVERHEAD_BYTES)
-        )
-    elif content_type.startswith("image/"):
-        image_bytes, in_body = await _read_body(request, max_image_bytes), {}
+        decode = partial(_from_json, await _read_body(request, max_search_bytes(max_image_bytes), arrived))
+    elif content_type.startswith("image/") or content_type == OCTETS:
+        decode = partial(_unchanged, await _read_body(request, max_image_bytes, arrived), {})
     else:
         raise unsupported_content_type(content_type, _SUPPORTED)
+    return partial(_decode, decode, {"k": k, "min_score": min_score})
+
+
+def _decode(decode: Callable[[], tuple[bytes, Parameters]], given: Parameters) -> SearchQuery:
+    image_bytes, in_body = decode()
     for name, value in in_body.items():
         if value is not None and given[name] is not None:
             raise InvalidParameter(f"{name} is given in both the URL and the body; send it once")
@@ -65,6 +86,10 @@ async def read_search_query(
     if not image_bytes:
         raise EmptyBody("the image is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
+
+
+def _unchanged(image_bytes: bytes, parameters: Parameters) -> tuple[bytes, Parameters]:
+    return image_bytes, parameters
 
 
 def _check_parameters(names: list[str]) -> None:
@@ -75,8 +100,8 @@ def _check_parameters(names: list[str]) -> None:
             raise InvalidParameter(f"the URL has the parameter {name!r} twice")
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    body = await read_small_body(request, limit)
+async def _read_body(request: Request, limit: int, arrived: Arrived) -> bytes:
+    body = await read_small_body(request, limit, arrived=arrived)
     if not body:
         raise EmptyBody(_EMPTY)
     return body
@@ -93,7 +118,7 @@ class _Image:
         self.content += chunk
 
 
-async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dict[str, float | None]]:
+async def _read_form(request: Request, max_image_bytes: int, arrived: Arrived) -> tuple[bytes, Parameters]:
     form = FormParts(
         request.headers["content-type"],
         lambda _field, _filename: _Image(),
@@ -104,12 +129,13 @@ async def _read_form(request: Request, max_image_bytes: int) -> tuple[bytes, dic
     limit = max_image_bytes + _FORM_OVERHEAD_BYTES
     is_empty = True
     async for chunk in read_chunks(request, limit, f"the body is larger than {limit:,} bytes", may_pause=False):
+        arrived(len(chunk))
         is_empty = is_empty and not chunk
         form.write(chunk)
     if is_empty:
         raise EmptyBody(_EMPTY)
     texts = form.finish()
-    numbers = {
+    numbers: Parameters = {
         "k": _number(texts.get("k"), "k", int, MIN_K, MAX_K),
         "min_score": _number(texts.get("min_score"), "min_score", float, LOWEST_SCORE, HIGHEST_SCORE),
     }
@@ -130,20 +156,17 @@ def _number(value: str | None, name: str, convert: Callable[[str], float], least
     return number
 
 
-def _from_json(body: bytes) -> tuple[bytes, dict[str, float | None]]:
+def _from_json(body: bytes) -> tuple[bytes, Parameters]:
     try:
-        query = JSONQuery.model_validate_json(body)
+        query = JSONQuery.model_validate(parse_json(json_text(body)))
     except ValidationError as error:
         reasons = "; ".join(
             f"{'.'.join(str(part) for part in detail['loc']) or 'body'}: {detail['msg']} (got {detail['input']!r:.80})"
             for detail in error.errors()
         )
         raise InvalidParameter(f"the JSON body is invalid: {reasons}") from error
-    text = query.image
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
     try:
-        image_bytes = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidBase64(f"the field 'image' is not base64: {error}") from error
+        image_bytes = image_bytes_of(query.image)
+    except ValueError as error:
+        raise InvalidBase64(f"the field {IMAGE_FIELD!r} is not base64: {error}") from error
     return image_bytes, {"k": query.k, "min_score": query.min_score}

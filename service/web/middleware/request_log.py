@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -43,9 +44,16 @@ class RequestLog:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: ServerMetrics, process_state: ProcessState, admin_key: SecretStr | None = None
+        self,
+        app: ASGIApp,
+        metrics: ServerMetrics,
+        process_state: ProcessState,
+        admin_key: SecretStr | None = None,
+        cross_origin: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
-        self._app = app
+        self._app = cross_origin(app)
+        # The responses that are made here must be readable for web applications of other origins too.
+        self._cross_origin = cross_origin
         self._admin_key = admin_key
         self._metrics = metrics
         self._process_state = process_state
@@ -79,12 +87,13 @@ class RequestLog:
             except asyncio.CancelledError:
                 if seen.status or not self._process_state.is_draining:
                     raise
-                await known_problem(Request(scope), _cut_off())(scope, receive, send_with_id)
+                response = known_problem(Request(scope), _cut_off())
+                await self._cross_origin(response)(scope, receive, send_with_id)
             except Exception:
                 log.exception("request_failed")
                 if seen.status:
                     raise  # a response that has begun can only be aborted
-                await unexpected_problem(Request(scope))(scope, receive, send_with_id)
+                await self._cross_origin(unexpected_problem(Request(scope)))(scope, receive, send_with_id)
             finally:
                 self._note(scope, seen)
 

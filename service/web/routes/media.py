@@ -12,6 +12,7 @@ from service.storage.errors import MediaError
 from service.storage.media import MediaName
 from service.web.app_state import AppStateDep
 from service.web.authorization import PUBLIC
+from service.web.conditional import is_not_modified
 from service.web.errors import ImageNotShown, MediaUnavailable
 from service.web.schemas.problems import Problem
 
@@ -53,9 +54,8 @@ async def image_response(
     request: Request, app_state: AppStateDep, media_name: MediaName, headers: Mapping[str, str]
 ) -> Response:
     """Respond with a stored image, or 304 if the client has it; raises MediaUnavailable."""
-    etag = f'"{media_name.sha256}"'
-    headers = {**headers, "ETag": etag}
-    if request.headers.get("if-none-match") == etag:
+    headers = {**headers, "ETag": f'"{media_name.sha256}"'}
+    if is_not_modified(request.headers, media_name.sha256):
         return Response(status_code=304, headers=headers)
     with hide_media_errors(f"the image {media_name} cannot be read at present; the server's log has the reason"):
         content = await run_in(app_state.pools.images, app_state.media_store.get, media_name)

@@ -13,9 +13,8 @@ from service.operations.requests import BuildRequest, RetrainRequest, parse_buil
 from service.storage.tables.operations import Operation
 from service.web.app_state import AppState, AppStateDep
 from service.web.authorization import AdminDep
-from service.web.bodies.reading import content_type_of, read_small_body
+from service.web.bodies.reading import content_type_of, json_text, read_json_body
 from service.web.bodies.uploads import receive_form, upload_folder
-from service.web.errors import UnsupportedContentType
 from service.web.routes.operations import ACCEPTED, IdempotencyKey, accepted
 from service.web.schemas.operations import OperationView
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
@@ -72,10 +71,8 @@ async def retrain(
     if content_type == "multipart/form-data":
         queued = await _retrain_with_archive(request, app_state, actor.name, idempotency_key)
     else:
-        if content_type not in ("", "application/json"):
-            supported = "application/json or multipart/form-data"
-            raise UnsupportedContentType(f"{content_type!r} is not supported; send {supported}")
-        wanted = parse_retrain(await read_small_body(request, _MAX_BODY_BYTES))
+        supported = "application/json or multipart/form-data"
+        wanted = parse_retrain(await read_json_body(request, _MAX_BODY_BYTES, supported=supported))
         queued = await asyncio.to_thread(
             partial(request_retrain, app_state.installation, wanted, actor=actor.name, idempotency_key=idempotency_key)
         )
@@ -93,7 +90,7 @@ async def build(
     idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Build a release of the current catalogue with the active model, and activate it."""
-    wanted = parse_build(await read_small_body(request, _MAX_BODY_BYTES))
+    wanted = parse_build(await read_json_body(request, _MAX_BODY_BYTES))
     queued = await asyncio.to_thread(
         partial(request_build, app_state.installation, wanted, actor=actor.name, idempotency_key=idempotency_key)
     )
@@ -117,7 +114,7 @@ async def _retrain_with_archive(request: Request, app_state: AppState, actor: st
             partial(
                 request_retrain,
                 app_state.installation,
-                parse_retrain(form.fields.get(_REQUEST_FIELD, "{}").encode()),
+                parse_retrain(json_text(form.fields.get(_REQUEST_FIELD, "{}").encode()).encode()),
                 form.files[_ARCHIVE_FIELD],
                 actor=actor,
                 idempotency_key=key,

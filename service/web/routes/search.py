@@ -1,15 +1,18 @@
 """POST /search: find the products most similar to an image."""
 
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.installation.pools import run_in
+from service.serving.engine import SearchEngine, SearchResult
 from service.serving.limits import DEFAULT_K, HIGHEST_SCORE, LOWEST_SCORE, MAX_K, MIN_K
 from service.web.admission import unless_client_leaves
 from service.web.app_state import AppStateDep, EngineDep
 from service.web.authorization import SearchDep
-from service.web.bodies.search import read_search_query
+from service.web.bodies.search import SearchQuery, receive_search_query
 from service.web.routes.media import MEDIA_PATH
 from service.web.schemas.problems import KEY_PROBLEMS, Problem
 from service.web.schemas.search import JSONQuery, SearchResponse, encode_response
@@ -66,11 +69,14 @@ async def search(
     request: Request, app_state: AppStateDep, _: SearchDep, engine: EngineDep, k: K = None, min_score: MinScore = None
 ) -> Response:
     """Rank catalogue products by visual similarity to the uploaded image."""
-    limit = app_state.settings.max_image_bytes
-    # Admission comes before the body is read, so that refused requests cost little.
-    with app_state.admission.place():
-        query = await read_search_query(request, max_image_bytes=limit, k=k, min_score=min_score)
-        result = await unless_client_leaves(request, engine.search(query.image_bytes, query.k, query.min_score))
+    admission = app_state.admission
+    # Before the body is read, so that refused requests cost little.
+    admission.require_slot()
+    async with admission.arrivals.arriving() as arrived:
+        limit = app_state.settings.max_image_bytes
+        decode = await receive_search_query(request, max_image_bytes=limit, k=k, min_score=min_score, arrived=arrived)
+    with admission.place():
+        result = await unless_client_leaves(request, _search(engine, app_state.pools.bodies, decode))
     app_state.metrics.record_search(result.timing)
     media_root = f"{request.scope.get('root_path', '')}{MEDIA_PATH}"
     if len(result.hits) > _MAX_HITS_IN_LOOP:
@@ -78,3 +84,9 @@ async def search(
     else:
         content = encode_response(result, media_root)
     return Response(content, media_type="application/json")
+
+
+async def _search(engine: SearchEngine, decoders: Executor, decode: Callable[[], SearchQuery]) -> SearchResult:
+    # Parsing 13 MiB of JSON would stop all other requests of the process.
+    query = await run_in(decoders, decode)
+    return await engine.search(query.image_bytes, query.k, query.min_score)

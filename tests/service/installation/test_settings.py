@@ -320,3 +320,49 @@ def test_an_invalid_value_for_public_search_is_reported_once(monkeypatch, value)
         load_settings()
 
     assert str(refused.value) == f"AKIN_PUBLIC_SEARCH={value}: Value error, write true, false or auto"
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://shop.example.com", ("https://shop.example.com",)),
+        ("http://localhost:3000,https://a.example ", ("http://localhost:3000", "https://a.example")),
+    ],
+)
+def test_permitted_origins_are_exact(monkeypatch, value, origins):
+    monkeypatch.setenv("AKIN_CORS_ORIGINS", value)
+
+    assert load_settings().permitted_origins == origins
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "shop.example.com",
+        "https://shop.example.com/",
+        "https://shop.example.com/search",
+        "https://Shop.example.com",
+        "https://shop.example.com:443",
+        "http://localhost:80",
+        "https://*.example.com",
+        "ftp://shop.example.com",
+        "null",
+        "https://",
+        "https://a.example https://b.example",
+    ],
+)
+def test_other_forms_of_origins_are_refused(monkeypatch, value):
+    """Browsers send the origin in one form, and it is compared as text."""
+    monkeypatch.setenv("AKIN_CORS_ORIGINS", value)
+
+    with pytest.raises(InvalidSetting, match="is not an origin; write the scheme and the host"):
+        load_settings()
+
+
+def test_all_origins_are_not_mixed_with_others(monkeypatch):
+    monkeypatch.setenv("AKIN_CORS_ORIGINS", "*, https://shop.example.com")
+
+    with pytest.raises(InvalidSetting, match="write it alone"):
+        load_settings()

@@ -7,7 +7,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.installation.settings import Settings
 from service.web.app import create_app
-from service.web.server import MAX_HEAD_BYTES, listen, running
+from service.web.http_protocol import MAX_HEAD_BYTES
+from service.web.server import listen, running
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 from tests.service.fixtures.server_process import Connection

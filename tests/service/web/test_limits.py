@@ -222,14 +222,18 @@ def test_a_body_that_does_not_arrive_is_given_up(server, path):
 # --- too many searches ---------------------------------------------------------------------------------------------
 
 
-def in_progress(server):
+def gauge(server, name):
     metrics = server.get("/metrics", **BEARER).body.decode()
-    (line,) = (line for line in metrics.splitlines() if line.startswith("akin_searches_in_progress "))
+    (line,) = (line for line in metrics.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
 
 
-def wait_until_in_progress(server, number):
-    wait_for(lambda: in_progress(server) == number, seconds=MAX_WAIT_SECONDS)
+def in_progress(server):
+    return gauge(server, "akin_searches_in_progress")
+
+
+def wait_until_arriving(server, number):
+    wait_for(lambda: gauge(server, "akin_search_bodies_arriving") == number, seconds=MAX_WAIT_SECONDS)
 
 
 def begin_search(server, stack):
@@ -240,33 +244,28 @@ def begin_search(server, stack):
     return line
 
 
-def test_searches_beyond_the_limit_get_503_at_once_and_the_others_are_completed(server):
+def test_bodies_that_arrive_slowly_hold_no_slots(server):
+    """Twice as many as there are slots; a complete search is answered meanwhile, and then they are."""
     with ExitStack() as stack:
-        lines = [begin_search(server, stack) for _ in range(MAX_SEARCHES)]
-        wait_until_in_progress(server, MAX_SEARCHES)
-        with server.connect() as line:
-            # The response does not wait for the body, of which nothing is sent.
-            line.send_head("/search", content_length=str(len(IMAGE)), content_type="image/png")
-            refused = line.response()
-        assert server.get("/readyz").status == 200
+        lines = [begin_search(server, stack) for _ in range(2 * MAX_SEARCHES)]
+        wait_until_arriving(server, len(lines))
+
+        assert server.request("/search", IMAGE, content_type="image/png").status == 200
+        assert in_progress(server) == 0
         for line in lines:
             line.send(IMAGE[-1:])
-        assert [line.response().status for line in lines] == [200] * MAX_SEARCHES
-
-    assert refused.problem_code == (503, "overloaded")
-    assert int(refused.headers["retry-after"]) >= 1
-    assert server.request("/search", IMAGE, content_type="image/png").status == 200
+            assert line.response().status == 200
 
 
-def test_disconnected_clients_release_their_slots(server):
+def test_disconnected_clients_release_their_bodies(server):
     num_left = len([line for line in server.events("request") if line["status"] == 499])
 
     with ExitStack() as stack:
         for _ in range(MAX_SEARCHES):
             begin_search(server, stack)
-        wait_until_in_progress(server, MAX_SEARCHES)
+        wait_until_arriving(server, MAX_SEARCHES)
         stack.close()
-        wait_until_in_progress(server, 0)
+        wait_until_arriving(server, 0)
 
     assert server.request("/search", IMAGE, content_type="image/png").status == 200
     left = [line for line in server.events("request") if line["status"] == 499]
@@ -287,5 +286,6 @@ def test_memory_is_bounded_by_the_slots_for_searches(server):
     before = server.reset_peak()
     call_concurrently(search, [()] * 40)
 
-    assert set(statuses) == {200, 503}
+    # All bodies arrive at the same time: on a busy machine some take longer than the limit of two seconds.
+    assert {200, 503} <= set(statuses) <= {200, 408, 503}
     assert server.peak_bytes() - before < MAX_SEARCHES * 6 * MAX_IMAGE_BYTES + 32 * MIB

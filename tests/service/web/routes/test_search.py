@@ -237,7 +237,7 @@ def test_damaged_forms_are_client_errors(client, content_type, body):
     assert problem["code"] == "invalid-form"
 
 
-@pytest.mark.parametrize("text", ["not base64!", "QUJ", "QUJD*", "ärger"])
+@pytest.mark.parametrize("text", ["not base64!", "QUJDR", "QUJD*", "QUJD=", "ärger", "data:image/png,QUJD", "QU==JD"])
 def test_invalid_base64_is_refused(client, text):
     problem = problem_of(client.post("/search", json={"image": text}))
 
