@@ -12,6 +12,7 @@ searches for up to 10,000 products.
 
 import argparse
 import asyncio
+import gc
 import itertools
 import json
 import multiprocessing
@@ -133,6 +134,7 @@ def embeddings(num_rows: int, *, seed: int) -> np.ndarray[tuple[int, ...], np.dt
 def measure(settings: Settings, num_rows: int, structure: str, num_swaps: int) -> Figures:
     """Run the parts of a server in this process, and swap back and forth."""
     figures = Figures(num_rows, structure)
+    gc.freeze()  # as `akin serve` does
     with (
         open_installation(settings) as installation,
         ThreadPools(decode_workers=settings.decode_workers, search_workers=settings.search_workers) as pools,

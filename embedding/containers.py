@@ -77,7 +77,10 @@ def _png(data: bytes) -> DecodedBytes:
             raise UnsupportedImageFormat(
                 "PNG images in Apple's application form are not supported; save it as PNG anew"
             )
-        if kind in _PNG_CHUNKS:
+        if kind == b"IDAT" and position + 12 + length > len(data):
+            # Shortened to what there is, so that the decoder misses the rest.
+            kept.append(struct.pack(">I4s", content.stop - content.start, kind) + data[content] + bytes(4))
+        elif kind in _PNG_CHUNKS:
             kept.append(data[position : position + 12 + length])
         elif kind == b"eXIf":
             exif = exif or data[content]

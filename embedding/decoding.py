@@ -36,6 +36,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from embedding.av1_size import av1_sizes
 from embedding.containers import DecodedBytes, decoded_bytes, orientation_of
 from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
 from embedding.heif import decode_heif, open_heif
@@ -171,6 +172,9 @@ def _open(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) ->
             raise unsupported_tiff(prepared.description) from error
         raise
     _check_size(source.size, limits)
+    if known.name == "AVIF":
+        for size in av1_sizes(data):
+            _check_size(size, limits)
     source.load()
     if prepared.may_be_cut:
         filled = prepared.data.rstrip(b"\xff") + _JPEG_FILLING + _JPEG_END

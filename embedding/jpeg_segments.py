@@ -50,7 +50,7 @@ class JpegSegments:
         if marker not in _DECODED_FRAMES:
             raise UnsupportedImageFormat(f"lossless and hierarchical JPEG images are not supported; {_REMEDY}")
         if len(payload) < 6:
-            raise InvalidImage("the JPEG image is damaged: its header is too short")
+            raise InvalidImage("the JPEG image is damaged or truncated: its header is too short")
         if payload[0] != 8:
             raise UnsupportedImageFormat(f"JPEG images of {payload[0]} bits are not supported; {_REMEDY}")
         self.is_progressive, self.num_components = marker in _PROGRESSIVE_FRAMES, payload[5]

@@ -1,5 +1,6 @@
 """A TIFF whose first directory has only the entries that pixels depend on, and what in it cannot be decoded."""
 
+import operator
 import struct
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from embedding.tiff_tags import TiffDirectory, TiffTag, tiff_directory, tiff_tag
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _PLANAR, _TILE_OFFSETS, _EXTRA = 273, 274, 277, 284, 324, 338
-_SAMPLE_FORMAT, _SUBSAMPLING = 339, 530
+_STRIP_BYTES, _TILE_BYTES, _SAMPLE_FORMAT, _SUBSAMPLING = 279, 325, 339, 530
 _SHORT, _LONG = 3, 4
 _GREY, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6
 _NUM_COLOURS = {0: 1, _GREY: 1, _RGB: 3, 3: 1, _CMYK: 4, _YCBCR: 3, 8: 3}
@@ -51,6 +52,10 @@ def sanitise_tiff(data: bytes) -> SanitisedTiff:
     has_pixels = _STRIP_OFFSETS in tags or _TILE_OFFSETS in tags
     if directory is None or not has_pixels or _WIDTH not in tags or _HEIGHT not in tags:
         raise InvalidImage("the TIFF image is damaged or truncated: it lacks the description of its pixels")
+    for offsets, lengths in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
+        ends = map(operator.add, *(tags[tag].numbers if tag in tags else () for tag in (offsets, lengths)))
+        if max(ends, default=0) > len(data):
+            raise InvalidImage("the TIFF image is truncated: the file ends before its pixels do; send the whole file")
     description = _description(tags)
     _check(directory, tags, description)
     bits = _number(tags, _BITS, 1)

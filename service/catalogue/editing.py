@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.catalogue.errors import ProductNotFound
 from service.storage.database import Database, next_change_seqs, now
 from service.storage.tables.catalogue import Product, ProductImage
+from training.datasets.identifiers import lookup_forms
 
 
 def delete_products(database: Database, product_ids: Sequence[str]) -> int:
@@ -15,10 +16,6 @@ def delete_products(database: Database, product_ids: Sequence[str]) -> int:
 
     Raises ProductNotFound, and deletes nothing, if one of the products does not exist.
     """
-    for product_id in product_ids:
-        # No id has unprintable characters, and PostgreSQL rejects a NUL in a parameter.
-        if not product_id.isprintable():
-            raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")
     with database.transaction() as session:
         return remove_products(session, product_ids)
 
@@ -30,10 +27,13 @@ def remove_products(session: Session, product_ids: Sequence[str]) -> int:
     """
     products = []
     for product_id in dict.fromkeys(product_ids):
-        product = session.get(Product, product_id)
-        if product is None or product.deleted_at is not None:
-            raise ProductNotFound(f"the catalogue has no product {product_id!r}")
-        products.append(product)
+        # PostgreSQL rejects a NUL in a parameter; text that is no identifier has no forms.
+        found = [session.get(Product, form) for form in lookup_forms(product_id)]
+        present = [product for product in found if product is not None and product.deleted_at is None]
+        if not present:
+            raise ProductNotFound(f"the catalogue has no product {product_id!r:.80}")
+        if present[0] not in products:
+            products.append(present[0])
     ids = [product.id for product in products]
     images = session.scalars(
         select(ProductImage).where(ProductImage.product_id.in_(ids), ProductImage.deleted_at.is_(None))

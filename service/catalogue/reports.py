@@ -12,6 +12,10 @@ from service.storage.database import now
 from training.datasets.rows import LeftOut
 
 OnProgress = Callable[[int, int], None]  # rows done, rows in total
+OnErrors = Callable[[list[RowError]], None]  # receives the errors of some rows, all errors in turn
+
+# All errors are counted; only the first are kept.
+MAX_KEPT_ERRORS = 10_000
 
 
 @dataclass(slots=True)
@@ -28,12 +32,13 @@ class ImportReport:
     num_images_added: int = 0
     num_images_updated: int = 0
     num_unchanged: int = 0
+    num_failed: int = 0
     seconds: float = 0.0
     understood: str = ""  # one line that says what the source was understood as
     notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)  # files that are not part of the source
-    errors: list[RowError] = field(default_factory=list)
-    file: Path | None = None  # the JSON file with all errors, if one was written
+    errors: list[RowError] = field(default_factory=list)  # the first of the rows that failed
+    file: Path | None = None  # the JSON file with these errors, if one was written
 
     @property
     def num_usable(self) -> int:
@@ -43,13 +48,28 @@ class ImportReport:
 
     def reasons(self) -> str:
         """Describe the first errors in one line."""
-        return first_reasons(self.errors, len(self.errors))
+        return first_reasons(self.errors, self.num_failed)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
         values = asdict(self)
         del values["file"]
         return {**values, "num_ignored": len(self.left_out)}
+
+
+class ReportWithErrors(Protocol):
+    """A report that counts the rows that failed."""
+
+    num_failed: int
+    errors: list[RowError]
+
+
+def add_errors(report: ReportWithErrors, errors: list[RowError], on_error: OnErrors | None) -> None:
+    """Count errors, keep the first ones, and hand all of them to `on_error`."""
+    report.num_failed += len(errors)
+    report.errors.extend(errors[: max(MAX_KEPT_ERRORS - len(report.errors), 0)])
+    if errors and on_error is not None:
+        on_error(errors)
 
 
 class Report(Protocol):

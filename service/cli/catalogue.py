@@ -155,7 +155,8 @@ def labels(
     from service.errors import InvalidParameter
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.labels.listing import STATES, LabelListing
+    from service.labels.listing import LabelListing
+    from service.labels.split_rule import STATES
     from service.storage.tables.catalogue import ROLES
     from service.web.schemas.labels import ADMIN_MEDIA_PATH, LabelCountsPage, LabelView
 
@@ -163,7 +164,7 @@ def labels(
         if value is not None and value not in allowed:
             raise InvalidParameter(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
     with open_installation(load_settings()) as installation:
-        listing = LabelListing(installation.database)
+        listing = LabelListing(installation.database, is_patient=True)
         if counts:
             counted = LabelCountsPage.of(listing.counts())
         else:

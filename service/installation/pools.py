@@ -33,6 +33,8 @@ class ThreadPools:
         self.polls = ThreadPoolExecutor(1, "poll")
         self.heartbeats = ThreadPoolExecutor(1, "heartbeat")
         self.keys = ThreadPoolExecutor(1, "keys")
+        # Changes of keys: a revocation does not wait for uploads.
+        self.changes = ThreadPoolExecutor(1, "change")
         self.upkeep = ThreadPoolExecutor(1, "upkeep")
         # Unmapping the files of a release that is no longer served takes a while.
         self.closing = ThreadPoolExecutor(1, "close-release")

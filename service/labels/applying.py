@@ -6,6 +6,7 @@ Every change of a label is recorded.
 """
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +16,18 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.catalogue.changes import lock_changes, number_changes, relabel
-from service.catalogue.images import CHUNK_ROWS, ImageIntake, ReceivedImage, image_id_of, new_media_of, rows_by_id
-from service.catalogue.records import chunks
-from service.catalogue.reports import OnProgress
+from service.catalogue.first_values import FirstValues
+from service.catalogue.images import (
+    CHUNK_ROWS,
+    ImageIntake,
+    ReceivedImage,
+    chunks_of_rows,
+    image_id_of,
+    insert_media,
+    rows_by_id,
+)
+from service.catalogue.records import KEYS_PER_QUERY, chunks
+from service.catalogue.reports import OnErrors, OnProgress, add_errors
 from service.catalogue.sources import RowError, first_reasons, without_folder
 from service.installation.installation import Installation
 from service.labels.sources import LabelRow, LabelSource, NewExample, Relabel
@@ -25,8 +35,8 @@ from service.storage.database import now
 from service.storage.tables.catalogue import CATALOGUE, EXAMPLE, LabelChange, Product, ProductImage
 from training.datasets.rows import LeftOut
 
-# All errors are counted; only the first are kept.
-_MAX_KEPT_ERRORS = 10_000
+# Products that were found by a label; beyond, they are looked up again.
+_MAX_KNOWN_LABELS = 10_000
 _NUM_SHOWN_PRODUCTS = 3
 
 Outcome = Literal["added", "changed", "unchanged"]
@@ -82,22 +92,24 @@ def apply_labels(
     source_name: str,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
+    on_error: OnErrors | None = None,
 ) -> LabelReport:
     """Set the labels of the rows and add new images as examples; a bad row does not stop the others.
 
     `actor` is recorded for rows that name nobody, and `source_name` with every change. The same source applied again
-    changes nothing. With `dry_run` everything is checked and nothing is written.
+    changes nothing. With `dry_run` everything is checked and nothing is written. The report keeps the first errors;
+    `on_error` receives all of them, chunk by chunk.
 
     Raises MediaError, StorageFull.
     """
     report = LabelReport(source.layout, dry_run, num_skipped=source.num_skipped, understood=source.understood)
     report.notes.extend(source.notes)
     report.left_out.extend(source.left_out)
-    run = _LabelRun(installation, report, actor, source_name, source.folder)
     start = time.perf_counter()
     num_done = 0
-    with ThreadPoolExecutor(2, thread_name_prefix="labels") as pool:
-        for rows in chunks(source.rows, CHUNK_ROWS):
+    with FirstValues() as first_values, ThreadPoolExecutor(2, thread_name_prefix="labels") as pool:
+        run = _LabelRun(installation, report, actor, source_name, source.folder, first_values, on_error)
+        for rows in chunks_of_rows(source.rows, CHUNK_ROWS):
             run.apply_chunk(rows, pool)
             num_done += len(rows)
             if on_progress:
@@ -110,7 +122,14 @@ class _LabelRun:
     """State of one run: its report, and the labels of earlier rows, to detect contradictions."""
 
     def __init__(
-        self, installation: Installation, report: LabelReport, actor: str, source_name: str, folder: Path | None
+        self,
+        installation: Installation,
+        report: LabelReport,
+        actor: str,
+        source_name: str,
+        folder: Path | None,
+        first_values: FirstValues,
+        on_error: OnErrors | None,
     ) -> None:
         self.report = report
         self._database = installation.database
@@ -118,27 +137,46 @@ class _LabelRun:
         self._actor = actor
         self._source_name = source_name
         self._folder = folder
-        self._first_labels: dict[str, tuple[str, str | None]] = {}  # by image id: location and label of its first row
-        self._added: set[str] = set()  # a dry run sees the same new image again in each chunk
+        self._first_values = first_values
+        self._on_error = on_error
+        self._errors: list[RowError] = []  # of the present chunk
+        self._products_of_labels: dict[str, str] = {}  # ids of products that were found by a label
 
     def apply_chunk(self, rows: list[LabelRow | RowError], pool: ThreadPoolExecutor) -> None:
         """Apply one chunk of rows."""
-        items = self._items(rows, pool)
+        self._apply_items(self._items(rows, pool))
+        errors, self._errors = self._errors, []
+        add_errors(self.report, errors, self._on_error)
+
+    def _apply_items(self, items: list[_Item]) -> None:
         # First without the lock, to find the rows that can be used: only their images are stored.
         with self._database.reading() as session, session.no_autoflush:
-            merged = _Merge(session, items, self._actor, self._source_name)
-            items = self._usable(items, merged, is_final=self.report.dry_run)
+            merge = self._merge(session, items)
+            used = self._usable(items, merge)
             session.expunge_all()
-        if self.report.dry_run or not items:
+        if self.report.dry_run or not merge.has_changes:
+            self._count(used)
             return
-        received_images = [item.received for item in items if item.received is not None]
-        self._intake.store(received_images, pool)
+        items = [item for item, _, _ in used]
+        self._intake.store([item.received for item in items if item.received is not None])
         with self._database.transaction() as session, session.no_autoflush:
             lock_changes(session)
-            merged = _Merge(session, items, self._actor, self._source_name)
-            used = self._usable(items, merged, is_final=True)
-            session.add_all(new_media_of(session, [item.received for item in used if item.received is not None]))
-            merged.write()
+            merge = self._merge(session, items)
+            used = self._usable(items, merge)
+            insert_media(session, [item.received for item, _, _ in used if item.received is not None])
+            merge.write()
+        self._count(used)
+
+    def _merge(self, session: Session, items: list[_Item]) -> "_Merge":
+        labels = {
+            item.row.label
+            for item in items
+            if isinstance(item.row, NewExample) and item.row.product_id is None and item.row.label
+        }
+        if len(self._products_of_labels) > _MAX_KNOWN_LABELS:
+            self._products_of_labels.clear()
+        self._products_of_labels |= _products_of(session, labels - self._products_of_labels.keys())
+        return _Merge(session, items, self._products_of_labels, self._actor, self._source_name)
 
     def _items(self, rows: list[LabelRow | RowError], pool: ThreadPoolExecutor) -> list[_Item]:
         """Read the images of the rows; add the failures to the report."""
@@ -157,57 +195,65 @@ class _LabelRun:
                 items.append(_Item(row, received))
         return items
 
-    def _usable(self, items: list[_Item], merged: "_Merge", *, is_final: bool) -> list[_Item]:
-        """Apply the rows to the session; return those that can be used, and count them if this is the final pass."""
-        usable: list[_Item] = []
+    def _usable(self, items: list[_Item], merge: "_Merge") -> list[tuple[_Item, Outcome, str]]:
+        """Apply the rows to the session; return those that can be used, with their outcomes and images."""
+        usable: list[tuple[_Item, Outcome, str]] = []
         for item in items:
             try:
-                outcome, image_id = merged.apply(item, self._first_labels)
+                usable.append((item, *merge.apply(item, self._first_values)))
             except ValueError as error:
                 self._fail(item.row.location, str(error))
-                continue
-            usable.append(item)
-            if is_final:
-                self._count(outcome, image_id)
         return usable
 
-    def _count(self, outcome: Outcome, image_id: str) -> None:
-        if outcome == "added" and image_id not in self._added:
-            self._added.add(image_id)
-            self.report.num_added += 1
-        elif outcome == "changed":
-            self.report.num_changed += 1
-        else:
-            self.report.num_unchanged += 1
+    def _count(self, used: list[tuple[_Item, Outcome, str]]) -> None:
+        for _, outcome, image_id in used:
+            # A dry run sees the same new image again in each chunk.
+            if outcome == "added" and self._first_values.is_new("added", image_id):
+                self.report.num_added += 1
+            elif outcome == "changed":
+                self.report.num_changed += 1
+            else:
+                self.report.num_unchanged += 1
 
     def _fail(self, location: str, message: str) -> None:
-        self.report.num_failed += 1
-        if len(self.report.errors) < _MAX_KEPT_ERRORS:
-            self.report.errors.append(RowError(location, without_folder(message, self._folder)))
+        self._errors.append(RowError(location, without_folder(message, self._folder)))
 
 
 class _Merge:
     """Applies the rows of one chunk to the tables, in one session."""
 
-    def __init__(self, session: Session, items: list[_Item], actor: str, source_name: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        items: list[_Item],
+        products_of_labels: Mapping[str, str],
+        actor: str,
+        source_name: str,
+    ) -> None:
         self._session = session
         self._actor = actor
         self._source_name = source_name
         self._changed: dict[str, ProductImage] = {}
         self._history: list[LabelChange] = []
-        rows = [item.row for item in items]
-        named = {row.product_id for row in rows if row.product_id is not None}
-        labels = {row.label for row in rows if isinstance(row, NewExample) and row.product_id is None and row.label}
-        self._products_of_labels = {label: _product_of_label(session, label) for label in labels}
-        found = {product.id for product in self._products_of_labels.values() if product is not None}
+        self._ids_of_labels = products_of_labels
         self._images = self._load_images(items)
-        named |= {image.product_id for image in self._images.values()}
-        self._products = rows_by_id(session, Product, named | found)
+        named = {image.product_id for image in self._images.values()}
+        named |= {self._product_id_of(item.row) for item in items if isinstance(item.row, NewExample)}
+        named |= {item.row.product_id for item in items if item.row.product_id is not None}
+        self._products = rows_by_id(session, Product, named - {""})
         self._images |= rows_by_id(
             session, ProductImage, {self._new_id(item) for item in items if isinstance(item.row, NewExample)}
         )
+        self._by_content: dict[str, list[ProductImage]] = {}
+        for image in self._images.values():
+            self._by_content.setdefault(image.sha256, []).append(image)
 
-    def apply(self, item: _Item, first_labels: dict[str, tuple[str, str | None]]) -> tuple[Outcome, str]:
+    @property
+    def has_changes(self) -> bool:
+        """Whether a row has changed anything."""
+        return bool(self._changed)
+
+    def apply(self, item: _Item, first_labels: FirstValues) -> tuple[Outcome, str]:
         """Apply one row; raises ValueError with the reason, and changes nothing, if it cannot be used."""
         row = item.row
         if isinstance(row, Relabel):
@@ -255,6 +301,7 @@ class _Merge:
                 id=image_id, product_id=product.id, sha256=sha256, role=EXAMPLE, label=None, created_at=now()
             )
             self._images[image_id] = image
+            self._by_content.setdefault(sha256, []).append(image)
         image.role, image.deleted_at = EXAMPLE, None
         self._history.append(relabel(image, label, actor=row.labelled_by or self._actor, source=self._source_name))
         self._changed[image_id] = image
@@ -264,12 +311,11 @@ class _Merge:
         reference = f"image_id {row.image_id!r}" if row.image_id is not None else f"sha256 {row.sha256!r}"
         if row.product_id is not None and row.image_id is None:
             reference += f" of {row.product_id!r}"
-        found = [
-            image
-            for image in self._images.values()
-            if (image.id == row.image_id if row.image_id is not None else image.sha256 == row.sha256)
-            and (row.image_id is not None or row.product_id in (None, image.product_id))
-        ]
+        if row.image_id is not None:
+            found = [self._images[row.image_id]] if row.image_id in self._images else []
+        else:
+            same = self._by_content.get(row.sha256 or "", [])
+            found = [image for image in same if row.product_id in (None, image.product_id)]
         existing = [
             image for image in found if image.deleted_at is None and _exists(self._products.get(image.product_id))
         ]
@@ -289,12 +335,12 @@ class _Merge:
 
     def _product_of(self, row: NewExample) -> Product:
         """Return the product that a new image is added to; raises ValueError if there is none."""
-        if row.product_id is not None:
-            product = self._products.get(row.product_id)
-            description = f"product {row.product_id!r}"
-        else:
-            product = self._products_of_labels.get(row.label or "")
-            description = f"product with the id or label {row.label!r}"
+        product = self._products.get(self._product_id_of(row))
+        description = (
+            f"product {row.product_id!r}"
+            if row.product_id is not None
+            else f"product with the id or label {row.label!r}"
+        )
         if product is None or not _exists(product):
             raise ValueError(f"the catalogue has no {description}; import the product first")
         return product
@@ -303,15 +349,18 @@ class _Merge:
         row = item.row
         assert isinstance(row, NewExample)
         assert item.received is not None
-        product = self._products_of_labels.get(row.label or "") if row.product_id is None else None
-        return image_id_of(product.id if product else row.product_id or "", item.received.sha256)
+        return image_id_of(self._product_id_of(row), item.received.sha256)
+
+    def _product_id_of(self, row: NewExample) -> str:
+        """Return the id of the product that a new image is added to; empty if its label is that of no product."""
+        return row.product_id if row.product_id is not None else self._ids_of_labels.get(row.label or "", "")
 
     def _load_images(self, items: list[_Item]) -> dict[str, ProductImage]:
         relabels = [item.row for item in items if isinstance(item.row, Relabel)]
         images = rows_by_id(self._session, ProductImage, {row.image_id for row in relabels if row.image_id})
         digests = {row.sha256 for row in relabels if row.sha256}
-        if digests:
-            query = select(ProductImage).where(ProductImage.sha256.in_(digests))
+        for part in chunks(digests, KEYS_PER_QUERY):
+            query = select(ProductImage).where(ProductImage.sha256.in_(part))
             images.update((image.id, image) for image in self._session.scalars(query))
         return images
 
@@ -321,10 +370,8 @@ class _Merge:
         return None if label in (None, product.label or product.id) else label
 
     @staticmethod
-    def _check_consistent(
-        first_labels: dict[str, tuple[str, str | None]], image_id: str, location: str, label: str | None
-    ) -> None:
-        first, first_label = first_labels.setdefault(image_id, (location, label))
+    def _check_consistent(first_labels: FirstValues, image_id: str, location: str, label: str | None) -> None:
+        first, first_label = first_labels.first("label", image_id, location, label)
         if first_label != label:
             shown = "its product's label" if first_label is None else f"label {first_label!r}"
             here = "its product's" if label is None else repr(label)
@@ -335,19 +382,17 @@ def _exists(product: Product | None) -> bool:
     return product is not None and product.deleted_at is None
 
 
-def _product_of_label(session: Session, label: str) -> Product | None:
-    """Return the product whose id is the label; else the one with the lowest id among the products with the label, or
-    else with an image of the label.
+def _products_of(session: Session, labels: set[str]) -> dict[str, str]:
+    """Return the id of the product of each label: the one whose id is the label; else the one with the lowest id among
+    the products with the label, or else with an image of the label.
     """
-    product = session.get(Product, label)
-    if _exists(product):
-        return product
     is_present = Product.deleted_at.is_(None)
-    of_product = select(func.min(Product.id)).where(Product.label == label, is_present)
-    of_image = (
-        select(func.min(Product.id))
-        .join(ProductImage, ProductImage.product_id == Product.id)
-        .where(ProductImage.label == label, ProductImage.deleted_at.is_(None), is_present)
-    )
-    product_id = session.scalar(of_product) or session.scalar(of_image)
-    return None if product_id is None else session.get(Product, product_id)
+    found: dict[str, str] = {}
+    for label in (Product.id, Product.label, ProductImage.label):
+        query = select(label, func.min(Product.id)).where(is_present).group_by(label)
+        if label is ProductImage.label:
+            query = query.join(ProductImage, ProductImage.product_id == Product.id)
+            query = query.where(ProductImage.deleted_at.is_(None))
+        for part in chunks(labels - found.keys(), KEYS_PER_QUERY):
+            found.update((str(row[0]), row[1]) for row in session.execute(query.where(label.in_(part))))
+    return found

@@ -1,8 +1,9 @@
 """Errors of labels.
 
 ServiceError
-├── InvalidLabels  labels that cannot be read, or of which no row can be used
-└── ImageNotFound  no image of the catalogue has the id
+├── InvalidLabels       labels that cannot be read, or of which no row can be used
+├── ImageNotFound       no image of the catalogue has the id
+└── LabelsBeingCounted  many changes of the catalogue are not in the lists of labels yet
 """
 
 from service.errors import ServiceError
@@ -18,3 +19,9 @@ class ImageNotFound(ServiceError):
     """No image of the catalogue has this id."""
 
     code = "image-not-found"
+
+
+class LabelsBeingCounted(ServiceError):
+    """The lists of labels do not contain the latest changes of the catalogue yet."""
+
+    code = "labels-being-counted"

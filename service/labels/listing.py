@@ -1,27 +1,26 @@
 """Labels of images: who set them, and whether training uses an image or holds it out."""
 
-import threading
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import get_args
 
-from sqlalchemy import select
+from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
-from service.catalogue.records import KEYS_PER_QUERY, LabelledImage, chunks, labelled_images
-from service.labels.errors import ImageNotFound
+from service.catalogue.records import KEYS_PER_QUERY, LabelledImage, chunks
+from service.labels.errors import ImageNotFound, LabelsBeingCounted
+from service.labels.split_rule import STATES
+from service.labels.states import update_states
 from service.releases.records import active_release
-from service.storage.database import Database, current_watermark, in_utc
-from service.storage.tables.catalogue import EXAMPLE, LabelChange, ProductImage
+from service.storage.database import Database, in_utc
+from service.storage.media import MediaName
+from service.storage.tables.catalogue import ROLES, LabelChange, MediaObject, ProductImage
 from service.storage.tables.releases import Release
-from training.data.label_states import LabelState, held_out_states
-from training.data.snapshot import SnapshotImage, snapshot_of
-from training.data.splits import SplitConfig
+from service.storage.tables.training import TrainingClass, TrainingImage, TrainingOverview
+from training.data.label_states import LabelState
 
-STATES: tuple[LabelState, ...] = get_args(LabelState)
+# A request computes the states of about this many images, and is refused if changes are left.
+_IMAGES_PER_REQUEST = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +35,17 @@ class LabelFacts:
     label_source: str | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ClassCounts:
     """Numbers of images, of one class or of all classes."""
 
-    num_images: int = 0
-    num_catalogue: int = 0
-    num_examples: int = 0
-    num_train: int = 0
-    num_validation: int = 0
-    num_test: int = 0
-    num_new: int = 0
-
-    def add(self, role: str, state: LabelState, is_new: bool) -> None:
-        """Count one image."""
-        self.num_images += 1
-        self.num_examples += role == EXAMPLE
-        self.num_catalogue += role != EXAMPLE
-        self.num_train += state == "train"
-        self.num_validation += state == "validation"
-        self.num_test += state == "test"
-        self.num_new += is_new
+    num_images: int
+    num_catalogue: int
+    num_examples: int
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_new: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,119 +71,177 @@ class CountsPage:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Overview:
-    """All images with their labels at one moment, ordered by image id, and the state of each."""
-
-    watermark: int
-    images: list[LabelledImage]
-    states: list[LabelState]
-
-    def find(self, image_id: str) -> int:
-        """Return the position of an image; raises ImageNotFound."""
-        position = self.first_after(image_id) - 1
-        if position < 0 or self.images[position].image_id != image_id:
-            raise ImageNotFound(f"the catalogue has no image {image_id!r:.80}; see: akin catalogue labels")
-        return position
-
-    def first_after(self, image_id: str) -> int:
-        """Return the position of the first image whose id is greater."""
-        return bisect_right(self.images, image_id, key=lambda image: image.image_id)
-
-
 class LabelListing:
-    """Lists, counts and shows the labels of a catalogue.
+    """Lists, counts and shows the labels of a catalogue, from tables that are brought up to date first.
 
-    Which images are held out depends on all labels, so an overview is kept until the catalogue changes.
+    After many changes that nobody has listed, such as an upgrade with a large catalogue, this takes minutes. Unless
+    `is_patient`, all methods then raise LabelsBeingCounted after a part of it, and a later call goes on.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, is_patient: bool = False) -> None:
         self._database = database
-        self._lock = threading.Lock()
-        self._newest: _Overview | None = None
+        self._max_images = None if is_patient else _IMAGES_PER_REQUEST
 
     def page(
         self, *, label: str | None, role: str | None, state: str | None, after: str | None, limit: int
     ) -> LabelPage:
         """Return the first `limit` images with these properties whose ids are greater than `after`."""
+        self._update()
+        roles = ROLES if role is None else (role,)
+        states = range(len(STATES)) if state is None else (STATES.index(state),)
         with self._database.reading() as session:
-            overview = self._overview(session)
-            start = 0 if after is None else overview.first_after(after)
-            found: list[int] = []
-            for position in range(start, len(overview.images)):
-                image = overview.images[position]
-                if (
-                    label in (None, image.label)
-                    and role in (None, image.role)
-                    and state in (None, overview.states[position])
-                ):
-                    found.append(position)
-                    if len(found) > limit:
-                        break
-            page = found[:limit]
-            following = overview.images[page[-1]].image_id if len(found) > limit else None
-            return LabelPage(_facts(session, overview, page), following)
+            if label is None and (role, state) == (None, None):
+                ids = _ids(session, after, limit + 1)
+            else:
+                ids = _matching_ids(session, label, roles, states, after, limit + 1)
+            following = ids[limit - 1] if len(ids) > limit else None
+            return LabelPage(_facts(session, ids[:limit]), following)
 
     def counts(self, *, after: str | None = None, limit: int | None = None) -> CountsPage:
         """Count all images, and those of the first `limit` labels greater than `after`."""
+        self._update()
         with self._database.reading() as session:
-            overview = self._overview(session)
+            overview = session.get(TrainingOverview, 1)
+            assert overview is not None
             shown = _release_watermark(session)
-            new = set(session.scalars(select(ProductImage.id).where(ProductImage.change_seq > shown)))
-        total = ClassCounts()
-        classes: dict[str, ClassCounts] = {}
-        for image, state in zip(overview.images, overview.states, strict=True):
-            is_new = image.image_id in new
-            total.add(image.role, state, is_new)
-            classes.setdefault(image.label, ClassCounts()).add(image.role, state, is_new)
-        labels = [label for label in sorted(classes) if after is None or label > after]
-        page = labels[:limit]
+            query = select(TrainingClass).order_by(TrainingClass.label)
+            if after is not None:
+                query = query.where(TrainingClass.label > _storable(after))
+            rows = session.scalars(query if limit is None else query.limit(limit + 1)).all()
+            page = rows[:limit]
+            num_new = _num_new_of(session, page, shown)
+            total = _total_of(overview.totals, _num_new(session, shown))
         return CountsPage(
             watermark=overview.watermark,
             release_watermark=shown,
             total=total,
-            num_classes=len(classes),
-            classes={label: classes[label] for label in page},
-            next=page[-1] if len(labels) > len(page) else None,
+            num_classes=overview.totals["num_classes"],
+            classes={row.label: _counts_of(row, num_new.get(row.label, 0)) for row in page},
+            next=page[-1].label if len(rows) > len(page) else None,
         )
 
     def show(self, image_id: str) -> tuple[LabelFacts, list[LabelChange]]:
         """Return an image with all changes of its label, oldest first; raises ImageNotFound."""
+        self._update()
         with self._database.reading() as session:
-            overview = self._overview(session)
-            (facts,) = _facts(session, overview, [overview.find(image_id)])
+            facts = _facts(session, [image_id]) if _is_storable(image_id) else []
+            if not facts:
+                raise ImageNotFound(f"the catalogue has no image {image_id!r:.80}; see: akin catalogue labels")
             query = select(LabelChange).where(LabelChange.image_id == image_id).order_by(LabelChange.id)
-            return facts, list(session.scalars(query))
+            return facts[0], list(session.scalars(query))
 
-    def _overview(self, session: Session) -> _Overview:
-        watermark = current_watermark(session)
-        # One thread computes the overview while the others wait for it.
-        with self._lock:
-            if self._newest is None or self._newest.watermark != watermark:
-                self._newest = _take_overview(session)
-            return self._newest
+    def _update(self) -> None:
+        left = update_states(self._database, max_images=self._max_images)
+        if left > 0:
+            raise LabelsBeingCounted(
+                f"the labels are being counted, and up to {left:,} changes of the catalogue are left; ask again"
+            )
 
 
-def _take_overview(session: Session) -> _Overview:
-    """Read all labels, and determine the held-out images as every training run does."""
-    images = labelled_images(session)
-    snapshot_images = [
-        SnapshotImage(
-            location=image.image_id,
-            path=Path(),
-            label=image.label,
-            role="example" if image.role == EXAMPLE else "catalogue",
-            part="",
-            sha256=image.media_name.sha256,
+def _ids(session: Session, after: str | None, limit: int) -> list[str]:
+    query = select(TrainingImage.image_id).where(TrainingImage.image_id > _storable(after or ""))
+    return list(session.scalars(query.order_by(TrainingImage.image_id).limit(limit)))
+
+
+def _matching_ids(
+    session: Session,
+    label: str | None,
+    roles: Collection[str],
+    states: Collection[int],
+    after: str | None,
+    limit: int,
+) -> list[str]:
+    """Return the first ids of the images of a label, of these roles and in these states.
+
+    Each role and state is read from an index that is ordered by id after them, so that no row is skipped: an image in a
+    rare state is found without reading the others.
+    """
+    if label is not None and not _is_storable(label):
+        return []
+    parts = []
+    for role in roles:
+        for state in states:
+            query = select(TrainingImage.image_id.label("id")).where(
+                TrainingImage.role == role, TrainingImage.state == state
+            )
+            query = query.where(TrainingImage.image_id > _storable(after or ""))
+            if label is not None:
+                query = query.where(TrainingImage.label == label)
+            parts.append(select(query.order_by(TrainingImage.image_id).limit(limit).subquery().c.id))
+    return sorted(session.scalars(union_all(*parts)))[:limit]
+
+
+def _facts(session: Session, image_ids: Sequence[str]) -> list[LabelFacts]:
+    """Return the images with these ids in their order; unknown ones are left out."""
+    shown = _release_watermark(session)
+    found: dict[str, LabelFacts] = {}
+    for part in chunks(image_ids, KEYS_PER_QUERY):
+        rows = session.execute(
+            select(TrainingImage, ProductImage, MediaObject.extension)
+            .join(ProductImage, ProductImage.id == TrainingImage.image_id)
+            .join(MediaObject, MediaObject.sha256 == TrainingImage.sha256)
+            .where(TrainingImage.image_id.in_(part))
         )
-        for image in images
-    ]
-    state_of: dict[str, LabelState] = {}
-    if snapshot_images:
-        snapshot = snapshot_of("catalogue", snapshot_images)
-        states = held_out_states(snapshot, SplitConfig())
-        state_of = {image.location: state for image, state in zip(snapshot.images, states, strict=True)}
-    return _Overview(current_watermark(session), images, [state_of[image.image_id] for image in images])
+        found.update((known.image_id, _facts_of(known, image, extension, shown)) for known, image, extension in rows)
+    return [found[image_id] for image_id in image_ids if image_id in found]
+
+
+def _facts_of(known: TrainingImage, image: ProductImage, extension: str, shown: int) -> LabelFacts:
+    return LabelFacts(
+        LabelledImage(
+            image.id,
+            image.product_id,
+            known.label,
+            known.role,
+            MediaName(known.sha256, extension),
+            in_utc(image.labelled_at or image.created_at),
+        ),
+        STATES[known.state],
+        known.change_seq > shown,
+        image.labelled_by,
+        in_utc(image.labelled_at),
+        image.label_source,
+    )
+
+
+def _total_of(totals: Mapping[str, int], num_new: int) -> ClassCounts:
+    return ClassCounts(
+        totals["num_catalogue"] + totals["num_examples"],
+        totals["num_catalogue"],
+        totals["num_examples"],
+        totals["num_train"],
+        totals["num_validation"],
+        totals["num_test"],
+        num_new,
+    )
+
+
+def _counts_of(row: TrainingClass, num_new: int) -> ClassCounts:
+    return ClassCounts(
+        row.num_catalogue + row.num_examples,
+        row.num_catalogue,
+        row.num_examples,
+        row.num_train,
+        row.num_validation,
+        row.num_test,
+        num_new,
+    )
+
+
+def _num_new(session: Session, shown: int) -> int:
+    return session.scalar(select(func.count()).where(TrainingImage.change_seq > shown)) or 0
+
+
+def _num_new_of(session: Session, page: Sequence[TrainingClass], shown: int) -> dict[str, int]:
+    """Count the images of the classes that were changed after the watermark `shown`."""
+    if not page:
+        return {}
+    if shown == 0:
+        return {row.label: row.num_catalogue + row.num_examples for row in page}
+    query = select(TrainingImage.label, func.count()).where(
+        TrainingImage.label.between(page[0].label, page[-1].label), TrainingImage.change_seq > shown
+    )
+    return {row[0]: row[1] for row in session.execute(query.group_by(TrainingImage.label))}
 
 
 def _release_watermark(session: Session) -> int:
@@ -204,23 +251,11 @@ def _release_watermark(session: Session) -> int:
     return release.watermark if release else 0
 
 
-def _facts(session: Session, overview: _Overview, positions: Sequence[int]) -> list[LabelFacts]:
-    shown = _release_watermark(session)
-    rows: dict[str, ProductImage] = {}
-    for part in chunks([overview.images[position].image_id for position in positions], KEYS_PER_QUERY):
-        rows.update((row.id, row) for row in session.scalars(select(ProductImage).where(ProductImage.id.in_(part))))
-    facts = []
-    for position in positions:
-        image = overview.images[position]
-        row = rows[image.image_id]
-        facts.append(
-            LabelFacts(
-                image,
-                overview.states[position],
-                row.change_seq > shown,
-                row.labelled_by,
-                in_utc(row.labelled_at),
-                row.label_source,
-            )
-        )
-    return facts
+def _is_storable(text: str) -> bool:
+    """Return whether the database may have this text: PostgreSQL rejects NUL, and drivers halves of surrogates."""
+    return _storable(text) == text
+
+
+def _storable(text: str) -> str:
+    """Return the beginning of a text up to the first character that no database stores."""
+    return text.partition("\0")[0].encode("utf-8", "ignore").decode()

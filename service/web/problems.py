@@ -29,7 +29,7 @@ from service.access.errors import (
 from service.catalogue.errors import EmptyCatalogue, InvalidArchive, InvalidImportSource, ProductNotFound
 from service.errors import InvalidParameter, ServiceError, StorageFull, code_of, is_disk_full
 from service.evaluations.errors import EvaluationNotFound, NotComparable
-from service.labels.errors import ImageNotFound, InvalidLabels
+from service.labels.errors import ImageNotFound, InvalidLabels, LabelsBeingCounted
 from service.operations.errors import (
     IdempotencyKeyReused,
     InvalidOperation,
@@ -99,6 +99,7 @@ STATUSES: dict[type[Exception], int] = {
     ProductNotFound: 404,
     ImageNotFound: 404,
     InvalidLabels: 422,
+    LabelsBeingCounted: 503,
     InvalidArchive: 422,
     InvalidImportSource: 422,
     EmptyCatalogue: 409,

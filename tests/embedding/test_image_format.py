@@ -5,9 +5,23 @@ import sys
 import pytest
 from PIL import Image, features
 
-from embedding import image_format as formats
-from embedding.image_format import FORMATS, HEAD_BYTES, MEDIA_TYPES, READ_NAMES, image_format
+from embedding.image_format import (
+    FORMATS,
+    HEAD_BYTES,
+    MEDIA_TYPES,
+    READ_NAMES,
+    ImageFormat,
+    _in_this_installation,
+    image_format,
+)
 from tests.images import colour_image, encode
+
+
+def found(head: bytes) -> ImageFormat:
+    """Return the format of bytes that have one."""
+    known = image_format(head)
+    assert known is not None
+    return known
 
 
 def ftyp(*brands: bytes) -> bytes:
@@ -33,12 +47,12 @@ def test_recognises_what_pillow_writes_and_reads(name):
     if name in ("AVIF", "WEBP") and not features.check(name.lower()):
         pytest.skip(f"this build of Pillow has no {name}")
 
-    found = image_format(encode(colour_image("red"), name)[:HEAD_BYTES])
+    known = found(encode(colour_image("red"), name)[:HEAD_BYTES])
 
-    assert found == FORMATS[name]
-    assert found.is_read
-    assert found.remedy == ""
-    assert MEDIA_TYPES[found.extension] == f"image/{name.lower()}"
+    assert known == FORMATS[name]
+    assert known.is_read
+    assert known.remedy == ""
+    assert MEDIA_TYPES[known.extension] == f"image/{name.lower()}"
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in READ_NAMES])
@@ -85,14 +99,14 @@ def test_each_format_that_is_not_read_has_a_remedy(name):
     ],
 )
 def test_recognises_formats_by_content(head, name):
-    assert image_format(head).name == name
+    assert found(head).name == name
 
 
 @pytest.mark.parametrize(
     ("pillow_name", "name"), [("ICO", "icon"), ("PPM", "PPM"), ("PCX", "PCX"), ("JPEG2000", "JPEG 2000")]
 )
 def test_recognises_what_pillow_writes_and_akin_does_not_read(pillow_name, name):
-    assert image_format(encode(colour_image("red"), pillow_name)).name == name
+    assert found(encode(colour_image("red"), pillow_name)).name == name
 
 
 @pytest.mark.parametrize(
@@ -116,7 +130,7 @@ def test_other_content_is_no_known_format(head):
 
 @pytest.mark.parametrize("leading", [b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b" " * 16])
 def test_white_space_and_a_byte_order_mark_may_come_first(leading):
-    assert image_format(leading + encode(colour_image("red"), "JPEG")).name == "JPEG"
+    assert found(leading + encode(colour_image("red"), "JPEG")).name == "JPEG"
 
 
 def test_other_leading_bytes_hide_the_format():
@@ -132,13 +146,13 @@ def test_any_part_of_a_file_is_recognised_or_not_without_an_error():
 
 
 def test_a_format_whose_decoder_is_missing_is_not_read(monkeypatch):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(formats.features, "check", lambda name: False)
-    formats._in_this_installation.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    _in_this_installation.cache_clear()
     try:
-        heic, avif = image_format(ftyp(b"heic")), image_format(ftyp(b"avif"))
+        heic, avif = found(ftyp(b"heic")), found(ftyp(b"avif"))
     finally:
-        formats._in_this_installation.cache_clear()
+        _in_this_installation.cache_clear()
 
     assert not heic.is_read
     assert "pip install pi-heif" in heic.remedy

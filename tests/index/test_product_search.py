@@ -31,7 +31,7 @@ def no_check():
 def best_of_each_product(embeddings_ND, numbers, query_D, k, min_score=None):
     """Return (row, score) of the nearest products, computed naively."""
     hits = brute_force(embeddings_ND, query_D[None], len(embeddings_ND))
-    found = {}
+    found: dict[int, tuple[int, float]] = {}
     for row, score in zip(hits.rows[0].tolist(), hits.scores[0].tolist(), strict=True):
         if min_score is None or score >= min_score:
             found.setdefault(int(numbers[row]), (row, score))

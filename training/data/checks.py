@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.data.image_cache import ImageCache
 from training.data.near_duplicates import near_duplicate_pairs, thumbnails_of
-from training.data.snapshot import Snapshot, SnapshotImage, class_ids
+from training.data.snapshot import Progress, Snapshot, SnapshotImage, class_ids
 from training.data.splits import Split, held_out_images
 
 _MAX_NAMED = 5
@@ -33,24 +33,28 @@ class DataChecks:
     unreadable: NDArray[np.int64]  # images that cannot be used at all
 
 
-def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> DataChecks:
+def check_training_data(
+    snapshot: Snapshot, split: Split, cache: ImageCache, on_progress: Progress | None = None
+) -> DataChecks:
     """Find unreadable images, classes of one image, duplicates across the split, and images with two labels.
 
-    Pass the images to exclude to `splits.leave_out`. Takes a few seconds for 10,000 images.
+    Pass the images to exclude to `splits.leave_out`. Takes a few seconds for 10,000 images; `on_progress` receives
+    (images compared, all images).
     """
     images = snapshot.images
     if len(cache) != len(images):
         raise ValueError(f"the cache holds {len(cache)} images and the snapshot {len(images)}")
     ids, content = class_ids(snapshot.labels), class_ids([image.sha256 for image in images])
     is_held_out = held_out_images(snapshot, split)
-    pairs = near_duplicate_pairs(thumbnails_of(cache))
-    # Files with equal bytes have findings of their own.
-    pairs = pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
+    # One image of each content: files with equal bytes have findings of their own, and thousands of products that show
+    # the same placeholder would be millions of pairs.
+    distinct = np.sort(np.unique(content, return_index=True)[1])
+    pairs = distinct[near_duplicate_pairs(thumbnails_of(cache).of(distinct), on_progress)]
     unreadable = np.array(sorted(cache.failures), np.int64)
     in_training = np.zeros(len(images), np.bool_)
     in_training[split.train] = True
     same = ~is_held_out & np.isin(content, content[is_held_out])
-    near = _partners(pairs, is_held_out, in_training)
+    near = _partners(content[pairs], content, is_held_out, in_training)
     findings = [
         *_left_out_rows(snapshot),
         *_unreadable(images, cache.failures),
@@ -58,7 +62,7 @@ def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> 
         *_same_file_across(images, same),
         *_near_duplicates_across(images, near),
         *_same_file_under_labels(images, ids, content),
-        *_near_duplicates_under_labels(images, ids, pairs),
+        *_near_duplicates_under_labels(images, ids, content, pairs),
     ]
     exclude = np.flatnonzero(in_training & same)
     exclude = np.unique(np.concatenate([exclude, near, unreadable]))
@@ -66,11 +70,15 @@ def check_training_data(snapshot: Snapshot, split: Split, cache: ImageCache) -> 
 
 
 def _partners(
-    pairs: NDArray[np.int64], is_held_out: NDArray[np.bool_], in_training: NDArray[np.bool_]
+    content_pairs: NDArray[np.int64],
+    content: NDArray[np.int64],
+    is_held_out: NDArray[np.bool_],
+    in_training: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Return the training images that are paired with a held-out image."""
-    both_ways = np.concatenate([pairs, pairs[:, ::-1]])
-    return np.unique(both_ways[is_held_out[both_ways[:, 1]] & in_training[both_ways[:, 0]], 0])
+    """Return the training images whose content is paired with that of a held-out image."""
+    both_ways = np.concatenate([content_pairs, content_pairs[:, ::-1]])
+    is_held_out_content = np.isin(both_ways[:, 1], content[is_held_out])
+    return np.flatnonzero(in_training & np.isin(content, both_ways[is_held_out_content, 0]))
 
 
 def _left_out_rows(snapshot: Snapshot) -> Iterable[Finding]:
@@ -149,15 +157,22 @@ def _same_file_under_labels(
 
 
 def _near_duplicates_under_labels(
-    images: Sequence[SnapshotImage], ids: NDArray[np.int64], pairs: NDArray[np.int64]
+    images: Sequence[SnapshotImage], ids: NDArray[np.int64], content: NDArray[np.int64], pairs: NDArray[np.int64]
 ) -> Iterable[Finding]:
-    across = pairs[ids[pairs[:, 0]] != ids[pairs[:, 1]]]
-    if len(across):
-        rows = np.fromiter(dict.fromkeys(across.reshape(-1).tolist()), np.int64)
+    # The images of content c are by_content[starts[c] : starts[c + 1]].
+    by_content = np.argsort(content, kind="stable")
+    starts = np.searchsorted(content[by_content], np.arange(content.max(initial=-1) + 2))
+    rows: dict[int, None] = {}
+    for pair in content[pairs].tolist():
+        first, second = (by_content[starts[c] : starts[c + 1]] for c in pair)
+        for members, others in ((first, second), (second, first)):
+            labels = set(ids[others].tolist())
+            rows |= dict.fromkeys(row for row in members.tolist() if labels != {ids[row]})
+    if rows:
         yield _finding(
             "warning",
             images,
-            rows,
+            np.fromiter(rows, np.int64),
             "near-duplicates of images with another label",
             "check whether one class has two labels",
             with_labels=True,

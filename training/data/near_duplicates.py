@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.image_cache import ImageCache
+from training.data.snapshot import Progress
 
 _FINE, _COARSE = 16, 8
 _MIN_COARSE_CORRELATION = 0.98
@@ -43,6 +44,11 @@ class Thumbnails:
     grey: Tensor  # float32 [N, 256], mean 0 and length 1; zeros for an image without structure
     coarse: Tensor  # float32 [N, 64], the same of 8 × 8 values
 
+    def of(self, images: NDArray[np.int64]) -> "Thumbnails":
+        """Return the thumbnails of some images."""
+        rows = torch.from_numpy(images)
+        return Thumbnails(self.colours[rows], self.grey[rows], self.coarse[rows])
+
 
 def thumbnails_of(cache: ImageCache) -> Thumbnails:
     """Shrink the images of a cache in blocks; unreadable images get thumbnails without structure."""
@@ -61,11 +67,15 @@ def thumbnails_of(cache: ImageCache) -> Thumbnails:
     return Thumbnails(colours, grey, coarse)
 
 
-def near_duplicate_pairs(thumbnails: Thumbnails) -> NDArray[np.int64]:
-    """Return the pairs of near-duplicates, int64 [P, 2], each once with the smaller position first."""
+def near_duplicate_pairs(thumbnails: Thumbnails, on_progress: Progress | None = None) -> NDArray[np.int64]:
+    """Return the pairs of near-duplicates, int64 [P, 2], each once with the smaller position first.
+
+    The time grows with the square of the images: a minute for 100,000. `on_progress` receives (images compared with
+    all others, all images), and may raise.
+    """
     found = [
         pairs[_is_alike(thumbnails, pairs)]
-        for candidates in _candidates(thumbnails.coarse)
+        for candidates in _candidates(thumbnails.coarse, on_progress)
         for pairs in torch.split(candidates, _PAIRS_AT_ONCE)
     ]
     pairs_P2: NDArray[np.int64] = torch.cat(found).numpy() if found else np.zeros((0, 2), np.int64)
@@ -78,7 +88,7 @@ def _standardised(values: Tensor) -> Tensor:
     return F.normalize(centred, dim=1).masked_fill(is_plain, 0)
 
 
-def _candidates(coarse: Tensor) -> Iterator[Tensor]:
+def _candidates(coarse: Tensor, on_progress: Progress | None) -> Iterator[Tensor]:
     """Yield the pairs with similar coarse thumbnails, int64 [P, 2], tile by tile above the diagonal."""
     for start in range(0, len(coarse), _TILE):
         rows = coarse[start : start + _TILE]
@@ -88,6 +98,8 @@ def _candidates(coarse: Tensor) -> Iterator[Tensor]:
                 is_alike = is_alike.triu(diagonal=1)
             if len(pairs := is_alike.nonzero()):
                 yield pairs + torch.tensor([start, column])
+        if on_progress is not None:
+            on_progress(start + len(rows), len(coarse))
 
 
 def _is_alike(thumbnails: Thumbnails, pairs: Tensor) -> Tensor:

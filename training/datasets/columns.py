@@ -10,8 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from training.datasets.files import short
+
 ATTRIBUTE_PREFIX = "attributes."
 _INVISIBLE_ENDS = "\ufeff\u200b\u2060"
+# Longer names are in no list of columns; normalising them would take time and memory.
+_MAX_COMPARED = 300
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Columns:
 
         Case and spaces around a name are ignored, and spaces and hyphens within it stand for underscores.
         """
-        if name in self.names:
+        if name in self.names or len(name) > _MAX_COMPARED:
             return name
         text, key = _text_and_key(name)
         if key in self.names:
@@ -45,20 +50,26 @@ class Columns:
 
     def problem_of(self, names: Sequence[str]) -> str | None:
         """Return a message about the first unknown or repeated name, if any."""
+        seen: set[str] = set()
         for name in names:
             if not self._is_known(name):
-                return f"an unknown column {name!r}{self._hint(name)}"
-            if names.count(name) > 1:
-                return f"two columns {name!r}"
+                return f"an unknown column {short(name)}{self._hint(name)}"
+            if name in seen:
+                return f"two columns {short(name)}"
+            seen.add(name)
         return None
 
     def _is_known(self, name: str) -> bool:
         return name in self.names or (self.has_attributes and name.startswith(ATTRIBUTE_PREFIX))
 
     def _hint(self, name: str) -> str:
-        close = difflib.get_close_matches(name[:100].casefold(), (*self.names, *self.aliases), n=1)
+        close = difflib.get_close_matches(name[:_MAX_COMPARED].casefold(), (*self.names, *self.aliases), n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
-        kept = f", and {ATTRIBUTE_PREFIX}{name or 'NAME'} would keep it as an attribute" if self.has_attributes else ""
+        kept = (
+            f", and {ATTRIBUTE_PREFIX}{name[:_MAX_SHOWN] or 'NAME'} would keep it as an attribute"
+            if self.has_attributes
+            else ""
+        )
         return f"; columns are {', '.join(self.names)}{kept}{meant}"
 
 

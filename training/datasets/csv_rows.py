@@ -21,6 +21,7 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 _DELIMITER_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)
 # A quoted name may contain line breaks.
 _MAX_HEADER_LINES = 20
+_MAX_HEADER_CHARACTERS = 100_000
 _NUM_LINES_WITH_TITLE = 10
 
 
@@ -81,6 +82,11 @@ def _read_header(path: Path, lines: Iterator[str], columns: Columns) -> _Header:
         elif line.strip(' \t\r\n,;|"\u00a0'):
             text = line
             break
+    if len(text) > _MAX_HEADER_CHARACTERS:
+        raise InvalidDataset(
+            f"{path} has a first line of more than {_MAX_HEADER_CHARACTERS:,} characters; it must name the columns, "
+            f"such as {_example(columns)}"
+        )
     if not text:
         missing = " or ".join(repr(name) for name in columns.needed[0]) if columns.needed else "with a name"
         raise InvalidDataset(
@@ -157,9 +163,10 @@ def _check_unnamed(path: Path, line: int, fields: list[str], unnamed: list[int])
 
 
 def _too_many_fields(fields: list[str], num_columns: int) -> ValueError:
+    surplus = short(fields[num_columns : num_columns + 10])
     return ValueError(
-        f"the row has more fields than the first line has columns: {short(fields[num_columns:])}; put text that "
-        "contains the delimiter in double quotes"
+        f"the row has more fields than the first line has columns: {surplus}; put text that contains the delimiter in "
+        "double quotes"
     )
 
 

@@ -80,6 +80,18 @@ def table_identifier(value: object, name: str, *, max_length: int = MAX_IDENTIFI
     return text
 
 
+def lookup_forms(text: str) -> tuple[str, ...]:
+    """Return the forms under which an identifier may be stored, the given one first; none if it is no identifier.
+
+    Versions that did not normalise identifiers stored them as they were given, on macOS often in the form NFD.
+    """
+    try:
+        normalised = checked_identifier(text, "identifier")
+    except ValueError:
+        return ()
+    return tuple(dict.fromkeys((text, normalised, unicodedata.normalize("NFD", normalised))))
+
+
 def identifier_warning(text: str) -> str | None:
     """Return what a program destroyed in an identifier and the remedy, or None.
 

@@ -21,6 +21,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 # Windows copies paths with quotes, and with a mark of direction before them.
 _ENDS = "\"'\ufeff\u200b\u200e\u202a\u202c"
+_MAX_CHARACTERS = 4096  # of a path on Linux
 _MAX_LISTED = 20_000
 # Similar names are searched in small folders, and for the first missing files only: each search reads all names.
 _MAX_COMPARED = 500
@@ -70,6 +71,8 @@ def _text_of(value: object) -> str:
         raise ValueError("the image is empty; give the path of an image")
     if not isinstance(value, str):
         raise ValueError(f"the image must be a path as text, got {short(value)}; give the path of an image")
+    if len(value) > _MAX_CHARACTERS:
+        raise ValueError(f"the image {short(value)} is not a valid path: it has {len(value):,} characters")
     try:
         name = os.fsencode(value)
     except UnicodeEncodeError as error:

@@ -7,7 +7,7 @@ from training.datasets.columns import ATTRIBUTE_PREFIX, Columns
 from training.datasets.csv_rows import csv_rows
 from training.datasets.files import short
 from training.datasets.json_rows import json_rows, parse_json
-from training.datasets.table_text import open_lines, refuse_other_formats
+from training.datasets.table_text import MAX_CSV_LINE, MAX_JSON_LINE, open_lines, refuse_other_formats
 from training.errors import InvalidDataset
 
 __all__ = [
@@ -51,8 +51,9 @@ class Records:
             endings = ", ".join(RECORD_ENDINGS[:-1])
             raise InvalidDataset(f"{self.path} is neither a folder nor a {endings} or {RECORD_ENDINGS[-1]} file")
         notes: list[str] = []
-        with open_lines(self.path, notes) as lines:
-            read = json_rows if ending in JSON_ENDINGS else csv_rows
+        read = json_rows if ending in JSON_ENDINGS else csv_rows
+        max_line = MAX_JSON_LINE if ending in JSON_ENDINGS else MAX_CSV_LINE
+        with open_lines(self.path, notes, max_line=max_line) as lines:
             for line_number, record in read(self.path, lines, self._columns, notes):
                 if len(notes) != len(self.notes):
                     self.notes = tuple(notes)

@@ -11,8 +11,9 @@ from typing import TextIO
 
 from training.errors import InvalidDataset
 
-# Each line is read into memory; an image of 48 MiB has this length in base64.
-MAX_LINE_CHARACTERS = 64 * 2**20
+# Each line is read into memory. In JSON, an image of 48 MiB has this length in base64; CSV holds no images.
+MAX_JSON_LINE = 64 * 2**20
+MAX_CSV_LINE = 8 * 2**20
 
 _HEAD_BYTES = 4096
 _BYTE_ORDER_MARKS = (
@@ -43,8 +44,10 @@ _WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
 @contextmanager
-def open_lines(path: Path, notes: list[str]) -> Iterator[Iterator[str]]:
+def open_lines(path: Path, notes: list[str], *, max_line: int) -> Iterator[Iterator[str]]:
     """Open a table and yield its lines with their ends; `notes` receives what is unusual about the file.
+
+    `max_line` is the largest number of characters of a line.
 
     Raises InvalidDataset, also while lines are read, if the file is no text in a stated encoding.
     """
@@ -56,9 +59,9 @@ def open_lines(path: Path, notes: list[str]) -> Iterator[Iterator[str]]:
         if encoding != "utf-8-sig":
             notes.append(f"the file is {encoding.upper()} text")
         with path.open(encoding=encoding, newline="") as file_of_text:
-            yield _bounded_lines(file_of_text, path)
+            yield _bounded_lines(file_of_text, path, max_line)
     except UnicodeDecodeError as error:
-        raise InvalidDataset(_reason_undecodable(path, encoding)) from error
+        raise InvalidDataset(_reason_undecodable(path, encoding, max_line)) from error
     except OSError as error:
         raise InvalidDataset(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -100,22 +103,22 @@ def _encoding_of(path: Path, head: bytes) -> str:
     return "utf-8-sig"
 
 
-def _bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
+def _bounded_lines(file: TextIO, path: Path, max_line: int) -> Iterator[str]:
     number = 0
-    while line := file.readline(MAX_LINE_CHARACTERS + 1):
+    while line := file.readline(max_line + 1):
         number += 1
-        if len(line) > MAX_LINE_CHARACTERS:
+        if len(line) > max_line:
             raise InvalidDataset(
-                f"{path}, line {number} has more than {MAX_LINE_CHARACTERS:,} characters; write one row per line, and "
+                f"{path}, line {number} has more than {max_line:,} characters; write one row per line, and "
                 "give large images as files"
             )
         yield line
 
 
-def _reason_undecodable(path: Path, encoding: str) -> str:
+def _reason_undecodable(path: Path, encoding: str, max_line: int) -> str:
     if encoding != "utf-8-sig":
         return f"{path} begins as {encoding.upper()} text, but it is damaged; save it as UTF-8"
-    number, line, position = _first_undecodable(path)
+    number, line, position = _first_undecodable(path, max_line)
     shown = line[max(0, position - 30) : position + 20].decode("utf-8", "backslashreplace").strip()
     return (
         f"{path} is not UTF-8 text: line {number} contains the byte 0x{line[position]:02X}, in {_quoted(shown)}; save "
@@ -128,11 +131,13 @@ def _quoted(text: str) -> str:
     return f"'{text}'" if text.isprintable() else repr(text)
 
 
-def _first_undecodable(path: Path) -> tuple[int, bytes, int]:
+def _first_undecodable(path: Path, max_line: int) -> tuple[int, bytes, int]:
     """Return the number and the bytes of the first line that is not UTF-8, and the position of its first bad byte."""
-    # A decoder counts bytes in a part of the file only. In Latin-1 each character is one byte.
+    # A decoder counts bytes in a part of the file only. In Latin-1 each character is one byte. A line of more
+    # characters is refused before it is decoded, so that the first bad byte is among these.
+    max_bytes = 4 * max_line + _HEAD_BYTES
     with path.open(encoding="latin-1", newline="") as file:
-        for number, text in enumerate(file, start=1):
+        for number, text in enumerate(iter(lambda: file.readline(max_bytes), ""), start=1):
             line = text.encode("latin-1")
             try:
                 line.decode()

@@ -26,9 +26,9 @@ class ProgressFile:
     """Writes the progress of a run to one JSON file, which is replaced atomically.
 
     The file contains {"stage", "done", "total", "per_second", "seconds_left", "loss", "validation"}, null if unknown.
-    `stage` is "Reading", "Decoding", "Computing features", "Embedding" or "Training"; `validation` contains the metrics
-    of the last evaluation by name. The file is written at most twice a second, and at the start of each stage and the
-    end of the run. A full disk does not end the training: the file then stays as it was.
+    `stage` is "Reading", "Decoding", "Comparing", "Computing features", "Embedding" or "Training"; `validation` has the
+    metrics of the last evaluation by name. The file is written at most twice a second, and at the start of each stage
+    and the end of the run. A full disk does not end the training: the file then stays as it was.
 
     The class is a `TrainingProgress` that forwards everything to another one. `is_writer` is called before each write:
     of several processes that train together, one writes.

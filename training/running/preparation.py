@@ -69,7 +69,8 @@ def read_training_data(
     split = split_snapshot(snapshot, config.split)
     # Training the whole network needs these decoded images anyway; frozen features only need thumbnails.
     geometry = preprocessing if config.network.train == "all" else _THUMBNAILS
-    checked = check_training_data(snapshot, split, decode_images(snapshot, geometry, cache_dir, on_progress))
+    decoded = decode_images(snapshot, geometry, cache_dir, on_progress)
+    checked = check_training_data(snapshot, split, decoded, lambda done, total: on_progress("Comparing", done, total))
     near_held_out = np.setdiff1d(checked.exclude, checked.unreadable)
     split = leave_out(snapshot, split, from_training=near_held_out, everywhere=checked.unreadable)
     if is_held_out_by_hash(snapshot, config.split):

@@ -2,7 +2,16 @@
 
 from alembic import context
 
-from service.storage.tables import access, catalogue, embeddings, evaluations, operations, processes, releases  # noqa: F401  # each defines its tables on import
+from service.storage.tables import (  # noqa: F401  # each defines its tables on import
+    access,
+    catalogue,
+    embeddings,
+    evaluations,
+    operations,
+    processes,
+    releases,
+    training,
+)
 from service.storage.tables.table import Table
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)

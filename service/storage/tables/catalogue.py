@@ -24,6 +24,7 @@ class Product(Table):
     """A product of the shop. Its label is its id unless one is given."""
 
     __tablename__ = "products"
+    __table_args__ = (Index("products_by_label", "label"), Index("products_by_deletion", "deleted_at"))
 
     id: Mapped[str] = mapped_column(String(200), primary_key=True)
     title: Mapped[str] = mapped_column(String(1000))
@@ -42,6 +43,8 @@ class ProductImage(Table):
         CheckConstraint("role IN ('catalogue', 'example')", name="product_images_role"),
         Index("product_images_by_product", "product_id"),
         Index("product_images_by_content", "sha256"),
+        Index("product_images_by_label", "label", "product_id"),
+        Index("product_images_by_role", "role", "deleted_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

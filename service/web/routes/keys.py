@@ -1,13 +1,14 @@
 """/v1/admin/keys: create, show, rotate and revoke keys."""
 
-import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
 
 from service.access.keys import create_key, list_keys, revoke_key, rotate_key, show_key
+from service.installation.pools import run_in
 from service.web.app_state import AppStateDep
 from service.web.authorization import AdminDep
 from service.web.middleware.audit import note_for_audit
@@ -55,9 +56,8 @@ async def create(
     request: Request, response: Response, app_state: AppStateDep, actor: AdminDep, asked: KeyRequest
 ) -> NewKey:
     """Create a key; only this response shows it."""
-    row, new_key = await asyncio.to_thread(
-        create_key, app_state.database, asked.name, asked.scopes, actor=actor.name, expires_at=asked.expiry()
-    )
+    change = partial(create_key, actor=actor.name, expires_at=asked.expiry())
+    row, new_key = await run_in(app_state.pools.changes, change, app_state.database, asked.name, asked.scopes)
     app_state.key_ring.replace(row)
     note_for_audit(request, target=f"{row.name} ({', '.join(row.scopes)})")
     log.info("key_created", actor=actor.name, name=row.name, scopes=row.scopes)
@@ -72,13 +72,8 @@ async def rotate(
 ) -> NewKey:
     """Replace the secret of a key; only this response shows it. The old secret stays valid for a while."""
     asked = asked or RotateRequest()
-    row, new_key = await asyncio.to_thread(
-        rotate_key,
-        app_state.database,
-        name,
-        grace=timedelta(seconds=asked.grace_seconds),
-        expires_at=asked.expires_at,
-    )
+    change = partial(rotate_key, grace=timedelta(seconds=asked.grace_seconds), expires_at=asked.expires_at)
+    row, new_key = await run_in(app_state.pools.changes, change, app_state.database, name)
     app_state.key_ring.replace(row)
     log.info("key_rotated", actor=actor.name, name=row.name, grace_seconds=asked.grace_seconds)
     _keep_from_caches(response)
@@ -88,7 +83,8 @@ async def rotate(
 @router.post("/{name}:revoke", responses=_NOT_REVOKED)
 async def revoke(app_state: AppStateDep, actor: AdminDep, name: str) -> KeyView:
     """Revoke a key permanently; other servers refuse it within seconds. Idempotent."""
-    row = await asyncio.to_thread(revoke_key, app_state.database, name, settings=app_state.settings)
+    change = partial(revoke_key, settings=app_state.settings)
+    row = await run_in(app_state.pools.changes, change, app_state.database, name)
     app_state.key_ring.replace(row)
     log.info("key_revoked", actor=actor.name, name=row.name)
     return KeyView.of(row)

@@ -10,6 +10,7 @@ from embedding.decoding import DecodingLimits
 from service.catalogue import importing
 from service.catalogue.editing import remove_products
 from service.catalogue.errors import ProductNotFound
+from service.catalogue.images import chunks_of_rows
 from service.catalogue.importing import import_catalogue
 from service.catalogue.queries import count_catalogue
 from service.catalogue.records import read_catalogue
@@ -19,6 +20,7 @@ from service.errors import StorageFull
 from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 from tests.images import png
 from tests.service.conftest import write_shop
+from tests.service.fixtures.statements import counted
 
 
 @pytest.fixture
@@ -258,3 +260,44 @@ def test_the_report_is_written_as_json(run, tmp_path):
     path = write_report(report, tmp_path / "reports", "import")
 
     assert json.loads(path.read_text())["errors"][0]["location"] == "r:1"
+
+
+def test_all_errors_are_counted_and_handed_over_and_the_first_are_kept(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("service.catalogue.reports.MAX_KEPT_ERRORS", 3)
+    monkeypatch.setattr(importing, "CHUNK_ROWS", 4)
+    handed_over = []
+
+    report = run([SourceRow(f"{n}", "a", tmp_path / "none.png") for n in range(10)], on_error=handed_over.append)
+
+    assert (len(report.errors), report.num_failed) == (3, 10)
+    assert [len(errors) for errors in handed_over] == [4, 4, 2]
+    assert report.reasons().endswith("and 7 more")
+
+
+def test_known_rows_are_neither_decoded_nor_written_and_cost_few_statements(installation, run, tmp_path, monkeypatch):
+    rows = [SourceRow(f"{n}", f"p{n % 50}", tmp_path / f"{n}.png", title="T", label=f"{n % 7}") for n in range(400)]
+    for n, row in enumerate(rows):
+        row.image.write_bytes(png((n % 256, n // 256, 7)))
+    with counted(installation.database) as of_new:
+        report = run(rows)
+    assert (report.num_images_added, report.num_failed) == (400, 0)
+    monkeypatch.setattr("service.catalogue.images.decode_with_format", None)
+    monkeypatch.setattr("embedding.whole_files.os.fsync", None)
+
+    with counted(installation.database) as of_known:
+        report = run(rows)
+
+    assert (report.num_unchanged, report.num_failed) == (400, 0)
+    assert len(of_new) <= 12, of_new
+    assert len(of_known) <= 3, of_known
+    assert not any("change_counter" in statement for statement in of_known)
+
+
+def test_a_chunk_holds_a_bounded_number_of_bytes(monkeypatch, tmp_path):
+    monkeypatch.setattr("service.catalogue.images._CHUNK_BYTES", 100)
+    rows = [SourceRow(f"{n}", "a", tmp_path / f"{n}") for n in range(6)]
+    for row, num_bytes in zip(rows, (60, 40, 1, 500, 10, 10), strict=True):
+        row.image.write_bytes(bytes(num_bytes))
+
+    assert [len(chunk) for chunk in chunks_of_rows(rows, 1_000)] == [2, 1, 1, 2]
+    assert [len(chunk) for chunk in chunks_of_rows(rows, 1)] == [1] * 6

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.cli import operations as cli
-from service.cli.tables.operations import progress_line
+from service.cli.tables.operations import operation_lines, progress_line
 from service.operations.claims import claim_operation, end_operation
 from service.operations.kinds import BUILD
 from service.operations.queueing import request_import
@@ -114,3 +114,19 @@ def test_a_queued_operation_without_a_worker_says_so(akin, installation):
 
     assert "note: no worker is running on this installation" in akin("operations", "show").out
     assert json.loads(akin("operations", "show", "--json").out)["notes"]
+
+
+def test_an_operation_shows_the_size_of_its_gallery_and_the_changes_that_it_lacks(installation):
+    operation = create_operation(installation.database, BUILD, {}, actor="test")[0]
+    sizes = {"num_queries": 900, "num_gallery_images": 12_000, "num_distractors": 10_000, "num_catalogue_images": 10**6}
+    operation.result = {
+        "evaluation_set": sizes,
+        "candidate": {"evaluation_id": "e1", "metrics": {}},
+        "release": {"release_id": "r1"},
+        "num_changes_left": 1234,
+    }
+
+    lines = "\n".join(operation_lines(OperationView.of(operation)))
+
+    assert "900 queries among 12,000 of 1,000,000 catalogue images, 10,000 of them of other products" in lines
+    assert "1,234 changes of the catalogue came after it" in lines

@@ -50,7 +50,12 @@ def test_each_kind_of_work_has_threads_of_its_own():
 def test_at_the_end_waiting_work_is_cancelled_and_running_work_awaited():
     is_over, done = threading.Event(), []
     with ThreadPools(decode_workers=1, search_workers=1) as pools:
-        running = pools.heartbeats.submit(lambda: is_over.wait(20) and done.append("heartbeat"))
+
+        def beat():
+            is_over.wait(20)
+            done.append("heartbeat")
+
+        running = pools.heartbeats.submit(beat)
         waiting = pools.heartbeats.submit(done.append, "later")
         threading.Timer(0.01, is_over.set).start()
 

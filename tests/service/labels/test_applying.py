@@ -354,11 +354,14 @@ def test_a_full_disk_leaves_no_row_without_its_image(shop, run, monkeypatch):
 
 
 def test_all_errors_are_counted_and_the_first_are_kept(shop, run, monkeypatch):
-    monkeypatch.setattr(applying, "_MAX_KEPT_ERRORS", 3)
+    monkeypatch.setattr("service.catalogue.reports.MAX_KEPT_ERRORS", 3)
+    monkeypatch.setattr(applying, "CHUNK_ROWS", 20)
+    handed_over = []
 
-    report = run([change(n, "x", image_id=f"no{n}") for n in range(50)])
+    report = run([change(n, "x", image_id=f"no{n}") for n in range(50)], on_error=handed_over.append)
 
     assert (len(report.errors), report.num_failed) == (3, 50)
+    assert [len(errors) for errors in handed_over] == [20, 20, 10]
     assert report.reasons().endswith("and 47 more")
 
 

@@ -5,14 +5,12 @@ from typing import Any
 import pytest
 
 from service.catalogue.records import labelled_images
-from service.labels import listing as listing_module
 from service.labels.applying import apply_labels
 from service.labels.errors import ImageNotFound
 from service.labels.listing import LabelListing
 from service.labels.sources import LabelSource
 from tests.images import png
 from tests.service.labels.test_applying import change, id_of, new
-from training.data.label_states import held_out_states
 
 EVERYTHING: dict[str, Any] = {"label": None, "role": None, "state": None, "after": None, "limit": 100}
 
@@ -69,26 +67,26 @@ def test_counts_of_classes_come_in_pages(shop):
     assert first.total == last.total
 
 
-def test_held_out_images_are_computed_once_per_change_of_the_catalogue(shop, monkeypatch):
-    num_computed = 0
-
-    def count(*arguments):
-        nonlocal num_computed
-        num_computed += 1
-        return held_out_states(*arguments)
-
-    monkeypatch.setattr(listing_module, "held_out_states", count)
+def test_shows_a_change_at_once_with_its_history(shop):
     listing = LabelListing(shop.database)
     listing.page(**EVERYTHING)
-    listing.counts()
-    assert num_computed == 1
 
     apply(shop, change(1, "wood", image_id=id_of("birch")))
     facts, changes = listing.show(id_of("birch"))
 
-    assert num_computed == 2
     assert facts.image.label == "wood"
     assert [(row.old_label, row.new_label) for row in changes] == [(None, "wood")]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udc80", "\N{PILE OF POO}" * 300])
+def test_text_that_no_database_stores_finds_nothing(shop, text):
+    listing = LabelListing(shop.database)
+
+    assert listing.page(**{**EVERYTHING, "label": text}).images == []
+    assert isinstance(listing.page(**{**EVERYTHING, "after": text}).images, list)
+    assert isinstance(listing.counts(after=text).classes, dict)
+    with pytest.raises(ImageNotFound):
+        listing.show(text)
 
 
 def test_an_unknown_image_is_not_found(shop):

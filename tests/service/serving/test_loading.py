@@ -7,16 +7,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.serving import loading
-from service.serving.loading import LoadStopped, is_loading, load_in_own_thread
+from service.serving.loading import Check, LoadStopped, is_loading, load_in_own_thread
 from tests.service.conftest import wait_for
 
 
+def name_thread(check: Check) -> str:
+    check()
+    return threading.current_thread().name
+
+
 def test_returns_the_result_or_raises_the_error_of_the_thread():
-    assert (
-        asyncio.run(load_in_own_thread(lambda check: (check(), threading.current_thread().name)[1])) == "load-release"
-    )
+    assert asyncio.run(load_in_own_thread(name_thread)) == "load-release"
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(load_in_own_thread(lambda _: 1 / 0))
+        asyncio.run(load_in_own_thread(lambda _: 1 // 0))
     wait_for(lambda: not is_loading())
 
 

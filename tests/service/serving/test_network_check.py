@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from embedding.embedder import Embedder
 from service.installation.settings import Settings
 from service.serving import network_check
+from service.serving.engine import LiveEngine
 from service.serving.network_check import NetworkCheck, NetworkState
 from service.web.app import create_app
 from tests.images import encode
@@ -43,7 +45,8 @@ def state():
 
 
 def check_of(engine, state, interval_seconds=3600.0):
-    return NetworkCheck(SimpleNamespace(current=lambda: engine), state, interval_seconds=interval_seconds)
+    live = cast(LiveEngine, SimpleNamespace(current=lambda: engine))
+    return NetworkCheck(live, state, interval_seconds=interval_seconds)
 
 
 def test_a_failing_network_is_a_problem_until_it_runs_again(state):
@@ -121,13 +124,14 @@ def test_the_network_runs_at_intervals_and_at_once_on_request(state, monkeypatch
 def test_a_server_whose_network_fails_is_not_ready_until_it_runs_again(served_home, monkeypatch):
     monkeypatch.setattr(network_check, "_LEAST_SECONDS", 0.0)
     monkeypatch.setattr(network_check, "_RETRY_SECONDS", 0.01)
-    settings = Settings(home=served_home, release_poll_seconds=0.05, network_check_seconds=3600.0)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    app = create_app(Settings(home=served_home, release_poll_seconds=0.05, network_check_seconds=3600.0))
+    with TestClient(app, raise_server_exceptions=False) as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
-        metrics = client.app.state.akin.metrics
+        portal, metrics = client.portal, app.state.akin.metrics
+        assert portal is not None
 
         def network_up():
-            return samples(client.portal.call(metrics.scrape, "")[0].decode())["akin_network_up", ()]
+            return samples(portal.call(metrics.scrape, "")[0].decode())["akin_network_up", ()]
 
         with monkeypatch.context() as broken:
             broken.setattr(Embedder, "embed_pixels", lambda *_: 1 / 0)

@@ -2,12 +2,15 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
 from service.releases.image_names import ImageNames
 from service.serving import shown_images
+from service.serving.engine import LiveEngine
 from service.serving.shown_images import ShownImages
+from service.storage.database import Database
 from service.storage.errors import DatabaseUnavailable
 from service.storage.media import MediaName
 from tests.fakes import Clock
@@ -40,7 +43,8 @@ def asked(monkeypatch):
 def answers(*names, clock=None, before_each=lambda: None):
     async def ask():
         with ThreadPoolExecutor(1) as pool:
-            shown = ShownImages(Release(), None, pool, clock=clock or Clock())
+            live, database = cast(LiveEngine, Release()), cast(Database, None)
+            shown = ShownImages(live, database, pool, clock=clock or Clock())
             found = []
             for name in names:
                 before_each()

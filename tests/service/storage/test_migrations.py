@@ -30,6 +30,7 @@ from service.storage.tables.operations import Operation, OperationRowError
 from service.storage.tables.processes import Process
 from service.storage.tables.releases import ActivationEvent, Release
 from service.storage.tables.table import TABLES_REVISION, Table
+from service.storage.tables.training import TrainingClass, TrainingImage
 from tests.databases import new_database
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -108,6 +109,14 @@ def fill(address):
                     previous_expires_at=NOW,
                 )
                 for name, expires_at, revoked_at in (("good", None, None), ("old", NOW, None), ("gone", NOW, NOW))
+            ),
+            TrainingImage(
+                image_id="i", label="l", sha256=SHA256, role="example", change_seq=1, drawn_state=0, own_state=1,
+                state=2,
+            ),
+            TrainingClass(
+                label="l", test_hash=0.5, validation_hash=0.5, num_catalogue=0, num_examples=1, num_train=0,
+                num_validation=0, num_test=1, num_drawn_test=0, num_drawn_validation=0,
             ),
             AuditEvent(
                 at=NOW, actor="a", key_id="k", action="POST /x", target="/x", address="h", request_id="r", status=200,

@@ -8,8 +8,10 @@ from PIL import Image
 from embedding.preprocessing import Preprocessing
 from tests.images import encode, scene
 from tests.training.datasets.trees import draw, write
+from training.data import checks as checks_module
 from training.data.checks import check_training_data
 from training.data.image_cache import ImageCache
+from training.data.near_duplicates import near_duplicate_pairs
 from training.data.snapshot import open_training_data
 from training.data.splits import SplitConfig, leave_out, split_snapshot
 
@@ -175,3 +177,25 @@ def test_a_catalogue_image_that_equals_a_query_is_excluded_from_training(tmp_pat
     assert split.test.gallery is not None
     assert "held/example/photo.png" in locations(snapshot, split.test.query)
     assert locations(snapshot, checks.exclude) == ["cedar/front.jpg"]
+
+
+def test_copies_of_one_file_are_compared_once_and_found_all(shop, monkeypatch):
+    """Products that share a placeholder; a recompressed one is held out."""
+    compared = []
+
+    def counted(thumbnails, *arguments):
+        compared.append(len(thumbnails.colours))
+        return near_duplicate_pairs(thumbnails, *arguments)
+
+    monkeypatch.setattr(checks_module, "near_duplicate_pairs", counted)
+    for name in ("amber", "birch", "cedar"):
+        draw(shop / name / "placeholder.png", 99)
+    recompressed(shop / "amber" / "placeholder.png", shop / "held" / "placeholder.jpg")
+
+    snapshot, _, checks = check(shop)
+
+    placeholders = [f"{name}/placeholder.png" for name in ("amber", "birch", "cedar")]
+    assert sorted(locations(snapshot, checks.exclude)) == placeholders
+    assert compared == [14]
+    (under_labels,) = [finding for finding in checks.findings if "near-duplicates of images with" in finding.message]
+    assert sorted(under_labels.rows) == [*placeholders, "held/placeholder.jpg"]

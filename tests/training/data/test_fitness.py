@@ -1,5 +1,7 @@
 """Data that are too few: each shape has a cause of its own and a remedy that helps, in training and in evaluation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ EXAMPLES_ONLY = [row for row in shop_rows() if len(row) == 3]
 PAIRS = [row for n in range(3) for row in ((f"{n}-c", f"class {n}"), (f"{n}-e", f"class {n}", "example"))]
 
 # Rows, settings, the cause, and a remedy: rows to add or settings to change.
-SHAPES = {
+SHAPES: dict[str, tuple[list[Any], dict[str, Any], str, str, Any]] = {
     "one class": (
         plain_rows(1, 5), {}, "all 5 images are of one class, 'class 0'", "add images of other classes", plain_rows(8)
     ),

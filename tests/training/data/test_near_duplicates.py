@@ -82,3 +82,13 @@ def test_real_drawings_of_a_character_are_no_near_duplicates_but_copies_are():
     copies = [copy_of(image, 0.7) for image in images[::20]]
 
     assert sorted(pairs_of([*images, *copies])) == [[20 * number, 200 + number] for number in range(10)]
+
+
+def test_progress_counts_the_images_compared_with_all_others(monkeypatch):
+    monkeypatch.setattr(near_duplicates, "_TILE", 2)
+    thumbnails = thumbnails_of(cache_of([scene(number) for number in range(5)]))
+    calls = []
+
+    near_duplicate_pairs(thumbnails, lambda done, total: calls.append((done, total)))
+
+    assert calls == [(2, 5), (4, 5), (5, 5)]

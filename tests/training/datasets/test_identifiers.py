@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.datasets.identifiers import checked_identifier, identifier_warning, table_identifier
+from training.datasets.identifiers import checked_identifier, identifier_warning, lookup_forms, table_identifier
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,22 @@ def test_an_identifier_that_resembles_a_number_is_kept(text):
 
 def test_text_protected_by_a_formula_is_read():
     assert table_identifier('="0012"', "product_id") == "0012"
+
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("kettle", ("kettle",)),
+        ("K\u00e4se", ("K\u00e4se", "Ka\u0308se")),
+        ("Ka\u0308se", ("Ka\u0308se", "K\u00e4se")),
+        (" kettle", (" kettle", "kettle")),
+    ],
+    ids=ascii,
+)
+def test_an_identifier_is_looked_up_in_the_forms_of_earlier_versions_too(text, forms):
+    assert lookup_forms(text) == forms
+
+
+@pytest.mark.parametrize("text", ["", "a\0", "\ud800", "a\nb"])
+def test_text_that_is_no_identifier_is_not_looked_up(text):
+    assert lookup_forms(text) == ()

@@ -4,7 +4,6 @@ import unicodedata
 
 import pytest
 
-from training.datasets import image_paths
 from training.datasets.image_paths import image_path_of
 
 NFC = "Caf\u00e9"
@@ -83,7 +82,8 @@ def test_a_path_is_found_in_any_spelling(folder, value, name, is_trusted):
         ("images/red mgu.jpg", "'images/red mug.jpg' exists"),
         ("red mug.jpg", "'images/red mug.jpg' exists"),
         ("images/2.jpg", "'images/2.JPG' exists"),
-        ("x" * 5000, "does not exist"),
+        ("x" * 4000, "does not exist"),
+        ("x" * 5000, "is not a valid path: it has 5,000 characters"),
     ],
     ids=lambda value: ascii(value)[:30],
 )
@@ -128,7 +128,12 @@ def test_a_folder_that_has_changed_is_listed_again(folder):
 def test_only_the_first_missing_files_are_searched_for(folder, monkeypatch):
     """A million missing files may not take a million searches of a folder."""
     searches = []
-    monkeypatch.setattr(image_paths.difflib, "get_close_matches", lambda name, *_, **__: searches.append(name) or [])
+
+    def no_match(name, *_, **__):
+        searches.append(name)
+        return []
+
+    monkeypatch.setattr("training.datasets.image_paths.difflib.get_close_matches", no_match)
 
     for number in range(20):
         with pytest.raises(ValueError, match="does not exist"):

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from training.datasets import table_text
+from training.datasets import records
 from training.datasets.records import Columns, read_records
 from training.errors import InvalidDataset
 
@@ -17,8 +17,8 @@ TEXT = "product_id,image\r\nThéière,a.jpg\r\n"
 def read(tmp_path, content, name="t.csv"):
     path = tmp_path / name
     path.write_bytes(content)
-    records = read_records(path, COLUMNS)
-    return list(records), records.notes
+    table = read_records(path, COLUMNS)
+    return list(table), table.notes
 
 
 def zip_of(*names):
@@ -48,11 +48,11 @@ def test_an_encoding_that_is_stated_is_read(tmp_path, content, notes):
 def test_a_note_is_there_when_the_first_record_is(tmp_path, name):
     text = TEXT if name == "t.csv" else '{"product_id": "a", "image": "b"}\n'
     (tmp_path / name).write_bytes(text.encode("utf-16"))
-    records = read_records(tmp_path / name, COLUMNS)
+    table = read_records(tmp_path / name, COLUMNS)
 
-    next(iter(records))
+    next(iter(table))
 
-    assert records.notes == ("the file is UTF-16 text",)
+    assert table.notes == ("the file is UTF-16 text",)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,8 @@ def test_a_file_of_another_format_is_named(tmp_path, name, content, message):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.ndjson"])
 def test_a_line_too_long_for_memory_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(table_text, "MAX_LINE_CHARACTERS", 100)
+    monkeypatch.setattr(records, "MAX_CSV_LINE", 100)
+    monkeypatch.setattr(records, "MAX_JSON_LINE", 100)
 
     with pytest.raises(InvalidDataset, match="line 1 has more than 100 characters; write one row per line"):
         read(tmp_path, b"x" * 101, name)

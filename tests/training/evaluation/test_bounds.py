@@ -146,6 +146,7 @@ def test_a_part_of_a_split_is_bounded_like_an_evaluation_set():
     within = bounded(snapshot, part, EvaluationBounds(num_distractors=7))
 
     np.testing.assert_array_equal(within.query, part.query)
+    assert within.gallery is not None
     assert len(within.gallery) == 3 * len(queried) + 7 < len(part.gallery)
     assert set(within.gallery) < set(part.gallery)
 

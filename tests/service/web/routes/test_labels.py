@@ -275,7 +275,7 @@ def test_a_json_body_may_hold_one_image_of_the_largest_size(shared_admin, monkey
         ({"dryrun": "true"}, "dryrun"),
         ({"dry_run": "perhaps"}, "dry_run"),
         ({"labelled_by": "x" * 201}, "longer than 200"),
-        ({"labelled_by": "a\0b"}, "cannot be printed"),
+        ({"labelled_by": "a\0b"}, "contains a NUL character"),
         ({"source": "x" * 201}, "longer than 200"),
     ],
 )
