@@ -21,7 +21,7 @@ CATALOGUE_TABLE = TableKind(
     stems=("catalogue", "catalog"),
     columns=Columns(
         names=("product_id", "image", "title", "role", "label", "attributes"),
-        aliases={"id": "product_id", "image_path": "image", "path": "image"},
+        aliases={"id": "product_id", "image_path": "image", "path": "image", "file_name": "image"},
         needed=(("product_id",), ("image",)),
     ),
 )

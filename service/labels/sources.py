@@ -28,7 +28,7 @@ from training.datasets.understanding import counted, plural, understood
 from training.errors import InvalidDataset
 
 _COLUMN_NAMES = ("image_id", "sha256", "product_id", "label", "image", "labelled_by")
-_ALIASES = {"image_path": "image", "path": "image"}
+_ALIASES = {"image_path": "image", "path": "image", "file_name": "image"}
 _CSV_COLUMNS = Columns(_COLUMN_NAMES, _ALIASES, (("image_id", "sha256", "image"),), has_attributes=False)
 _JSON_COLUMNS = Columns((*_COLUMN_NAMES, "image_base64"), _ALIASES, (), has_attributes=False)
 _LABEL_TABLE = TableKind("labels", ("labels", "label"), _CSV_COLUMNS, _JSON_COLUMNS)

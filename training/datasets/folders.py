@@ -22,6 +22,7 @@ from training.datasets.identifiers import checked_identifier
 from training.datasets.rows import LabelledImage, LeftOut, Part
 from training.datasets.table_choice import TableKind, refuse_inner_tables
 from training.datasets.tree import Tree, scan
+from training.datasets.understanding import counted
 from training.errors import InvalidDataset
 
 # How folders are read: decided from the tree; each outermost folder is a class; each folder with images is a class.
@@ -298,7 +299,7 @@ def _places_of(reading: _Reading, folders: Mapping[str, int], tree: Tree) -> dic
             places[folder] = _Place(label, is_example, part)
     for key, names in refused.items():
         num_images = sum(folders[name] for name in names)
-        tree.leave_out(min(names), f"{reasons[key]}; its {num_images:,} images are left out: rename the folder")
+        tree.leave_out(min(names), f"{reasons[key]}; its {counted(num_images, 'image')} left out: rename the folder")
     return places
 
 
@@ -306,8 +307,8 @@ def _without_images(tree: Tree, num_loose: int, kinds: Sequence[TableKind], thin
     if num_loose:
         named = ", ".join(short(printable(Path(path))) for path in tree.images[:_MAX_NAMED])
         return (
-            f"the {num_loose:,} images of {tree.root} lie in no folder of a {thing} ({named}); move the images of each "
-            f"{thing} into a folder of its own, and give the path of the folder around these"
+            f"{counted(num_loose, 'image')} of {tree.root} lie in no folder of a {thing} ({named}); move the images of "
+            f"each {thing} into a folder of its own, and give the path of the folder around these"
         )
     why = "".join(f"; {item.location}: {item.reason}" for item in sorted(tree.left_out, key=_failures_first)[:1])
     tables = " or ".join(f"{kind.stems[0]}.csv" for kind in kinds) or "catalogue.csv"

@@ -18,7 +18,7 @@ from training.datasets.table_choice import TableKind
 
 _COLUMNS = Columns(
     names=("image", "label", "product_id", "role", "split", "title", "attributes"),
-    aliases={"id": "product_id", "image_path": "image", "path": "image", "part": "split"},
+    aliases={"id": "product_id", "image_path": "image", "path": "image", "file_name": "image", "part": "split"},
     needed=(("image",), ("label", "product_id")),
 )
 MANIFEST = TableKind("labelled images", ("catalogue", "catalog", "manifest"), _COLUMNS)

@@ -170,6 +170,8 @@ def _unread(path: Path, kinds: Sequence[TableKind], problems: Mapping[str, str])
     name = printable(Path(path.name))
     reasons = "; ".join(f"as the table of {kind}: {problem}" for kind, problem in problems.items())
     save = f"save {name} as CSV" if not _is_readable(path) else f"correct the columns of {name}"
+    if path.stem.lower() in ("labels", "label") and not any(path.stem.lower() in kind.stems for kind in kinds):
+        save = f"if {name} has labels, give it to akin catalogue label; else correct its columns"
     return (
         f"{path.parent} contains the table {name}, which cannot be read {reasons}; {save} (accepted names are "
         f"{_accepted(kinds)}, and any other if it is the only table), or move it out of the folder to read folders of "

@@ -89,7 +89,7 @@ def test_invalid_rows_give_status_1_and_a_report(akin, tmp_path):
 
     done = akin("catalogue", "import", "c.csv", status=1)
 
-    for message in ("c.csv:3: the product_id is empty", "none.png does not exist", "c.csv:5: the attributes must be"):
+    for message in ("c.csv:3: the product_id is empty", "none.png' does not exist", "c.csv:5: the attributes must be"):
         assert message in done.stderr
     (report,) = (tmp_path / "home" / "reports").iterdir()
     assert len(json.loads(report.read_text())["errors"]) == 3

@@ -118,7 +118,7 @@ def test_images_of_results_of_other_servers_are_served_before_this_one_has_switc
         ]
         for row, colour in zip(rows, ("red", "green"), strict=True):
             row.image.write_bytes(png(colour))
-        import_catalogue(ImportSource("new", rows), shop.database, shop.media_store)
+        import_catalogue(ImportSource("new", rows, len(rows)), shop.database, shop.media_store)
         second = build()
         with TestClient(create_app(settings)) as ahead:
             wait_for(lambda: serving(ahead) == second)

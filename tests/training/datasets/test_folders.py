@@ -61,7 +61,7 @@ def test_the_tree_decides_what_a_class_is(tmp_path, files, labels, description):
         ("images/1.png images/2.png", "all images in the folder 'images', which says nothing about the class"),
         ("Photos/1.png img/2.png", "in the folder 'Photos' and 'img', which says nothing"),
         ("shop/images/1.png", "says nothing about the class"),
-        ("1.png 2.png", r"the 2 images of .* lie in no folder of a class \('1.png', '2.png'\); move the images"),
+        ("1.png 2.png", r"2 images of .* lie in no folder of a class \('1.png', '2.png'\); move the images"),
         ("train/1.png test/1.png", "lie in no class's folder: folders of these names are parts"),
         ("train/a/1.png iconic/a/1.png", "'train' .* may be parts of a data set or categories, .* beside 'iconic'"),
         ("train/a/1.png train2/a/1.png", "beside 'train2'"),
@@ -136,7 +136,7 @@ def test_a_folder_whose_name_is_no_identifier_is_left_out_once(tmp_path):
     assert list(found) == ["amber/1.png"]
     by_location = {item.location[:3]: item for item in read_folders(tmp_path).left_out}
     assert "contains a line break" in by_location["a\nb"].reason
-    assert "its 2 images are left out" in by_location["a\nb"].reason
+    assert "its 2 images left out" in by_location["a\nb"].reason
     assert [item.is_failure for item in by_location.values()] == [True, True]
 
 

@@ -25,13 +25,14 @@ def found_in(folder, **files):
     [
         "catalogue.csv", "Catalogue.CSV", "catalog.csv", "CATALOG.tsv", "manifest.csv", "catalogue.ndjson",
         "catalogue.txt", "catalogue.json", "products.csv", "items.tsv", "export 2024-05.csv", "rows.jsonl",
-        "shop/catalogue.csv", "shop/any.csv",
+        "metadata.jsonl", "shop/catalogue.csv", "shop/any.csv",
     ],
 )  # fmt: skip
 def test_the_only_table_is_read_whatever_its_name(tmp_path, name):
     folder = (tmp_path / name).parent
     is_json = name.endswith(("json", "jsonl"))
-    text = JSON_ROW if is_json else TABLE.replace(",", "\t") if name.endswith("tsv") else TABLE
+    row = JSON_ROW.replace("image", "file_name", 1) if "metadata" in name else JSON_ROW
+    text = row if is_json else TABLE.replace(",", "\t") if name.endswith("tsv") else TABLE
 
     write(folder / "images" / "1.png", "")
     write(tmp_path / name, text)
@@ -62,6 +63,7 @@ def test_an_accepted_name_comes_before_others_which_are_named(tmp_path):
         ({"products.csv": TABLE, "items.csv": TABLE}, "2 tables, none named catalogue.csv: items.csv, products.csv"),
         ({"products.csv": "sku;photo\n1;2\n"}, "the table products.csv, which cannot be read .*accepted names"),
         ({"rows.jsonl": '{"sku": 1}\n'}, "the table rows.jsonl, which cannot be read .*unknown column 'sku'"),
+        ({"labels.csv": "x,y\n"}, "if labels.csv has labels, give it to akin catalogue label"),
         ({"products.xlsx": ""}, "the table products.xlsx, .*a spreadsheet is not read; save products.xlsx as CSV"),
         ({"images/catalogue.csv": TABLE, "a/1.png": ""}, "in one of them, the table images/catalogue.csv"),
         ({"data/any.csv": TABLE, "a/1.png": ""}, "in one of them, the table data/any.csv, .* --layout"),
