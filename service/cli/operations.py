@@ -231,7 +231,7 @@ def worker_beside(settings: "Settings") -> Iterator[Path]:
 
 
 def _show_or_follow(installation: "Installation", operation: "Operation", wait: bool, json: bool) -> None:
-    from service.cli.tables.operations import has_failed_rows
+    from service.cli.tables.operations import num_row_errors
     from service.web.schemas.operations import OperationView
 
     _note_missing_worker(installation)
@@ -248,7 +248,7 @@ def _show_or_follow(installation: "Installation", operation: "Operation", wait: 
         output.print(f"{operation.id} is {view.state}; {remedy}", highlight=False)
     else:
         _print(view)
-    if wait and (view.state != "succeeded" or has_failed_rows(view)):
+    if wait and (view.state != "succeeded" or num_row_errors(view)):
         raise typer.Exit(3 if view.state == "rejected" else 1)
 
 

@@ -83,11 +83,11 @@ def test_an_import_shows_its_counts_and_first_failed_rows(akin, imported):
     rest = akin("operations", "errors", operation_id, "--after", "11").out
 
     assert "CSV: 1 products added, 1 images added, 12 rows failed" in shown
-    assert shown.count("the file none.png does not exist") == 10
+    assert shown.count("the image 'none.png' does not exist") == 10
     assert f"all 12: akin operations errors {operation_id}" in shown
-    assert errors.splitlines()[0] == "catalogue.csv:3: the file none.png does not exist"
+    assert errors.splitlines()[0].startswith("catalogue.csv:3: the image 'none.png' does not exist")
     assert errors.splitlines()[-2:] == ["12 rows failed, 0 files were left out", "more: --after 11"]
-    assert rest.splitlines()[0] == "catalogue.csv:14: the file none.png does not exist"
+    assert rest.splitlines()[0].startswith("catalogue.csv:14: the image 'none.png' does not exist")
     assert "more" not in rest
 
 

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 # Enough that a worker is in the middle of them a moment after it has begun.
 NUM_IMAGES = 3000
+ONE_FAILED = {"num_failed": 1, "num_left_out": 0, "num_images_left_out": 0, "num_listed": 1}
 
 
 def archive(first: int = 0, number: int = NUM_IMAGES) -> bytes:
@@ -78,7 +79,7 @@ def test_an_import_whose_worker_is_killed_is_completed_by_the_next(works: Works)
     assert num_images(works) == NUM_IMAGES
     # Those of the interrupted try are unchanged in the second.
     assert (report["num_unchanged"], report["num_images_added"]) == (num_before, NUM_IMAGES - num_before)
-    assert operation.result["row_errors"] == {"num_failed": 1, "num_left_out": 0, "num_listed": 1}
+    assert operation.result["row_errors"] == ONE_FAILED
     assert list(works.settings.operations_dir.iterdir()) == []
 
 
@@ -91,7 +92,7 @@ def test_an_import_that_dies_before_its_end_is_recorded_reports_one_list_of_erro
     operation = works.operation(operation_id)
     assert operation.state == "succeeded"
     assert dict(operation.result["report"])["num_unchanged"] == 20  # type: ignore[call-overload]
-    assert operation.result["row_errors"] == {"num_failed": 1, "num_left_out": 0, "num_listed": 1}
+    assert operation.result["row_errors"] == ONE_FAILED
 
 
 def test_a_stopped_worker_leaves_the_import_to_the_next(works: Works):
