@@ -138,8 +138,9 @@ def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
         num_left_out=len(left_out),
         num_images_left_out=sum(item.is_failure for item in left_out),
     )
-    first = {"errors": report.errors[:_NUM_FIRST], "left_out": left_out[:_NUM_FIRST]}
-    shown = replace(report, **first).to_json()
+    first = replace(report, errors=report.errors[:_NUM_FIRST], left_out=left_out[:_NUM_FIRST])
+    shown = first.to_json()
+    shown["num_ignored"] += len(left_out) - len(first.left_out)
     return {**_storable_facts(shown), "num_failed": num_failed, "num_left_out": len(left_out)}
 
 
