@@ -126,12 +126,15 @@ def list_(
     from service.cli.tables.operations import operations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.queries import list_operations
+    from service.operations.queries import lacks_worker, list_operations
     from service.web.schemas.operations import OperationView
 
     with open_installation(load_settings()) as installation:
         found, _ = list_operations(installation.database, limit=limit, states=[state] if state else ())
-    views = [OperationView.of(operation) for operation in found]
+        is_without_worker = lacks_worker(installation.database, *found)
+        if is_without_worker:
+            _note_missing_worker(installation)
+    views = [OperationView.of(operation, lacks_worker=is_without_worker) for operation in found]
     if json:
         print_json([view.model_dump(mode="json") for view in views])
     else:
