@@ -63,7 +63,7 @@ def import_product_rows(run: Run) -> Facts:
             actor=run.created_by,
             on_progress=partial(run.report, "Importing"),
         )
-    counts = _record(run, report, num_failed=len(report.errors))
+    counts = _record(run, report)
     if report.num_usable == 0:
         raise InvalidImportSource(f"no row of the {report.layout} could be imported: {_reasons(report)}")
     return {"report": counts}
@@ -115,13 +115,13 @@ def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *,
             dry_run=dry_run,
             on_progress=partial(run.report, "Importing labels"),
         )
-    counts = _record(run, report, num_failed=report.num_failed)
+    counts = _record(run, report)
     if report.num_usable == 0:
         raise InvalidLabels(f"no row of the {report.layout} could be used: {_reasons(report)}")
     return counts
 
 
-def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
+def _record(run: Run, report: _Report) -> Facts:
     """List the rows that failed and the files that were left out; return the report with the first of each."""
     # Those that may be images first.
     left_out = sorted(report.left_out, key=lambda item: not item.is_failure)
@@ -134,14 +134,14 @@ def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
         run.operation_id,
         run.worker_id,
         problems,
-        num_failed=num_failed,
+        num_failed=report.num_failed,
         num_left_out=len(left_out),
         num_images_left_out=sum(item.is_failure for item in left_out),
     )
     first = replace(report, errors=report.errors[:_NUM_FIRST], left_out=left_out[:_NUM_FIRST])
     shown = first.to_json()
     shown["num_ignored"] += len(left_out) - len(first.left_out)
-    return {**_storable_facts(shown), "num_failed": num_failed, "num_left_out": len(left_out)}
+    return {**_storable_facts(shown), "num_failed": report.num_failed, "num_left_out": len(left_out)}
 
 
 def _storable_facts(value: Any) -> Any:
