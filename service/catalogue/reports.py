@@ -15,7 +15,7 @@ OnProgress = Callable[[int, int], None]  # rows done, rows in total
 OnErrors = Callable[[list[RowError]], None]  # receives the errors of some rows, all errors in turn
 
 # All errors are counted; only the first are kept.
-MAX_KEPT_ERRORS = 10_000
+MAX_KEPT_ERRORS = 100_000
 
 
 @dataclass(slots=True)

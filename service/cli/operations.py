@@ -126,12 +126,15 @@ def list_(
     from service.cli.tables.operations import operations_table
     from service.installation.installation import open_installation
     from service.installation.settings import load_settings
-    from service.operations.queries import list_operations
+    from service.operations.queries import lacks_worker, list_operations
     from service.web.schemas.operations import OperationView
 
     with open_installation(load_settings()) as installation:
         found, _ = list_operations(installation.database, limit=limit, states=[state] if state else ())
-    views = [OperationView.of(operation) for operation in found]
+        is_without_worker = lacks_worker(installation.database, *found)
+        if is_without_worker:
+            _note_missing_worker(installation)
+    views = [OperationView.of(operation, lacks_worker=is_without_worker) for operation in found]
     if json:
         print_json([view.model_dump(mode="json") for view in views])
     else:
@@ -231,7 +234,7 @@ def worker_beside(settings: "Settings") -> Iterator[Path]:
 
 
 def _show_or_follow(installation: "Installation", operation: "Operation", wait: bool, json: bool) -> None:
-    from service.cli.tables.operations import has_failed_rows
+    from service.cli.tables.operations import num_row_errors
     from service.web.schemas.operations import OperationView
 
     _note_missing_worker(installation)
@@ -248,7 +251,7 @@ def _show_or_follow(installation: "Installation", operation: "Operation", wait: 
         output.print(f"{operation.id} is {view.state}; {remedy}", highlight=False)
     else:
         _print(view)
-    if wait and (view.state != "succeeded" or has_failed_rows(view)):
+    if wait and (view.state != "succeeded" or num_row_errors(view)):
         raise typer.Exit(3 if view.state == "rejected" else 1)
 
 

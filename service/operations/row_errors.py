@@ -1,7 +1,7 @@
 """Rows of an import that could not be used, and files that were left out: counted, and listed up to a limit."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 from sqlalchemy import delete, insert, select
@@ -29,10 +29,14 @@ class RowProblem:
 
 @dataclass(frozen=True, slots=True)
 class RowErrorCounts:
-    """All rows that failed and files that were left out; `num_listed` of them are listed."""
+    """All rows that failed and files that were left out; `num_listed` of them are listed.
+
+    Of the files that were left out, `num_images_left_out` are images, or may be.
+    """
 
     num_failed: int = 0
     num_left_out: int = 0
+    num_images_left_out: int = 0
     num_listed: int = 0
 
 
@@ -52,7 +56,8 @@ def record_row_errors(
     problems: Iterable[RowProblem],
     *,
     num_failed: int,
-    num_left_out: int,
+    num_left_out: int = 0,
+    num_images_left_out: int = 0,
 ) -> None:
     """Replace the listed problems of an operation by the first of these, and record the counts in its result.
 
@@ -68,8 +73,8 @@ def record_row_errors(
                 "operation_id": operation_id,
                 "number": number,
                 "kind": problem.kind,
-                "location": _storable(problem.location),
-                "message": _storable(problem.message),
+                "location": storable(problem.location),
+                "message": storable(problem.message),
             }
             for number, problem in enumerate(chunk, num_listed + 1)
         ]
@@ -79,8 +84,8 @@ def record_row_errors(
         num_listed += len(rows)
     with database.transaction() as session:
         operation = own_operation(session, operation_id, worker_id)
-        counts = {"num_failed": num_failed, "num_left_out": num_left_out, "num_listed": num_listed}
-        operation.result = {**operation.result, ROW_COUNTS: counts}
+        counts = RowErrorCounts(num_failed, num_left_out, num_images_left_out, num_listed)
+        operation.result = {**operation.result, ROW_COUNTS: asdict(counts)}
         operation.updated_at = now()
 
 
@@ -106,6 +111,6 @@ def list_row_errors(
     return RowErrorPage(counts, rows[:limit], len(rows) > limit)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return a text that every database stores: a file name in an archive may have bytes that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

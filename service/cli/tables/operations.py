@@ -18,6 +18,7 @@ _IMPORT_COUNTS = {
     "num_changed": "labels changed",
     "num_unchanged": "rows unchanged",
     "num_failed": "rows failed",
+    "num_left_out": "files left out",
 }
 _PARTS = {
     "seen": "new photos of known products",
@@ -80,16 +81,9 @@ def progress_line(view: OperationView) -> str:
 
 
 def num_row_errors(view: OperationView) -> int:
-    """Return how many rows of an import failed and files were left out, all in all."""
+    """Return how many rows of an import failed and images were left out."""
     counts = view.result.get(ROW_COUNTS, {})
-    return int(counts.get("num_failed", 0)) + int(counts.get("num_left_out", 0))
-
-
-def has_failed_rows(view: OperationView) -> bool:
-    """Tell whether a row of an import failed, or a file was left out that may be an image."""
-    report = view.result.get("report") or view.result.get("labels") or {}
-    num_failed = int(view.result.get(ROW_COUNTS, {}).get("num_failed", 0))
-    return num_failed > 0 or any(item["is_failure"] for item in report.get("left_out", ()))
+    return int(counts.get("num_failed", 0)) + int(counts.get("num_images_left_out", 0))
 
 
 def row_error_lines(page: RowErrorList) -> Iterator[str]:
@@ -107,14 +101,12 @@ def _import_lines(view: OperationView) -> Iterator[str]:
         counts = {name: report[name] for name in _IMPORT_COUNTS if report.get(name)}
         shown = ", ".join(f"{number:,} {_IMPORT_COUNTS[name]}" for name, number in counts.items()) or "no changes"
         yield f"  {report['layout']}{', dry run: nothing was written' if report['dry_run'] else ''}: {shown}"
-        if report.get("understood"):
-            yield f"  read as {report['understood']}"
-    for error in report.get("errors", ()):
-        yield f"    {error['location']}: {error['message']}"
-    for item in report.get("left_out", ()):
-        yield f"    left out: {item['location']}: {item['reason']}"
-    if num_row_errors(view):
-        yield f"  all {num_row_errors(view):,}: akin operations errors {view.operation_id}"
+        yield from (f"  {line}" for line in (f"read as {report['understood']}", *report["notes"]))
+        yield from (f"    {error['location']}: {error['message']}" for error in report["errors"])
+        yield from (f"    left out: {item['location']}: {item['reason']}" for item in report["left_out"])
+    num_listed = view.result.get(ROW_COUNTS, {}).get("num_listed", 0)
+    if num_listed:
+        yield f"  all {num_listed:,}: akin operations errors {view.operation_id}"
 
 
 def _metric_lines(result: Mapping[str, Any]) -> Iterator[str]:

@@ -33,7 +33,7 @@ async def post_catalogue(
     idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Queue the import of products, as `POST /v1/imports` with `kind=catalogue` does."""
-    wanted = ImportRequest(kind="catalogue", dry_run=options.dry_run, note=options.note)
+    wanted = ImportRequest(kind="catalogue", **options.model_dump())
     return await receive_import(request, response, app_state, actor, wanted, idempotency_key)
 
 

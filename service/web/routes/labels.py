@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.access.scopes import Actor
@@ -108,7 +107,7 @@ async def post_labels(
     actor: WriterDep,
     options: Annotated[LabelOptions, Query()],
     idempotency_key: IdempotencyKey = None,
-) -> LabelReportView | JSONResponse:
+) -> LabelReportView | Response:
     """Set labels of images, and add labelled images as examples; a bad row is reported and does not stop the others.
 
     JSON and a single image are applied at once. The import of an archive or a table is queued, as
@@ -122,7 +121,7 @@ async def post_labels(
             wanted = import_request(options, received.fields, kind="labels")
             queued = await queue_import(request, response, app_state, actor, received, wanted, idempotency_key)
             headers = {"Location": response.headers["Location"]}
-            return JSONResponse(queued.model_dump(mode="json"), 202, headers)
+            return Response(queued.model_dump_json(), 202, headers, "application/json")
         report = await asyncio.to_thread(_apply, app_state, received, actor, options)
     note_for_audit(request, is_dry_run=options.dry_run)
     log.info(

@@ -123,6 +123,7 @@ class RowErrorList(BaseModel):
 
     num_failed: int
     num_left_out: int
+    num_images_left_out: int = Field(description="Of the files that were left out: images, or what may be one.")
     num_listed: int = Field(description="How many of them are kept; of a larger number the first 100,000.")
     errors: list[RowErrorView]
     next: str | None = Field(description="URL of the next page, if there is one.")

@@ -7,16 +7,18 @@ that the interrupted try has applied are counted as unchanged.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from service.catalogue.errors import InvalidImportSource
 from service.catalogue.importing import import_catalogue
-from service.catalogue.sources import ImportSource, RowError, read_import_source
+from service.catalogue.reports import ImportReport
+from service.catalogue.sources import ImportSource, read_import_source
 from service.catalogue.unpacking import unpack_upload
 from service.errors import StorageFull, is_disk_full
 from service.labels.applying import LabelReport, apply_labels
@@ -26,29 +28,18 @@ from service.labels.sources import LabelSource, read_label_source
 from service.operations.folder import ARCHIVE, UNPACKED, UPLOAD
 from service.operations.queueing import ZIP
 from service.operations.requests import QueuedImport
-from service.operations.row_errors import RowProblem, record_row_errors
+from service.operations.row_errors import RowProblem, record_row_errors, storable
 from service.storage.errors import DatabaseUnavailable, MediaError
 from service.storage.tables.operations import FAILED
 from service.worker.run import Ended, Facts, Run
-from training.datasets.rows import LeftOut
 
-# These stand in the operation's result; all of them are listed.
-_NUM_FIRST_ERRORS = 10
+# So many failed rows, and files that were left out, stand in the operation's result; all are listed.
+_NUM_FIRST = 10
 
 log = structlog.get_logger(__name__)
 
 
-class _Report(Protocol):
-    """The report of an import of products or of labels."""
-
-    layout: str
-    errors: list[RowError]
-    left_out: list[LeftOut]
-
-    @property
-    def num_usable(self) -> int: ...
-    def reasons(self) -> str: ...
-    def to_json(self) -> dict[str, Any]: ...
+_Report = ImportReport | LabelReport
 
 
 def unpack(run: Run) -> Facts:
@@ -72,7 +63,7 @@ def import_product_rows(run: Run) -> Facts:
             actor=run.created_by,
             on_progress=partial(run.report, "Importing"),
         )
-    counts = _record(run, report, num_failed=len(report.errors))
+    counts = _record(run, report)
     if report.num_usable == 0:
         raise InvalidImportSource(f"no row of the {report.layout} could be imported: {_reasons(report)}")
     return {"report": counts}
@@ -110,9 +101,8 @@ def _unpack(run: Run, archive: Path) -> None:
 
 def _products_of(run: Run, request: QueuedImport) -> ImportSource:
     # A table is alone in the folder of uploads, where it has the name of a catalogue's table.
-    if not request.file.endswith(ZIP):
-        return read_import_source(run.folder / UPLOAD, is_trusted=False)
-    return read_import_source(run.folder / UNPACKED, is_trusted=False, layout=request.layout)
+    folder = UNPACKED if request.file.endswith(ZIP) else UPLOAD
+    return read_import_source(run.folder / folder, is_trusted=False, layout=request.layout)
 
 
 def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *, dry_run: bool = False) -> Facts:
@@ -125,34 +115,46 @@ def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *,
             dry_run=dry_run,
             on_progress=partial(run.report, "Importing labels"),
         )
-    counts = _record(run, report, num_failed=report.num_failed)
+    counts = _record(run, report)
     if report.num_usable == 0:
         raise InvalidLabels(f"no row of the {report.layout} could be used: {_reasons(report)}")
     return counts
 
 
-def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
-    """List the rows that failed, and return the counts of the report with the first of them."""
+def _record(run: Run, report: _Report) -> Facts:
+    """List the rows that failed and the files that were left out; return the report with the first of each."""
+    # Those that may be images first.
+    left_out = sorted(report.left_out, key=lambda item: not item.is_failure)
+    problems = chain(
+        (RowProblem("failed", error.location, error.message) for error in report.errors),
+        (RowProblem("left-out", item.location, item.reason) for item in left_out),
+    )
     record_row_errors(
         run.installation.database,
         run.operation_id,
         run.worker_id,
-        chain(
-            (RowProblem("failed", error.location, error.message) for error in report.errors),
-            (RowProblem("left-out", item.location, item.reason) for item in report.left_out),
-        ),
-        num_failed=num_failed,
-        num_left_out=len(report.left_out),
+        problems,
+        num_failed=report.num_failed,
+        num_left_out=len(left_out),
+        num_images_left_out=sum(item.is_failure for item in left_out),
     )
-    # Those that may be images come first: a client sees at once whether there are any.
-    report.left_out.sort(key=lambda item: not item.is_failure)
-    values = report.to_json()
-    first = {name: values[name][:_NUM_FIRST_ERRORS] for name in ("errors", "left_out")}
-    return {**values, **first, "num_failed": num_failed}
+    first = replace(report, errors=report.errors[:_NUM_FIRST], left_out=left_out[:_NUM_FIRST])
+    shown = first.to_json()
+    shown["num_ignored"] += len(left_out) - len(first.left_out)
+    return {**_storable_facts(shown), "num_failed": report.num_failed, "num_left_out": len(left_out)}
+
+
+def _storable_facts(value: Any) -> Any:
+    """Return facts whose texts every database stores."""
+    if isinstance(value, dict):
+        return {name: _storable_facts(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable_facts(inner) for inner in value]
+    return storable(value) if isinstance(value, str) else value
 
 
 def _reasons(report: _Report) -> str:
-    return report.reasons() or "it has no rows"
+    return storable(report.reasons()) or "it has no rows"
 
 
 @contextmanager

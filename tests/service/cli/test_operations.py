@@ -113,6 +113,7 @@ def test_a_queued_operation_without_a_worker_says_so(akin, installation):
     create_operation(installation.database, BUILD, {}, actor="test")
 
     assert "note: no worker is running on this installation" in akin("operations", "show").out
+    assert "no worker is running" in " ".join(akin("operations", "list").err.split())
     assert json.loads(akin("operations", "show", "--json").out)["notes"]
 
 

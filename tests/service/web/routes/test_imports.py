@@ -10,7 +10,6 @@ from service.catalogue import importing
 from service.installation.processes import WORKER, register_process
 from service.operations import records, row_errors
 from service.operations.claims import owned_operation
-from service.operations.queries import list_operations
 from tests.images import png
 from tests.service.fixtures.access import bearer
 from tests.service.fixtures.imports import failure, perform, performed
@@ -19,6 +18,8 @@ from tests.service.labels.test_applying import id_of, images_of
 
 PATH = "/v1/imports"
 SHOP = packed({"dahlia/front.png": png("red"), "dahlia/example/photo.png": png("blue")})
+
+FOLDERS = {"shoes/red": "red", "shoes/blue": "blue", "hats/green": "green"}
 
 
 def post(client, content=SHOP, content_type="application/zip", headers=(), **params):
@@ -85,7 +86,12 @@ def test_failed_rows_are_listed_in_pages(admin, admin_shop):
         pages.append(admin.get(url).json())
         url = pages[-1]["next"]
 
-    assert shown["result"]["row_errors"] == {"num_failed": 13, "num_left_out": 0, "num_listed": 13}
+    assert shown["result"]["row_errors"] == {
+        "num_failed": 13,
+        "num_left_out": 0,
+        "num_images_left_out": 0,
+        "num_listed": 13,
+    }
     assert [len(page["errors"]) for page in pages] == [6, 6, 1]
     assert [error["number"] for page in pages for error in page["errors"]] == list(range(1, 14))
     assert {page["num_failed"] for page in pages} == {13}
@@ -116,6 +122,38 @@ def test_the_rows_of_an_import_that_failed_are_listed(admin, admin_shop):
     assert code == "invalid-import-source"
     assert "no row of the CSV could be imported: catalogue.csv:2: the image 'none.png' does not exist" in detail
     assert (page["num_failed"], len(page["errors"])) == (3, 3)
+
+
+def test_files_that_are_left_out_are_listed_after_the_failed_rows(admin, admin_shop):
+    files = {"dahlia/1.png": png("red"), "dahlia/readme.txt": b"x", "dahlia/inner.zip": packed({"a/1.png": b"x"})}
+
+    shown = performed(admin, admin_shop, post(admin, packed({**files, "dahlia/2.png": b"x"})))
+    errors = admin.get(shown["links"]["errors"]).json()
+    left_out = admin.get(shown["links"]["errors"], params={"kind": "left-out"}).json()["errors"]
+
+    assert "product" in shown["result"]["report"]["understood"]
+    assert [(error["kind"], error["location"]) for error in errors["errors"]] == [
+        ("failed", "dahlia/2.png"),
+        ("left-out", "dahlia/inner.zip"),
+        ("left-out", "dahlia/readme.txt"),
+    ]
+    assert (errors["num_failed"], errors["num_left_out"], errors["num_images_left_out"]) == (1, 2, 1)
+    assert left_out == errors["errors"][1:]
+    assert [item["location"] for item in shown["result"]["report"]["left_out"]] == [
+        "dahlia/inner.zip",
+        "dahlia/readme.txt",
+    ]
+
+
+def test_the_layout_of_folders_can_be_stated(admin, admin_shop):
+    files = {f"{folder}/1.png": png(colour) for folder, colour in FOLDERS.items()}
+
+    reports = [
+        performed(admin, admin_shop, post(admin, packed(files), layout=layout, dry_run=True))["result"]["report"]
+        for layout in ("products", "paths")
+    ]
+
+    assert [report["num_products_added"] for report in reports] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +205,7 @@ def test_a_running_import_is_cancelled_between_two_chunks(admin, admin_shop, mon
     [
         ({"kind": "products"}, "invalid-request", "'catalogue' or 'labels'"),
         ({"dryrun": "true"}, "invalid-request", "dryrun"),
+        ({"layout": "tree"}, "invalid-request", "'auto', 'products' or 'paths'"),
         ({"labelled_by": "Ada"}, "invalid-operation", "omit them, or import kind=labels"),
         ({"kind": "labels", "labelled_by": "a\0b"}, "invalid-request", "contains a NUL character"),
         ({"note": "x" * 1001}, "invalid-request", "1000"),
@@ -274,6 +313,6 @@ def test_an_import_that_is_performed_again_counts_known_rows_as_unchanged(admin,
         records.get_operation(session, queued["operation_id"]).result = {}
     perform(admin_shop, queued["operation_id"])
 
-    (operation,), _ = list_operations(admin_shop.database)
-    assert (operation.state, operation.result["report"]["num_unchanged"]) == ("succeeded", 2)
-    assert operation.result["report"]["num_images_added"] == 0
+    shown = admin.get(queued["links"]["self"]).json()
+    report = shown["result"]["report"]
+    assert (shown["state"], report["num_unchanged"], report["num_images_added"]) == ("succeeded", 2, 0)
