@@ -38,6 +38,7 @@ class DecodedBytes:
     sample_bits: int = 16  # of 16-bit grey samples
     is_inverted: bool = False  # 16-bit grey samples where 0 is white
     may_be_cut: bool = False  # a JPEG without an end marker
+    declared_size: tuple[int, int] = (0, 0)  # of a GIF's frame, which may reach beyond its screen
     description: str = ""  # what is particular about the file, for errors
 
 
@@ -139,7 +140,10 @@ def _gif(data: bytes) -> DecodedBytes:
             position = end
         elif data[position] == 0x2C and position + 10 <= len(data):
             end = _after_sub_blocks(data, position + 11 + _palette_bytes(data[position + 9]))
-            return DecodedBytes(header + control + data[position:end] + b";")
+            left, top, width, height = struct.unpack_from("<4H", data, position + 1)
+            return DecodedBytes(
+                header + control + data[position:end] + b";", declared_size=(left + width, top + height)
+            )
         elif data[position] == 0x3B:
             break
         else:
