@@ -25,7 +25,9 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _MAX_PNG_PROFILE_BYTES = 2**18
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04
-# Names of metadata items in HEIC and AVIF; rotation is a property of the image in both.
+# Names of metadata items in HEIC and AVIF, and of the references that attach any such item to an image: pi_heif crashes
+# on damaged ones. Rotation is a property of the image in both formats.
+_ISO_METADATA_REFERENCE = re.compile(rb"(\0\0..)cdsc", re.DOTALL)
 _ISO_METADATA_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})(?:Exif|mime|uri )", re.DOTALL)
 
 
@@ -176,6 +178,7 @@ def _iso_media(data: bytes) -> DecodedBytes:
         end = len(data) if size == 0 else position + size
         if kind == b"meta":
             meta = _ISO_METADATA_ITEM.sub(rb"\1skip", data[position:end])
+            meta = _ISO_METADATA_REFERENCE.sub(rb"\1skip", meta)
             return DecodedBytes(data[:position] + meta + data[end:])
         if size < 8 and size != 0:
             break
