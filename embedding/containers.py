@@ -25,7 +25,9 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _MAX_PNG_PROFILE_BYTES = 2**18
 _WEBP_METADATA = frozenset({b"ICCP", b"EXIF", b"XMP "})
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04
-# Names of metadata items in HEIC and AVIF; rotation is a property of the image in both.
+# Names of metadata items in HEIC and AVIF, and of the references that attach any such item to an image: pi_heif crashes
+# on damaged ones. Rotation is a property of the image in both formats.
+_ISO_METADATA_REFERENCE = re.compile(rb"(\0\0..)cdsc", re.DOTALL)
 _ISO_METADATA_ITEM = re.compile(rb"(infe\x02.{7}|infe\x03.{9})(?:Exif|mime|uri )", re.DOTALL)
 
 
@@ -38,6 +40,7 @@ class DecodedBytes:
     sample_bits: int = 16  # of 16-bit grey samples
     is_inverted: bool = False  # 16-bit grey samples where 0 is white
     may_be_cut: bool = False  # a JPEG without an end marker
+    declared_size: tuple[int, int] = (0, 0)  # of a GIF's frame, which may reach beyond its screen
     description: str = ""  # what is particular about the file, for errors
 
 
@@ -139,7 +142,10 @@ def _gif(data: bytes) -> DecodedBytes:
             position = end
         elif data[position] == 0x2C and position + 10 <= len(data):
             end = _after_sub_blocks(data, position + 11 + _palette_bytes(data[position + 9]))
-            return DecodedBytes(header + control + data[position:end] + b";")
+            left, top, width, height = struct.unpack_from("<4H", data, position + 1)
+            return DecodedBytes(
+                header + control + data[position:end] + b";", declared_size=(left + width, top + height)
+            )
         elif data[position] == 0x3B:
             break
         else:
@@ -172,6 +178,7 @@ def _iso_media(data: bytes) -> DecodedBytes:
         end = len(data) if size == 0 else position + size
         if kind == b"meta":
             meta = _ISO_METADATA_ITEM.sub(rb"\1skip", data[position:end])
+            meta = _ISO_METADATA_REFERENCE.sub(rb"\1skip", meta)
             return DecodedBytes(data[:position] + meta + data[end:])
         if size < 8 and size != 0:
             break

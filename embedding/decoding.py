@@ -78,7 +78,7 @@ _SEARCHED_BYTES = 2**16
 # Exceptions of Pillow's and pi_heif's parsers on damaged files, found by fuzzing.
 _PARSER_FAILURES = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RuntimeError,
-    struct.error, zlib.error, Warning,
+    struct.error, zlib.error, Warning, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -164,6 +164,7 @@ def _open(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) ->
         decoded = decode_heif(heif)
         _check_size(decoded.size, limits)
         return decoded
+    _check_size(prepared.declared_size, limits)
     data = prepared.data + _JPEG_END if prepared.may_be_cut else prepared.data
     try:
         source = _READERS[known.name](io.BytesIO(data))

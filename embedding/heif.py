@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -17,11 +18,20 @@ def open_heif(data: bytes) -> "HeifFile":
 
     # Thumbnails, depth maps and auxiliary images are not used.
     pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
-    return pi_heif.open_heif(data, convert_hdr_to_8bit=True)
+    # Without these two steps pi_heif only reads the decoded samples. It would otherwise rewrite them as wide as the
+    # header says, beyond the end of memory where the coded samples are narrower.
+    return pi_heif.open_heif(data, convert_hdr_to_8bit=True, hdr_to_16bit=False, remove_stride=False)
 
 
 def decode_heif(source: "HeifFile") -> Image.Image:
     """Decode the primary image; libheif has applied its rotation and mirroring."""
     primary = source[source.primary_index]
     primary.load()
-    return Image.frombytes(primary.mode, primary.size, primary.data, "raw", primary.mode, primary.stride)
+    if not primary.mode.startswith("I;"):
+        return Image.frombytes(primary.mode, primary.size, primary.data, "raw", primary.mode, primary.stride)
+    # Grey of more than 8 bits, which libheif does not convert.
+    width, height = primary.size
+    if primary.stride < 2 * width or primary.stride % 2:
+        raise ValueError("the samples are narrower than the header says")
+    samples = np.frombuffer(primary.data, "<u2").reshape(height, primary.stride // 2)[:, :width]
+    return Image.fromarray((samples >> (primary.info["bit_depth"] - 8)).astype(np.uint8))

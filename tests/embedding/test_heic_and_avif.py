@@ -5,7 +5,7 @@ from PIL import Image
 
 from embedding import decoding
 from embedding.decoding import DecodingLimits, decode_image, decode_with_format
-from embedding.errors import ImageTooLarge
+from embedding.errors import ImageTooLarge, InvalidImage
 from tests.embedding.sources import DATA, blocks, difference
 from tests.images import encode
 
@@ -49,3 +49,29 @@ def test_the_size_that_an_avif_declares_in_its_coded_data_counts(frames):
 
     with pytest.raises(ImageTooLarge, match="640 × 512 pixels; at most 100,000"):
         decode_image(small, DecodingLimits(max_image_pixels=100_000))
+
+
+@pytest.mark.parametrize("name", ["blocks-grey.heic", "blocks-deep.heic"])
+def test_grey_heic_of_eight_and_ten_bits_keeps_its_high_byte(name):
+    assert difference(decode_image((DATA / name).read_bytes()), blocks().convert("L")) < 4
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_a_heic_whose_samples_are_narrower_than_its_header_says_is_refused(bits):
+    """The decoder's library would write beyond the samples when it widens them."""
+    grey = (DATA / "blocks-grey.heic").read_bytes()
+    declared = grey.replace(b"\xf8\xf8\0\0\x0f", bytes([0xF8 | bits - 8]) + b"\xf8\0\0\x0f")
+    assert declared != grey
+
+    for _ in range(20):
+        with pytest.raises(InvalidImage, match="damaged or truncated"):
+            decode_image(declared)
+
+
+def test_metadata_of_a_heic_with_an_unreadable_name_is_ignored():
+    """The decoder's library ends the process where the name of a metadata item is not text."""
+    rotated = (DATA / "blocks-rotated.heic").read_bytes()
+    unnamed = rotated.replace(b"Exif", b"Ex\xc4f", 1)
+    assert unnamed != rotated
+
+    assert difference(decode_image(unnamed), blocks()) < 4

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from embedding.decoding import DecodingLimits, decode_image
-from embedding.errors import InvalidImage, UnsupportedImageFormat
+from embedding.errors import ImageTooLarge, InvalidImage, UnsupportedImageFormat
 from tests.embedding.sources import (
     DATA,
     NOISE,
@@ -271,6 +271,10 @@ REFUSED = {
     ),
     "other bytes first": (
         b"HTTP/1.1 200 OK\r\n\r\n" + JPEG, UnsupportedImageFormat, "begins after 19 other bytes: send it alone",
+    ),
+    "a GIF whose frame reaches beyond its screen": (
+        gif.replace(b"\x2c\0\0\0\0\x30\0\x20\0", b"\x2c\xff\x24\xff\x24\x30\0\x20\0"),
+        ImageTooLarge, "9,519 × 9,503 pixels; at most",
     ),
     "a web page": (b"<!DOCTYPE html><html>404</html>", UnsupportedImageFormat, "web page: not a supported format"),
     "a video": (b"\0\0\0\x18ftypmp42" + NOISE[:500], UnsupportedImageFormat, "MP4 video: not.*save one frame"),
