@@ -26,7 +26,7 @@ from service.labels.sources import LabelSource, read_label_source
 from service.operations.folder import ARCHIVE, UNPACKED, UPLOAD
 from service.operations.queueing import ZIP
 from service.operations.requests import QueuedImport
-from service.operations.row_errors import RowProblem, record_row_errors
+from service.operations.row_errors import MAX_LISTED, RowProblem, record_row_errors
 from service.storage.errors import DatabaseUnavailable, MediaError
 from service.storage.tables.operations import FAILED
 from service.worker.run import Ended, Facts, Run
@@ -42,6 +42,7 @@ class _Report(Protocol):
     """The report of an import of products or of labels."""
 
     layout: str
+    num_failed: int
     errors: list[RowError]
     left_out: list[LeftOut]
 
@@ -62,6 +63,7 @@ def unpack(run: Run) -> Facts:
 def import_product_rows(run: Run) -> Facts:
     """Import the products and images of an upload."""
     request, installation = _request_of(run), run.installation
+    failed: list[RowProblem] = []
     with _without_locations():
         report = import_catalogue(
             _products_of(run, request),
@@ -71,8 +73,9 @@ def import_product_rows(run: Run) -> Facts:
             dry_run=request.dry_run,
             actor=run.created_by,
             on_progress=partial(run.report, "Importing"),
+            on_error=partial(_collect, failed),
         )
-    counts = _record(run, report, num_failed=len(report.errors))
+    counts = _record(run, report, failed)
     if report.num_usable == 0:
         raise InvalidImportSource(f"no row of the {report.layout} could be imported: {_reasons(report)}")
     return {"report": counts}
@@ -116,6 +119,7 @@ def _products_of(run: Run, request: QueuedImport) -> ImportSource:
 
 
 def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *, dry_run: bool = False) -> Facts:
+    failed: list[RowProblem] = []
     with _without_locations():
         report: LabelReport = apply_labels(
             run.installation,
@@ -124,31 +128,38 @@ def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *,
             source_name=source_name,
             dry_run=dry_run,
             on_progress=partial(run.report, "Importing labels"),
+            on_error=partial(_collect, failed),
         )
-    counts = _record(run, report, num_failed=report.num_failed)
+    counts = _record(run, report, failed)
     if report.num_usable == 0:
         raise InvalidLabels(f"no row of the {report.layout} could be used: {_reasons(report)}")
     return counts
 
 
-def _record(run: Run, report: _Report, *, num_failed: int) -> Facts:
+def _collect(failed: list[RowProblem], errors: list[RowError]) -> None:
+    """Add errors to those that are listed, as long as there is room."""
+    room = MAX_LISTED - len(failed)
+    failed.extend(RowProblem("failed", error.location, error.message) for error in errors[:room])
+
+
+def _record(run: Run, report: _Report, failed: list[RowProblem]) -> Facts:
     """List the rows that failed, and return the counts of the report with the first of them."""
     record_row_errors(
         run.installation.database,
         run.operation_id,
         run.worker_id,
         chain(
-            (RowProblem("failed", error.location, error.message) for error in report.errors),
+            failed,
             (RowProblem("left-out", item.location, item.reason) for item in report.left_out),
         ),
-        num_failed=num_failed,
+        num_failed=report.num_failed,
         num_left_out=len(report.left_out),
     )
     # Those that may be images come first: a client sees at once whether there are any.
     report.left_out.sort(key=lambda item: not item.is_failure)
     values = report.to_json()
     first = {name: values[name][:_NUM_FIRST_ERRORS] for name in ("errors", "left_out")}
-    return {**values, **first, "num_failed": num_failed}
+    return {**values, **first}
 
 
 def _reasons(report: _Report) -> str:

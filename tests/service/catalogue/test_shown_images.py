@@ -21,7 +21,7 @@ def add(installation, tmp_path):
     def add(colour, product_id, role):
         path = tmp_path / f"{colour}.png"
         path.write_bytes(png(colour))
-        source = ImportSource("one", [SourceRow("1", product_id, path, role=role)])
+        source = ImportSource("one", [SourceRow("1", product_id, path, role=role)], 1)
         import_catalogue(source, installation.database, installation.media_store)
         return MediaName(hashlib.sha256(png(colour)).hexdigest(), "png")
 
