@@ -1,6 +1,6 @@
 """The speed of imports: rows a second of new and known images and of labels, and the peak memory.
 
-    python benchmarks/import_speed.py [--rows 20000] [--products 2000] [--folder DIR]
+    python -m benchmarks.import_speed [--rows 20000] [--products 2000] [--folder DIR]
 
 Writes that many PNGs of 32 x 32 pixels, each different, and imports them twice into an empty installation: first all
 images are new, then all are known. Then labels are set by image id, in a table, and set again. Each import is a process

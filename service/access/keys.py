@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -79,10 +79,18 @@ def create_key(
     return row, key
 
 
-def list_keys(database: Database) -> list[APIKey]:
-    """Return all keys, revoked ones included, oldest first."""
+def list_keys(database: Database, *, limit: int | None = None, after: str | None = None) -> list[APIKey]:
+    """Return keys, revoked ones included, oldest first.
+
+    `after` is the name of the last key of the previous page. Raises KeyNotFound if it is unknown.
+    """
+    query = select(APIKey).order_by(APIKey.created_at, APIKey.id).limit(limit)
     with database.reading() as session:
-        return list(session.scalars(select(APIKey).order_by(APIKey.created_at, APIKey.id)))
+        if after is not None:
+            last = get_key(session, after)
+            is_same_time = and_(APIKey.created_at == last.created_at, APIKey.id > last.id)
+            query = query.where(or_(APIKey.created_at > last.created_at, is_same_time))
+        return list(session.scalars(query))
 
 
 def show_key(database: Database, name: str) -> APIKey:

@@ -68,7 +68,7 @@ def import_(
     else:
         output.print(import_table(report))
     show_left_out(report.left_out, report.file)
-    _exit_if_rows_failed(report.errors, len(report.errors), report.file, "imported")
+    _exit_if_rows_failed(report.errors, report.num_failed, report.file, "imported")
     exit_if_left_out(report.left_out)
 
 

@@ -10,11 +10,21 @@ from service.storage.tables.evaluations import Evaluation
 
 
 def list_evaluations(
-    database: Database, *, release_id: str | None = None, evaluation_set_id: str | None = None, limit: int = 100
+    database: Database,
+    *,
+    release_id: str | None = None,
+    evaluation_set_id: str | None = None,
+    limit: int = 100,
+    before: str | None = None,
 ) -> list[Evaluation]:
-    """Return evaluations, newest first; the ids restrict them to one release or one evaluation set."""
+    """Return evaluations, newest first; the ids restrict them to one release or one evaluation set.
+
+    `before` is the id of the last one of the previous page. Raises EvaluationNotFound if it is unknown.
+    """
     with database.reading() as session:
-        return select_evaluations(session, release_id=release_id, evaluation_set_id=evaluation_set_id, limit=limit)
+        return select_evaluations(
+            session, release_id=release_id, evaluation_set_id=evaluation_set_id, limit=limit, before=before
+        )
 
 
 def find_evaluation(database: Database, name: str) -> Evaluation:

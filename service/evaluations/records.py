@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from service.evaluations.errors import EvaluationNotFound
@@ -74,10 +74,24 @@ def assign_release(session: Session, evaluation_id: str, release_id: str) -> Non
 
 
 def select_evaluations(
-    session: Session, *, release_id: str | None = None, evaluation_set_id: str | None = None, limit: int = 100
+    session: Session,
+    *,
+    release_id: str | None = None,
+    evaluation_set_id: str | None = None,
+    limit: int = 100,
+    before: str | None = None,
 ) -> list[Evaluation]:
-    """Return evaluations, newest first; the ids restrict them to one release or one evaluation set."""
+    """Return evaluations, newest first; the ids restrict them to one release or one evaluation set.
+
+    `before` is the id of the last one of the previous page. Raises EvaluationNotFound if it is unknown.
+    """
     query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id).limit(limit)
+    if before is not None:
+        last = session.get(Evaluation, before)
+        if last is None:
+            raise EvaluationNotFound(f"there is no evaluation {before!r:.80}; begin with the first page again")
+        is_same_time = and_(Evaluation.created_at == last.created_at, Evaluation.id > last.id)
+        query = query.where(or_(Evaluation.created_at < last.created_at, is_same_time))
     if release_id is not None:
         query = query.where(Evaluation.release_id == release_id)
     if evaluation_set_id is not None:

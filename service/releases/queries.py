@@ -44,18 +44,26 @@ class ReleaseListing:
     releases: tuple[ListedRelease, ...]
 
 
-def list_releases(database: Database, *, limit: int | None = None) -> ReleaseListing:
-    """Return the releases that can be activated, newest first."""
+def list_releases(database: Database, *, limit: int | None = None, before: str | None = None) -> ReleaseListing:
+    """Return the releases that can be activated, newest first.
+
+    `before` is the id of the last release of the previous page. Raises ReleaseNotFound if it is unknown.
+    """
     with database.reading() as session:
         active = active_release(session)
-        releases = select_releases(session, with_retired=False, limit=limit)
+        releases = select_releases(session, with_retired=False, limit=limit, before=before)
         servers = living_processes(session, API)
         evaluations = newest_evaluations(session, [release.id for release in releases])
     listed = (ListedRelease.of(release, active, servers, evaluations.get(release.id)) for release in releases)
     return ReleaseListing(active, tuple(listed))
 
 
-def list_activations(database: Database, *, release_id: str | None = None, limit: int = 100) -> list[ActivationEvent]:
-    """Return activations and rollbacks, newest first; `release_id` restricts them to one release."""
+def list_activations(
+    database: Database, *, release_id: str | None = None, limit: int = 100, before: int | None = None
+) -> list[ActivationEvent]:
+    """Return activations and rollbacks, newest first; `release_id` restricts them to one release.
+
+    `before` is the version of the last one of the previous page.
+    """
     with database.reading() as session:
-        return select_activations(session, release_id=release_id, limit=limit)
+        return select_activations(session, release_id=release_id, limit=limit, before=before)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.access.scopes import COMMAND_LINE
@@ -62,9 +62,20 @@ def record_release(session: Session, facts: Mapping[str, Any], operation_id: str
     )
 
 
-def select_releases(session: Session, *, with_retired: bool = True, limit: int | None = None) -> list[Release]:
-    """Return releases, newest first; the files of a retired one are being removed."""
+def select_releases(
+    session: Session, *, with_retired: bool = True, limit: int | None = None, before: str | None = None
+) -> list[Release]:
+    """Return releases, newest first; the files of a retired one are being removed.
+
+    `before` is the id of the last release of the previous page. Raises ReleaseNotFound if it is unknown.
+    """
     query = select(Release).order_by(Release.created_at.desc(), Release.id.desc()).limit(limit)
+    if before is not None:
+        last = session.get(Release, before)
+        if last is None:
+            raise ReleaseNotFound(f"there is no release {before!r:.80}; begin with the first page again")
+        is_same_time = and_(Release.created_at == last.created_at, Release.id < last.id)
+        query = query.where(or_(Release.created_at < last.created_at, is_same_time))
     return list(session.scalars(query if with_retired else query.where(Release.retired_at.is_(None))))
 
 
@@ -159,9 +170,16 @@ def rollback_target(active: ActiveRelease, to: str | None = None) -> str:
     return target
 
 
-def select_activations(session: Session, *, release_id: str | None = None, limit: int = 100) -> list[ActivationEvent]:
-    """Return activations and rollbacks, newest first; `release_id` restricts them to one release."""
+def select_activations(
+    session: Session, *, release_id: str | None = None, limit: int = 100, before: int | None = None
+) -> list[ActivationEvent]:
+    """Return activations and rollbacks, newest first; `release_id` restricts them to one release.
+
+    `before` is the version of the last one of the previous page.
+    """
     query = select(ActivationEvent).order_by(ActivationEvent.version.desc()).limit(limit)
+    if before is not None:
+        query = query.where(ActivationEvent.version < before)
     if release_id is not None:
         query = query.where(ActivationEvent.release_id == release_id)
     return list(session.scalars(query))

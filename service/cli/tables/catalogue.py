@@ -20,7 +20,7 @@ def import_table(report: ImportReport) -> Table:
         "images added": report.num_images_added,
         "images updated": report.num_images_updated,
         "rows unchanged": report.num_unchanged,
-        "rows failed": len(report.errors),
+        "rows failed": report.num_failed,
         "files left out": len(report.left_out),
     }
     for name, number in rows.items():

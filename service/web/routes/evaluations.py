@@ -33,10 +33,20 @@ def evaluations(
     release_id: Annotated[str | None, Query(description="Only those of this release.")] = None,
     evaluation_set_id: Annotated[str | None, Query(description="Only those on this set.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many, newest first.")] = 100,
+    before: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> EvaluationList:
     """List evaluations, newest first."""
-    rows = list_evaluations(app_state.database, release_id=release_id, evaluation_set_id=evaluation_set_id, limit=limit)
-    return EvaluationList(evaluations=[EvaluationView.of(row) for row in rows])
+    rows = list_evaluations(
+        app_state.database,
+        release_id=release_id,
+        evaluation_set_id=evaluation_set_id,
+        limit=limit + 1,
+        before=before,
+    )
+    page = rows[:limit]
+    return EvaluationList(
+        evaluations=[EvaluationView.of(row) for row in page], next=page[-1].id if len(rows) > limit else None
+    )
 
 
 # Declared before the next route, which would take "compare" as an id.

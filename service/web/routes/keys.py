@@ -2,10 +2,10 @@
 
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.access.keys import create_key, list_keys, revoke_key, rotate_key, show_key
 from service.installation.pools import run_in
@@ -40,9 +40,16 @@ _NOT_REVOKED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=KEY_PROBLEMS)
-def keys(app_state: AppStateDep, _: AdminDep) -> KeyList:
-    """List all keys, revoked ones included, oldest first."""
-    return KeyList(keys=[KeyView.of(row) for row in list_keys(app_state.database)])
+def keys(
+    app_state: AppStateDep,
+    _: AdminDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many, oldest first.")] = 1000,
+    after: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
+) -> KeyList:
+    """List keys, revoked ones included, oldest first."""
+    rows = list_keys(app_state.database, limit=limit + 1, after=after)
+    page = rows[:limit]
+    return KeyList(keys=[KeyView.of(row) for row in page], next=page[-1].name if len(rows) > limit else None)
 
 
 @router.get("/{name}", responses=_NOT_FOUND)

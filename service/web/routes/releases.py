@@ -27,6 +27,7 @@ from service.web.scope_checks import KeyFirstRoute
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=KeyFirstRoute)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many, newest first.")]
+_BEFORE = "`next` of the previous page."
 
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     **KEY_PROBLEMS,
@@ -43,11 +44,19 @@ _NOT_ACTIVATED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/releases", responses=KEY_PROBLEMS)
-def releases(app_state: AppStateDep, _: AdminDep, limit: Limit = 100) -> ReleaseList:
+def releases(
+    app_state: AppStateDep,
+    _: AdminDep,
+    limit: Limit = 100,
+    before: Annotated[str | None, Query(description=_BEFORE)] = None,
+) -> ReleaseList:
     """List releases, each with its newest evaluation and the servers that answer from it."""
-    listing = list_releases(app_state.database, limit=limit)
+    listing = list_releases(app_state.database, limit=limit + 1, before=before)
+    page = listing.releases[:limit]
     return ReleaseList(
-        activation=ActivationState.of(listing.activation), releases=[ReleaseView.of(one) for one in listing.releases]
+        activation=ActivationState.of(listing.activation),
+        releases=[ReleaseView.of(one) for one in page],
+        next=page[-1].release.id if len(listing.releases) > limit else None,
     )
 
 
@@ -109,7 +118,11 @@ def activations(
     _: AdminDep,
     release_id: Annotated[str | None, Query(description="Only those of this release.")] = None,
     limit: Limit = 100,
+    before: Annotated[int | None, Query(ge=0, le=2**31 - 1, description=_BEFORE)] = None,
 ) -> ActivationList:
     """List activations and rollbacks, newest first; those of retired releases are kept."""
-    events = list_activations(app_state.database, release_id=release_id, limit=limit)
-    return ActivationList(activations=[ActivationView.of(event) for event in events])
+    events = list_activations(app_state.database, release_id=release_id, limit=limit + 1, before=before)
+    page = events[:limit]
+    return ActivationList(
+        activations=[ActivationView.of(event) for event in page], next=page[-1].version if len(events) > limit else None
+    )

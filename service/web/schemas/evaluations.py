@@ -52,6 +52,7 @@ class EvaluationList(BaseModel):
     """Evaluations, newest first."""
 
     evaluations: list[EvaluationView]
+    next: str | None = Field(description="`before` of the next page; null on the last page.")
 
 
 class MetricChangeView(BaseModel):

@@ -85,9 +85,10 @@ class NewKey(KeyView):
 
 
 class KeyList(BaseModel):
-    """All keys, oldest first."""
+    """Keys, oldest first."""
 
     keys: list[KeyView]
+    next: str | None = Field(description="`after` of the next page; null on the last page.")
 
 
 def _facts(row: APIKey) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class ActivationList(BaseModel):
     """Activations, newest first."""
 
     activations: list[ActivationView]
+    next: int | None = Field(description="`before` of the next page; null on the last page.")
 
 
 class Server(BaseModel):
@@ -152,6 +153,7 @@ class ReleaseList(BaseModel):
 
     activation: ActivationState
     releases: list[ReleaseView]
+    next: str | None = Field(description="`before` of the next page; null on the last page.")
 
 
 class ReleaseDetail(ReleaseView):

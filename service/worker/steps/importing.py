@@ -18,7 +18,7 @@ import structlog
 from service.catalogue.errors import InvalidImportSource
 from service.catalogue.importing import import_catalogue
 from service.catalogue.reports import ImportReport
-from service.catalogue.sources import ImportSource, read_import_source
+from service.catalogue.sources import ImportSource, RowError, read_import_source
 from service.catalogue.unpacking import unpack_upload
 from service.errors import StorageFull, is_disk_full
 from service.labels.applying import LabelReport, apply_labels
@@ -28,7 +28,7 @@ from service.labels.sources import LabelSource, read_label_source
 from service.operations.folder import ARCHIVE, UNPACKED, UPLOAD
 from service.operations.queueing import ZIP
 from service.operations.requests import QueuedImport
-from service.operations.row_errors import RowProblem, record_row_errors, storable
+from service.operations.row_errors import MAX_LISTED, RowProblem, record_row_errors, storable
 from service.storage.errors import DatabaseUnavailable, MediaError
 from service.storage.tables.operations import FAILED
 from service.worker.run import Ended, Facts, Run
@@ -53,6 +53,7 @@ def unpack(run: Run) -> Facts:
 def import_product_rows(run: Run) -> Facts:
     """Import the products and images of an upload."""
     request, installation = _request_of(run), run.installation
+    failed: list[RowProblem] = []
     with _without_locations():
         report = import_catalogue(
             _products_of(run, request),
@@ -62,8 +63,9 @@ def import_product_rows(run: Run) -> Facts:
             dry_run=request.dry_run,
             actor=run.created_by,
             on_progress=partial(run.report, "Importing"),
+            on_error=partial(_collect, failed),
         )
-    counts = _record(run, report)
+    counts = _record(run, report, failed)
     if report.num_usable == 0:
         raise InvalidImportSource(f"no row of the {report.layout} could be imported: {_reasons(report)}")
     return {"report": counts}
@@ -106,6 +108,7 @@ def _products_of(run: Run, request: QueuedImport) -> ImportSource:
 
 
 def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *, dry_run: bool = False) -> Facts:
+    failed: list[RowProblem] = []
     with _without_locations():
         report: LabelReport = apply_labels(
             run.installation,
@@ -114,21 +117,25 @@ def _apply(run: Run, source: LabelSource, labelled_by: str, source_name: str, *,
             source_name=source_name,
             dry_run=dry_run,
             on_progress=partial(run.report, "Importing labels"),
+            on_error=partial(_collect, failed),
         )
-    counts = _record(run, report)
+    counts = _record(run, report, failed)
     if report.num_usable == 0:
         raise InvalidLabels(f"no row of the {report.layout} could be used: {_reasons(report)}")
     return counts
 
 
-def _record(run: Run, report: _Report) -> Facts:
+def _collect(failed: list[RowProblem], errors: list[RowError]) -> None:
+    """Add errors to those that are listed, as long as there is room."""
+    room = MAX_LISTED - len(failed)
+    failed.extend(RowProblem("failed", error.location, error.message) for error in errors[:room])
+
+
+def _record(run: Run, report: _Report, failed: list[RowProblem]) -> Facts:
     """List the rows that failed and the files that were left out; return the report with the first of each."""
     # Those that may be images first.
     left_out = sorted(report.left_out, key=lambda item: not item.is_failure)
-    problems = chain(
-        (RowProblem("failed", error.location, error.message) for error in report.errors),
-        (RowProblem("left-out", item.location, item.reason) for item in left_out),
-    )
+    problems = chain(failed, (RowProblem("left-out", item.location, item.reason) for item in left_out))
     record_row_errors(
         run.installation.database,
         run.operation_id,

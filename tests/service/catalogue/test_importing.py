@@ -15,7 +15,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.queries import count_catalogue
 from service.catalogue.records import read_catalogue
 from service.catalogue.reports import write_report
-from service.catalogue.sources import ImportSource, SourceRow, read_import_source
+from service.catalogue.sources import ImportSource, RowError, SourceRow, read_import_source
 from service.errors import StorageFull
 from service.storage.tables.catalogue import MediaObject, Product, ProductImage
 from tests.images import png
@@ -265,7 +265,7 @@ def test_the_report_is_written_as_json(run, tmp_path):
 def test_all_errors_are_counted_and_handed_over_and_the_first_are_kept(run, monkeypatch, tmp_path):
     monkeypatch.setattr("service.catalogue.reports.MAX_KEPT_ERRORS", 3)
     monkeypatch.setattr(importing, "CHUNK_ROWS", 4)
-    handed_over = []
+    handed_over: list[list[RowError]] = []
 
     report = run([SourceRow(f"{n}", "a", tmp_path / "none.png") for n in range(10)], on_error=handed_over.append)
 

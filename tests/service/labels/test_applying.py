@@ -13,7 +13,7 @@ from service.catalogue.images import image_id_of
 from service.catalogue.importing import import_catalogue
 from service.catalogue.queries import count_catalogue
 from service.catalogue.records import labelled_images
-from service.catalogue.sources import ImportSource, SourceRow
+from service.catalogue.sources import ImportSource, RowError, SourceRow
 from service.errors import StorageFull
 from service.labels import applying
 from service.labels.applying import apply_labels
@@ -356,7 +356,7 @@ def test_a_full_disk_leaves_no_row_without_its_image(shop, run, monkeypatch):
 def test_all_errors_are_counted_and_the_first_are_kept(shop, run, monkeypatch):
     monkeypatch.setattr("service.catalogue.reports.MAX_KEPT_ERRORS", 3)
     monkeypatch.setattr(applying, "CHUNK_ROWS", 20)
-    handed_over = []
+    handed_over: list[list[RowError]] = []
 
     report = run([change(n, "x", image_id=f"no{n}") for n in range(50)], on_error=handed_over.append)
 

@@ -190,3 +190,15 @@ def test_lists_living_and_ended_processes(client, two, shop):
     assert found[ended]["stopped_at"].endswith("Z")
     assert served_by(client, two[1])[0]["process_id"] == server["process_id"]
     assert client.get("/v1/admin/processes", params={"kind": "cron"}).status_code == 422
+
+
+def test_lists_come_in_pages(client, two):
+    for path, name, key in (("releases", "releases", "release_id"), ("activations", "activations", "version")):
+        whole = client.get(f"/v1/admin/{path}").json()
+        first = client.get(f"/v1/admin/{path}", params={"limit": 1}).json()
+        second = client.get(f"/v1/admin/{path}", params={"limit": 1, "before": first["next"]}).json()
+
+        assert whole["next"] is None
+        assert first["next"] == first[name][0][key]
+        assert [first[name][0][key], second[name][0][key]] == [row[key] for row in whole[name]]
+        assert second["next"] is None
