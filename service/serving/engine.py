@@ -109,8 +109,9 @@ class SearchEngine:
     async def search(self, image_bytes: bytes, k: int, min_score: float | None) -> SearchResult:
         """Rank products by similarity to the image; raises InvalidImage and SearchTimedOut."""
         stop = threading.Event()
+        limit = asyncio.timeout(self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
+            async with limit:
                 return await self._search(image_bytes, k, min_score, stop)
         except TimeoutError as error:
             if not limit.expired():
@@ -121,6 +122,9 @@ class SearchEngine:
         finally:
             # The thread of a search that timed out, or whose client left, ends at its next check.
             stop.set()
+            # It refers to the task, which after a cancellation refers to this frame: until the next garbage collection,
+            # the cycle would keep this engine, and the files of its release, in memory.
+            del limit
 
     async def _search(self, image_bytes: bytes, k: int, min_score: float | None, stop: threading.Event) -> SearchResult:
         started_at = time.perf_counter()

@@ -1,19 +1,30 @@
 """The deadline of a search, and large results."""
 
+import asyncio
+import gc
 import json
 import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from fastapi.testclient import TestClient
 
+from embedding.decoding import DecodingLimits
+from index.product_search import TimedHits
 from index.vector_index import VectorIndex
 from service.installation.settings import Settings
-from service.releases.files import ReleaseRow
-from service.serving.engine import Hit, SearchResult, Timing
+from service.releases.files import LoadedRelease, ReleaseRow
+from service.serving.engine import Hit, SearchEngine, SearchResult, Timing
+from service.serving.inference import InferenceThread
 from service.serving.limits import MAX_K
 from service.web.app import create_app
 from service.web.routes import search as search_route
 from service.web.schemas.search import SearchResponse, encode_response
+from tests.fakes import MeanColourEmbedder
 from tests.images import encode
 from tests.service.conftest import product_image, wait_for
 
@@ -74,6 +85,60 @@ def test_a_large_response_is_encoded_outside_the_event_loop(client, monkeypatch)
     assert large["hits"] == small["hits"]
     assert not threads[0].startswith("response")
     assert threads[1].startswith("response")
+
+
+@pytest.mark.parametrize("stage", ["decode", "embed", "search"])
+def test_a_cancelled_search_does_not_keep_its_engine(stage):
+    """The files of a release that is no longer served would stay mapped until the next garbage collection."""
+    is_reached, may_end = threading.Event(), threading.Event()
+
+    def wait(*_, **__):
+        is_reached.set()
+        may_end.wait(20)
+        return TimedHits([], 0.0, 0.0)
+
+    class WaitingEmbedder(MeanColourEmbedder):
+        def to_pixels(self, image):
+            if stage == "decode":
+                wait()
+            return super().to_pixels(image)
+
+        def embed_pixels(self, pixels_NHWC):
+            if stage == "embed":
+                wait()
+            return super().embed_pixels(pixels_NHWC)
+
+    async def cancel_a_search(inference, pool):
+        rows = SimpleNamespace(read=lambda _: [])
+        index = SimpleNamespace(timed_search_products=wait)
+        release = SimpleNamespace(release_id="r1", embedder=WaitingEmbedder(), index=index, rows=rows)
+        engine = SearchEngine(
+            cast(LoadedRelease, release),
+            inference,
+            decoders=pool,
+            searchers=pool,
+            limits=DecodingLimits(),
+            timeout_seconds=20,
+        )
+        seen = weakref.ref(engine)
+        task = asyncio.create_task(engine.search(IMAGE, 3, None))
+        del engine
+        while not is_reached.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        may_end.set()
+        del task
+        while seen() is not None:  # the thread that waited holds the engine until it ends
+            await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        with closing(InferenceThread()) as inference, ThreadPoolExecutor(1) as pool:
+            asyncio.run(asyncio.wait_for(cancel_a_search(inference, pool), 20))
+    finally:
+        gc.enable()
 
 
 def test_a_response_is_what_its_schema_says():
