@@ -47,7 +47,7 @@ def operation_lines(view: OperationView) -> Iterator[str]:
         active = "activated" if view.result.get("is_active") else "published, not activated by this operation"
         yield f"release {release['release_id']}: {active}"
         if num_left := view.result.get("num_changes_left"):
-            yield f"  {num_left:,} changes of the catalogue came after it; build again to include them: akin index build"
+            yield f"  {num_left:,} changes of the catalogue came after it; to include them: akin index build"
     # The gate's reasons are listed above already.
     if view.error is not None and not (verdict and view.error.code == "gate"):
         yield f"{view.error.code}: {view.error.detail}"
