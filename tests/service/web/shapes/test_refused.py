@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests.service.web.shapes.requests import (
 )
 
 BOMB = gzip.compress(bytes(50 * 2**20))
-REFUSED = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     # --- lengths and transfer coding
     "a length with a sign": (raw(length=f"+{len(IMAGE)}"), 400, "invalid-http", "Content-Length"),
     "a negative length": (raw(length="-1"), 400, "invalid-http", "Content-Length"),
