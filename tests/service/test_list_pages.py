@@ -1,6 +1,8 @@
 """Lists come in pages from the database: pages together are the whole list, whatever is added meanwhile."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -40,7 +42,7 @@ def releases(database, **options):
     return [listed.release for listed in list_releases(database, **options).releases]
 
 
-LISTS = {
+LISTS: dict[str, tuple[Callable[..., list[Any]], str, Callable[[Any], object]]] = {
     "releases": (releases, "before", lambda row: row.id),
     "activations": (list_activations, "before", lambda row: row.version),
     "evaluations": (list_evaluations, "before", lambda row: row.id),

@@ -68,7 +68,7 @@ def test_reads_csv_with_roles_and_attributes(tmp_path):
 
     draw(tmp_path, "x/1.png", "x/2.png")
 
-    first, second = read_import_source(path).rows
+    first, second = rows_of(read_import_source(path))
 
     assert (first.product_id, first.title, first.role, first.label) == ("a1", "Ärmel", "catalogue", None)
     assert first.image == tmp_path / "x" / "1.png"
@@ -82,7 +82,7 @@ def test_reads_ndjson(tmp_path):
 
     draw(tmp_path, "a.png", "b.png")
 
-    first, second = read_import_source(path).rows
+    first, second = rows_of(read_import_source(path))
 
     assert [row.product_id for row in (first, second)] == ["7", "8"]
     assert first.attributes == {"n": [1, 2]}
@@ -154,7 +154,7 @@ def test_an_empty_object_removes_the_attributes_and_a_missing_one_keeps_them(tmp
 
     draw(tmp_path, "a.png")
 
-    emptied, left = read_import_source(write(tmp_path / "c.ndjson", "\n".join(map(json.dumps, rows)))).rows
+    emptied, left = rows_of(read_import_source(write(tmp_path / "c.ndjson", "\n".join(map(json.dumps, rows)))))
 
     assert (emptied.attributes, left.attributes) == ({}, None)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from service.catalogue.sources import RowError, read_import_source
+from service.catalogue.sources import RowError, SourceRow, read_import_source
 from service.labels import sources as label_sources
 from service.labels.errors import InvalidLabels
 from service.labels.sources import NewExample, Relabel, read_label_rows, read_label_source, single_image, single_label
@@ -216,6 +216,8 @@ def test_an_uploaded_grocery_list_cannot_name_files_of_this_machine(tmp_path):
     source = read_import_source(tmp_path / "sent", is_trusted=False)
 
     iconic, error = source.rows
+    assert isinstance(iconic, SourceRow)
+    assert isinstance(error, RowError)
     assert iconic.role == "catalogue"
     assert "is not in the archive" in error.message
 

@@ -69,7 +69,7 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     assert (tmp_path / name / NAME.sha256[:2] / str(NAME)).read_bytes() == CONTENT
 
 
-class _Refusing(MemoryFileSystem):
+class _Refusing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A store whose driver raises an error of its own, with the credentials in its text."""
 
     protocol = "refusing"

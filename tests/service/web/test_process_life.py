@@ -22,7 +22,7 @@ from tests.images import encode
 from tests.service.conftest import product_image, write_shop
 from tests.service.fixtures.server_process import ROOT, Connection, started
 from tests.service.fixtures.tiny_model import save_tiny_checkpoint
-from tests.service.web.test_limits import wait_until_in_progress
+from tests.service.web.test_limits import wait_until_arriving
 from tests.service.web.test_metrics import samples
 
 IMAGE = encode(product_image("birch"))
@@ -148,7 +148,7 @@ def test_after_sigint_requests_in_progress_are_completed_and_connections_refused
         assert idle.response().status == 200
         slow.send_head("/search", content_length=str(len(IMAGE)), **AS_IMAGE)
         slow.send(IMAGE[:1000])
-        wait_until_in_progress(server, 1)
+        wait_until_arriving(server, 1)
 
         process.send_signal(signal.SIGINT)
         wait_until_refused(server.port)
@@ -168,7 +168,7 @@ def test_a_request_that_outlasts_the_shutdown_gets_503_and_the_exit_status_is_1(
     with serve(AKIN_SHUTDOWN_SECONDS="1") as (server, process), server.connect() as stuck:
         stuck.send_head("/search", content_length=str(len(IMAGE)), x_request_id="stuck-1", **AS_IMAGE)
         stuck.send(IMAGE[:1000])
-        wait_until_in_progress(server, 1)
+        wait_until_arriving(server, 1)
 
         process.send_signal(signal.SIGTERM)
         response = stuck.response()
