@@ -18,6 +18,7 @@ from service.storage.tables.catalogue import ROLES, LabelChange, MediaObject, Pr
 from service.storage.tables.releases import Release
 from service.storage.tables.training import TrainingClass, TrainingImage, TrainingOverview
 from training.data.label_states import LabelState
+from training.datasets.identifiers import lookup_forms
 
 # A request computes the states of about this many images, and is refused if changes are left.
 _IMAGES_PER_REQUEST = 4_000
@@ -90,6 +91,8 @@ class LabelListing:
         roles = ROLES if role is None else (role,)
         states = range(len(STATES)) if state is None else (STATES.index(state),)
         with self._database.reading() as session:
+            if label is not None:
+                label = _known_form(session, label)
             if label is None and (role, state) == (None, None):
                 ids = _ids(session, after, limit + 1)
             else:
@@ -141,6 +144,13 @@ class LabelListing:
 def _ids(session: Session, after: str | None, limit: int) -> list[str]:
     query = select(TrainingImage.image_id).where(TrainingImage.image_id > _storable(after or ""))
     return list(session.scalars(query.order_by(TrainingImage.image_id).limit(limit)))
+
+
+def _known_form(session: Session, label: str) -> str:
+    """Return the form of a label that images have; older versions did not normalise labels."""
+    forms = lookup_forms(label)
+    known = set(session.scalars(select(TrainingClass.label).where(TrainingClass.label.in_(forms))))
+    return next((form for form in forms if form in known), label)
 
 
 def _matching_ids(

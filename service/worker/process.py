@@ -20,6 +20,7 @@ import structlog
 from service.errors import reason_of
 from service.installation.installation import open_installation
 from service.installation.settings import Settings
+from service.labels.states import update_states
 from service.operations.uploads import remove_leftovers, remove_upload
 from service.worker.dispatching import Dispatcher
 from service.worker.job_engine import job_engine, run_once
@@ -32,6 +33,7 @@ from service.worker.workflows import WORKFLOW_VERSION
 STOP_SECONDS = 120.0
 
 _POLL_SECONDS = 0.5
+_MAX_COUNTED_IMAGES = 2_000
 _SECONDS_BETWEEN_ROUNDS = 3.0  # of looking for dead workers
 
 log = structlog.get_logger(__name__)
@@ -78,7 +80,9 @@ def run_worker(settings: Settings, options: WorkerOptions | None = None) -> None
             remove_leftovers(installation)
             options.on_started(worker_id)
             log.info("worker_started", worker_id=worker_id, host=socket.gethostname())
-            _work(dispatcher, runner, heartbeat, options, is_signalled)
+            # Lists of labels are up to date even if nobody asks for them; a step takes about a second.
+            count_labels = partial(update_states, installation.database, max_images=_MAX_COUNTED_IMAGES)
+            _work(dispatcher, runner, heartbeat, options, is_signalled, count_labels)
             runner.stopping.set()
             _wait_until_idle(runner, heartbeat, options.metrics)
         log.info("worker_stopped", worker_id=worker_id, reason="signal" if is_signalled() else "nothing left to do")
@@ -90,6 +94,7 @@ def _work(
     heartbeat: Heartbeat,
     options: WorkerOptions,
     should_stop: Callable[[], bool],
+    count_labels: Callable[[], int],
 ) -> None:
     next_round = 0.0
     while not should_stop():
@@ -101,6 +106,7 @@ def _work(
                 next_round = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
             if not dispatcher.hand_over() and options.until_idle and not runner.at_work:
                 return
+            count_labels()
         except TEMPORARY_ERRORS as error:
             log.warning("worker_waits_for_database", reason=reason_of(error))
             time.sleep(1.0)

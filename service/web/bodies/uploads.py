@@ -29,6 +29,7 @@ ARCHIVE_FIELD, FILE_FIELD = "archive", "file"
 # The extensions of the files that tables are written to.
 TABLE_TYPES = {
     "text/csv": ".csv",
+    "text/tab-separated-values": ".tsv",
     "application/x-ndjson": ".ndjson",
     "application/ndjson": ".ndjson",
     "application/jsonl": ".ndjson",

@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from service.catalogue.changes import lock_changes, number_changes
 from service.catalogue.records import labelled_images
 from service.labels.applying import apply_labels
 from service.labels.errors import ImageNotFound
 from service.labels.listing import LabelListing
 from service.labels.sources import LabelSource
+from service.storage.tables.catalogue import ProductImage
 from tests.images import png
 from tests.service.labels.test_applying import change, id_of, new
 
@@ -99,3 +102,18 @@ def test_an_empty_catalogue_has_empty_lists(installation):
 
     assert listing.page(**EVERYTHING).images == []
     assert listing.counts().classes == {}
+
+
+@pytest.mark.parametrize("asked", ["K\u00e4se", "Ka\u0308se", " K\u00e4se\u00a0"])
+@pytest.mark.parametrize("stored", ["K\u00e4se", "Ka\u0308se"])
+def test_a_label_is_found_in_each_of_its_forms(shop, stored, asked):
+    """Rows of older versions have labels as they were given."""
+    with shop.database.transaction() as session:
+        lock_changes(session)
+        image = session.scalars(select(ProductImage).order_by(ProductImage.id)).first()
+        image.label = stored
+        number_changes(session, [image])
+
+    (found,) = LabelListing(shop.database).page(**{**EVERYTHING, "label": asked}).images
+
+    assert found.image.label == stored
