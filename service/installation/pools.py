@@ -38,8 +38,6 @@ class ThreadPools:
         # Changes of keys: a revocation does not wait for uploads.
         self.changes = ThreadPoolExecutor(1, "change")
         self.upkeep = ThreadPoolExecutor(1, "upkeep")
-        # Unmapping the files of a release that is no longer served takes a while.
-        self.closing = ThreadPoolExecutor(1, "close-release")
         self.requests = ThreadPoolExecutor(_REQUEST_THREADS, "request")
 
     def __enter__(self) -> Self:

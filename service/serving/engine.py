@@ -22,6 +22,7 @@ from service.installation.pools import run_in
 from service.releases.errors import NoActiveRelease
 from service.releases.files import LoadedRelease, ReleaseRow
 from service.releases.image_names import ImageNames
+from service.serving.closing import ReleaseCloser
 from service.serving.errors import SearchTimedOut
 from service.serving.inference import InferenceThread
 from service.storage.media import MediaName
@@ -81,7 +82,7 @@ class SearchEngine:
         timeout_seconds: float | None = None,
         on_network_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        # The only lasting reference to the release, see `close_in`.
+        # The only lasting reference to the release, see `close_with`.
         self._held = [release]
         self._inference = inference
         # Separate pools, so that images that are slow to decode delay neither other searches nor a new release.
@@ -102,9 +103,9 @@ class SearchEngine:
         """Id of the release."""
         return self.release.release_id
 
-    def close_in(self, pool: ThreadPoolExecutor) -> None:
-        """Free the release in `pool` once nothing refers to this engine: unmapping gigabytes takes a while."""
-        weakref.finalize(self, _clear_in, pool, self._held).atexit = False
+    def close_with(self, closer: ReleaseCloser) -> None:
+        """Free the release in the thread of `closer` once nothing refers to this engine."""
+        weakref.finalize(self, closer.free, self._held).atexit = False
 
     async def search(self, image_bytes: bytes, k: int, min_score: float | None) -> SearchResult:
         """Rank products by similarity to the image; raises InvalidImage and SearchTimedOut."""
@@ -184,13 +185,6 @@ class SearchEngine:
         if not abs(length - 1) <= _LENGTH_TOLERANCE:
             raise ArithmeticError(f"the embedding of a plain image has length {length:g}, not 1")
         return embedded.embedding
-
-
-def _clear_in(pool: ThreadPoolExecutor, held: list[LoadedRelease]) -> None:
-    try:
-        pool.submit(held.clear)
-    except RuntimeError:  # the server has stopped
-        held.clear()
 
 
 class LiveEngine:

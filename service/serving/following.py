@@ -8,6 +8,7 @@ from functools import partial
 from service.installation.installation import Installation
 from service.installation.pools import ThreadPools
 from service.releases.files import LoadedRelease, load_release
+from service.serving.closing import ReleaseCloser
 from service.serving.database_state import DatabaseState
 from service.serving.engine import LiveEngine, SearchEngine
 from service.serving.inference import InferenceThread
@@ -27,6 +28,7 @@ async def following_releases(
     """Keep `live` at the active release, and both states up to date, until the block ends."""
     settings = installation.settings
     inference = InferenceThread()
+    closer = ReleaseCloser()
     network_check = NetworkCheck(live, network_state, interval_seconds=settings.network_check_seconds)
 
     def make_engine(release: LoadedRelease) -> SearchEngine:
@@ -39,7 +41,7 @@ async def following_releases(
             timeout_seconds=settings.search_timeout_seconds,
             on_network_failure=network_check.request,
         )
-        engine.close_in(pools.closing)
+        engine.close_with(closer)
         return engine
 
     load = partial(
@@ -67,3 +69,4 @@ async def following_releases(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         inference.close()
+        closer.close()
