@@ -1,18 +1,22 @@
 """Servers that are full, gone, frozen or drop connections: which requests are retried, and which never are."""
 
 import asyncio
+import contextlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
+from PIL import Image
 
 from benchmarks.gateway import KEY, Gateway, Replica, ask, free_port, upstream_file
 from benchmarks.rolling_restart import Figures, Query, search_until
 from tests.gateway.conftest import ADMIN, MAX_SEARCHES, PREFIX
-from tests.gateway.raw_http import BrokenServer, begun_search, stalled
+from tests.gateway.raw_http import BrokenServer
+from tests.images import encode
 from tests.service.conftest import wait_for
 
 
@@ -22,18 +26,38 @@ def search(gateway: Gateway, image: bytes, request_id: str = "", timeout: float 
     return ask("POST", address, files={"image": image}, headers=headers, timeout=timeout)
 
 
-def fill(replica: Replica):
-    """Occupy all slots of a server with searches whose images never arrive."""
-    return stalled(replica.port, MAX_SEARCHES, begun_search(path="/search"))
+def is_full(replica: Replica) -> bool:
+    return ask("POST", f"{replica.address}/search", content=b"x").status_code == 503
 
 
-def wait_until_full(replica: Replica) -> None:
-    wait_for(lambda: ask("POST", f"{replica.address}/search", content=b"x").status_code == 503)
+@contextlib.contextmanager
+def filled(*full: Replica) -> Iterator[None]:
+    """Occupy all slots of servers with searches of images that take long to decode, until the block ends."""
+    image, is_over = encode(Image.new("L", (4000, 4000))), threading.Event()
+
+    def keep_searching(replica: Replica) -> None:
+        while not is_over.is_set():
+            answer = ask("POST", f"{replica.address}/search", files={"image": image}, timeout=60)
+            assert answer.status_code in (200, 503), answer.text
+            if answer.status_code == 503:
+                is_over.wait(0.02)
+
+    # More clients than slots: the next one waits for each slot that becomes free.
+    num_clients = MAX_SEARCHES + 8
+    with ThreadPoolExecutor(num_clients * len(full)) as clients:
+        searching = [clients.submit(keep_searching, replica) for replica in full for _ in range(num_clients)]
+        try:
+            for replica in full:
+                wait_for(partial(is_full, replica), 60)
+            yield
+        finally:
+            is_over.set()
+        for search in searching:
+            search.result()
 
 
 def test_a_search_that_a_full_server_refuses_is_retried_on_the_other(gateway, replicas, image):
-    with fill(replicas[0]):
-        wait_until_full(replicas[0])
+    with filled(replicas[0]):
         answers = [search(gateway, image) for _ in range(8)]
 
     assert [answer.status_code for answer in answers] == [200] * 8
@@ -53,10 +77,11 @@ def test_servers_that_are_starting_fail_no_search(gateways, replicas, image):
 
 
 def test_when_all_servers_are_full_one_refusal_reaches_the_client(gateway, replicas, image):
-    with fill(replicas[0]), fill(replicas[1]):
-        for replica in replicas:
-            wait_until_full(replica)
-        answer = search(gateway, image)
+    answers: list[httpx.Response] = []
+    with filled(*replicas):
+        # A search may meet a slot that has just become free.
+        wait_for(lambda: answers.append(search(gateway, image)) or answers[-1].status_code != 200, 60)
+    answer = answers[-1]
 
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert len(answer.headers.get_list("retry-after")) == 1

@@ -22,6 +22,7 @@ from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
 from service.errors import ServiceError
 from service.installation.installation import Installation, open_installation
+from service.installation.logs import configure_logging
 from service.installation.settings import Settings
 from service.releases.build import build_release
 from service.releases.files import load_release, verify_release
@@ -42,6 +43,7 @@ _faults.disk_faults_hit.restype = ctypes.c_char_p
 def main() -> None:
     """Run all faults in each mode and print the outcomes."""
     torch.set_num_threads(1)
+    configure_logging("warning")  # to standard error: standard output has the result
     home, stride = Path(sys.argv[1]).resolve(), int(sys.argv[2])
     settings = Settings(home=home)
     checkpoint = prepare(settings)
