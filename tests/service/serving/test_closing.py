@@ -1,6 +1,7 @@
 import threading
 import weakref
 from concurrent.futures import thread as thread_pools
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,12 @@ def closer():
 def test_a_release_is_freed_in_the_thread_of_the_closer(closer):
     held, freed_in = [Release()], []
     freed = threading.Event()
-    weakref.finalize(held[0], lambda: (freed_in.append(threading.current_thread().name), freed.set()))
+
+    def note() -> None:
+        freed_in.append(threading.current_thread().name)
+        freed.set()
+
+    weakref.finalize(held[0], note)
 
     closer.free(held)
 
@@ -42,7 +48,7 @@ def test_the_garbage_collector_may_free_a_release_while_a_thread_pool_takes_work
 
 def test_what_waits_is_freed_before_the_thread_ends():
     closer = ReleaseCloser()
-    lists = [[Release()] for _ in range(5)]
+    lists: list[list[Any]] = [[Release()] for _ in range(5)]
     for held in lists:
         closer.free(held)
 
