@@ -14,6 +14,7 @@ import numpy as np
 
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
+from embedding.runtimes.network import NetworkOptions
 
 PASSES = 60
 
@@ -23,7 +24,7 @@ def main() -> None:
 
     def build() -> Embedder:
         model, preprocessing = create_model(Architecture(), pretrained=True)
-        return Embedder(model, preprocessing, device="cpu")
+        return Embedder(model, preprocessing, NetworkOptions("cpu"))
 
     def forward() -> float:
         times = []

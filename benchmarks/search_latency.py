@@ -28,6 +28,7 @@ from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
+from embedding.runtimes.network import NetworkOptions
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.demo.sample.products import sample_products
@@ -85,7 +86,7 @@ def publish_release(installation: Installation, num_products: int) -> LoadedRele
         record_release(session, facts)
     with installation.database.transaction() as session:
         activate_release(session, "bench")
-    return load_release(settings.releases_dir, "bench", device="cpu", precision="float32", index_device="cpu")
+    return load_release(settings.releases_dir, "bench", NetworkOptions("cpu"), index_device="cpu")
 
 
 def query_images(count: int) -> list[bytes]:

@@ -32,6 +32,7 @@ from PIL import Image
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.model import Architecture, create_model
+from embedding.runtimes.network import NetworkOptions
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.installation.installation import Installation, open_installation
@@ -157,7 +158,7 @@ def publish_releases(installation: Installation, checkpoints: Sequence[Path], qu
     release_ids = []
     for number, checkpoint in enumerate(checkpoints):
         release_id = f"release-{number}"
-        embedder = load_embedder(checkpoint, device="cpu")
+        embedder = load_embedder(checkpoint, NetworkOptions("cpu"))
         embeddings_ND = embedder.embed([decode_image(image) for image in queries])
         images = [
             CatalogueImage(

@@ -5,8 +5,11 @@ golden.safetensors    encoded images, and the embeddings the model must produce 
 model.json            architecture, preprocessing, metrics, provenance; checksums of the other two
 """
 
+import contextlib
+import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +21,16 @@ from safetensors.torch import load_file, save_file
 
 from embedding.artifact import new_artifact, verify_artifact
 from embedding.decoding import decode_image
-from embedding.embedder import Embedder, Precision
-from embedding.errors import EmbeddingError, InvalidCheckpoint
+from embedding.embedder import Embedder
+from embedding.errors import EmbeddingError, ExportFailed, InvalidCheckpoint
 from embedding.golden import check_golden_samples, golden_images
 from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.choice import choose_runtime
+from embedding.runtimes.exported import NetworkToExport, exported_network
+from embedding.runtimes.network import NetworkOptions
+
+log = logging.getLogger(__name__)
 
 KIND = "akin-checkpoint/1"
 MODEL_FILE = "model.json"  # the manifest of a checkpoint
@@ -55,7 +63,7 @@ def save_checkpoint(
     versions and the time are added to it. Raises FileExistsError when `directory` exists, and OSError.
     """
     model = _copy_on_cpu(model)
-    embedder = Embedder(model, preprocessing, device="cpu")
+    embedder = Embedder(model, preprocessing, NetworkOptions("cpu"))
     images = golden_images()
     golden = {f"image_{number}": _as_tensor(image) for number, image in enumerate(images)}
     golden["embeddings"] = torch.from_numpy(embedder.embed([decode_image(image) for image in images]))
@@ -105,14 +113,19 @@ def load_model(directory: Path) -> tuple[EmbeddingModel, CheckpointFacts]:
 
 
 def load_embedder(
-    directory: Path, *, device: str = "auto", precision: Precision = "float32", batch_size: int | None = None
+    directory: Path,
+    options: NetworkOptions | None = None,
+    *,
+    batch_size: int | None = None,
+    exported: Path | None = None,
 ) -> Embedder:
-    """Load a checkpoint and check its golden samples on this device and precision.
+    """Load a checkpoint and check its golden samples on this device, precision and runtime.
 
-    Raises InvalidArtifact for changed files, InvalidCheckpoint when the samples differ, and UnsupportedDevice.
+    `exported` is a file of its network that was exported before. Raises InvalidArtifact for changed files,
+    InvalidCheckpoint when the samples differ, UnsupportedDevice, UnsupportedRuntime and ExportFailed.
     """
     model, facts = load_model(directory)
-    embedder = Embedder(model, facts.preprocessing, device=device, precision=precision, batch_size=batch_size)
+    embedder = Embedder(model, facts.preprocessing, options, batch_size=batch_size, exported=exported)
     if embedder.space_id != facts.space_id:
         raise InvalidCheckpoint(f"{directory}: space id is {embedder.space_id}, model.json says {facts.space_id}")
     golden = load_file(directory / GOLDEN_NAME)
@@ -125,6 +138,28 @@ def load_embedder(
     except EmbeddingError as error:
         raise InvalidCheckpoint(f"{directory}: a golden image cannot be decoded: {error}") from error
     return embedder
+
+
+@contextmanager
+def exported_checkpoint(directory: Path, options: NetworkOptions) -> Iterator[Path | None]:
+    """Yield the file of the checkpoint's exported network, or None if torch runs networks with these options.
+
+    Raises InvalidCheckpoint, UnsupportedDevice, UnsupportedRuntime, and ExportFailed if the runtime is onnxruntime.
+    """
+    if choose_runtime(options).name == "torch":
+        yield None
+        return
+    model, facts = load_model(directory)
+    with contextlib.ExitStack() as stack:
+        wanted = NetworkToExport(model, facts.preprocessing, facts.space_id)
+        file: Path | None = None
+        try:
+            file = stack.enter_context(exported_network(wanted, options.cache_dir))
+        except ExportFailed as error:
+            if options.runtime != "auto":
+                raise
+            log.warning("torch will run the network instead of ONNX Runtime: %s", error)
+        yield file
 
 
 def _copy_on_cpu(model: EmbeddingModel) -> EmbeddingModel:

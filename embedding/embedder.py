@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,18 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.artifact import canonical_json
-from embedding.errors import UnsupportedDevice
 from embedding.model import EmbeddingModel
 from embedding.preprocessing import Preprocessing
-
-Precision = Literal["float32", "bf16"]
-
-# Largest accepted 1 - cosine between an embedding and the float32 embedding of the machine that saved the checkpoint.
-TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "bf16": 2e-2}
-
-# On a CPU the activations of larger batches do not fit in the cache: a batch of 32 takes more than twice as long per
-# image as a batch of 4 (benchmarks/batch_size.py). A GPU needs large batches.
-_BATCH_SIZES = {"cpu": 4, "cuda": 64}
+from embedding.runtimes.choice import create_network
+from embedding.runtimes.exported import NetworkToExport
+from embedding.runtimes.network import NetworkOptions, Precision
 
 
 class ImageEmbedder(Protocol):
@@ -34,6 +28,18 @@ class ImageEmbedder(Protocol):
     @property
     def embedding_dim(self) -> int:
         """Length of each embedding."""
+
+    @property
+    def batch_size(self) -> int:
+        """The number of images up to which a larger batch costs less per image."""
+
+    @property
+    def runtime(self) -> str:
+        """The library that runs the network, with its version."""
+
+    @property
+    def runtime_reason(self) -> str:
+        """Why this library was chosen."""
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Prepare one RGB image as [H, W, 3], without the device; safe in any thread."""
@@ -50,33 +56,47 @@ def embed(embedder: ImageEmbedder, images: Sequence[Image.Image]) -> NDArray[np.
 
 
 class Embedder:
-    """A model on a device, in evaluation mode.
+    """A model with the network that runs it.
 
-    `device` is "cpu", "cuda", "cuda:1", ... or "auto" (CUDA if available). The precision bf16 needs CUDA; embeddings
-    are float32 with either precision. Raises UnsupportedDevice.
+    Embeddings are float32 with either precision. `exported` is a file of the network exported before, for example in a
+    release. Raises UnsupportedDevice, UnsupportedRuntime and ExportFailed, see `create_network`.
     """
 
     def __init__(
         self,
         model: EmbeddingModel,
         preprocessing: Preprocessing,
+        options: NetworkOptions | None = None,
         *,
-        device: str = "auto",
-        precision: Precision = "float32",
         batch_size: int | None = None,
+        exported: Path | None = None,
     ) -> None:
-        self.device = choose_device(device, precision)
-        batch_size = _BATCH_SIZES[self.device.type] if batch_size is None else batch_size
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.precision = precision
-        self.batch_size = batch_size
+        options = options or NetworkOptions()
+        self.precision: Precision = options.precision
         self.preprocessing = preprocessing
         self.architecture = model.architecture
         self.embedding_dim = model.embedding_dim
         self.space_id = space_id_of(model, preprocessing)
-        # Convolutions on a CPU are 1.7 times as fast with channels_last as with the default layout.
-        self._model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        wanted = NetworkToExport(model, preprocessing, self.space_id)
+        self._network = create_network(wanted, options, exported=exported)
+        self.batch_size = batch_size or self._network.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """The device that runs the network."""
+        return self._network.device
+
+    @property
+    def runtime(self) -> str:
+        """The library that runs the network, with its version."""
+        return self._network.runtime
+
+    @property
+    def runtime_reason(self) -> str:
+        """Why this library was chosen."""
+        return self._network.runtime_reason
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Embed RGB images: float32 [N, D] with rows of L2 norm 1, in the order of `images`."""
@@ -86,40 +106,13 @@ class Embedder:
         """Crop and resize an RGB image to uint8 pixels [H, W, 3]; safe in any thread."""
         return self.preprocessing.to_pixels(image)
 
-    @torch.inference_mode()
     def embed_pixels(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed prepared images [N, H, W, 3] in batches of at most `batch_size`."""
         embeddings = np.empty((len(pixels_NHWC), self.embedding_dim), np.float32)
         for start in range(0, len(pixels_NHWC), self.batch_size):
             part = slice(start, start + self.batch_size)
-            # Copied, since torch warns about read-only arrays such as those from Pillow.
-            batch = torch.from_numpy(np.array(pixels_NHWC[part])).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                outputs = self._model(self.preprocessing.normalise(batch))
-            embeddings[part] = outputs.float().cpu().numpy()
+            embeddings[part] = self._network.run(pixels_NHWC[part])
         return embeddings
-
-
-def choose_device(device: str, precision: Precision) -> torch.device:
-    """Return the torch device named `device`; "auto" means CUDA if available. Raises UnsupportedDevice."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UnsupportedDevice(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise UnsupportedDevice(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UnsupportedDevice(
-            f"device {device!r} is not available: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA "
-            "devices; use auto, cpu, cuda or cuda:N"
-        )
-    if precision == "bf16" and chosen.type != "cuda":
-        raise UnsupportedDevice("bf16 needs a CUDA device; use precision float32 on the CPU")
-    if precision not in TOLERANCES:
-        raise UnsupportedDevice(f"unknown precision {precision!r}; use float32 or bf16")
-    return chosen
 
 
 def space_id_of(model: EmbeddingModel, preprocessing: Preprocessing) -> str:

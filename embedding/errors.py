@@ -8,7 +8,9 @@ EmbeddingError
 │   └── InvalidCheckpoint        a checkpoint that cannot be built or does not reproduce its golden samples
 ├── UnknownBackbone              a backbone name that no library provides
 ├── MissingWeights               pretrained weights that are not installed and cannot be downloaded
-└── UnsupportedDevice            a device or precision that is not available
+├── UnsupportedDevice            a device or precision that is not available
+├── UnsupportedRuntime           a runtime that is not installed, or that cannot run the network
+└── ExportFailed                 a network that cannot be exported for another runtime
 """
 
 from typing import ClassVar
@@ -66,3 +68,15 @@ class UnsupportedDevice(EmbeddingError):
     """The device, or the precision on this device, is not available."""
 
     code = "unsupported-device"
+
+
+class UnsupportedRuntime(EmbeddingError):
+    """The runtime is not installed, or cannot run this network on this device."""
+
+    code = "unsupported-runtime"
+
+
+class ExportFailed(EmbeddingError):
+    """The network cannot be exported for another runtime, or the exported one computes something else."""
+
+    code = "export-failed"

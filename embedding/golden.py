@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from embedding.decoding import decode_image
-from embedding.embedder import TOLERANCES, Embedder
+from embedding.embedder import Embedder
 from embedding.errors import InvalidCheckpoint
+from embedding.runtimes.network import TOLERANCES
 
 
 def golden_images() -> list[bytes]:
@@ -35,7 +36,7 @@ def check_golden_samples(
     if not worst <= tolerance:
         raise InvalidCheckpoint(
             f"{source}: the model does not reproduce its golden samples on this machine "
-            f"(1 - cosine = {worst:.2g}, allowed {tolerance:.2g} for {embedder.precision}); "
+            f"(1 - cosine = {worst:.2g}, allowed {tolerance:.2g} for {embedder.precision} with {embedder.runtime}); "
             "the files, or the versions of torch or Pillow, differ from those that it was saved with"
         )
 

@@ -16,6 +16,7 @@ import torch
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
+from embedding.runtimes.network import NetworkOptions
 
 # pytest-xdist tells its processes the width of the terminal, which the consoles of the command line would keep.
 os.environ.pop("COLUMNS", None)
@@ -42,13 +43,25 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests of the service run on the other database too."""
+    """Let the tests of the service run on the other database, and with the other runtime, too."""
+    parser.addoption(
+        "--runtime",
+        choices=["torch", "onnxruntime"],
+        default="torch",
+        help="AKIN_RUNTIME of all installations. torch is the default: each home exports its network once, in ten "
+        "seconds (tests of ONNX Runtime itself use it all the same).",
+    )
     parser.addoption(
         "--database",
         choices=["sqlite", "postgresql"],
         default="sqlite",
         help="Where installations of tests/service keep their tables (tests of both run on both all the same).",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the runtime for the processes that tests start, too."""
+    os.environ["AKIN_RUNTIME"] = config.getoption("--runtime")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -127,7 +140,7 @@ def zero_shot_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def zero_shot_embedder(zero_shot_checkpoint: Path) -> Embedder:
     """The default embedder on the CPU."""
-    return load_embedder(zero_shot_checkpoint, device="cpu")
+    return load_embedder(zero_shot_checkpoint, NetworkOptions("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,9 @@ class MeanColourEmbedder:
 
     space_id = "mean-colour"
     embedding_dim = 4
+    batch_size = 4
+    runtime = "numpy"
+    runtime_reason = "no network"
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Shrink an RGB image to [8, 8, 3]."""

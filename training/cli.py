@@ -202,7 +202,7 @@ def presets(
 
 
 def _choose_config(preset: str, path: Path | None, overrides: list[str], device: str) -> "TrainingConfig":
-    from embedding.embedder import choose_device
+    from embedding.runtimes.network import choose_device
     from training.config import load_config, load_preset
     from training.errors import InvalidConfig
 

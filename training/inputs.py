@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from embedding.embedder import Embedder
 from embedding.model import EmbeddingModel, HeadNetwork
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import NetworkOptions
 from training.config import AugmentationConfig
 from training.data.augmentation import Augmentation
 from training.data.features import Features
@@ -90,7 +91,7 @@ class ImageInputs:
 
     def embed(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed in float32 with the `Embedder` that indexing and requests use."""
-        embedder = Embedder(self._model, self._preprocessing, device=str(self._device))
+        embedder = Embedder(self._model, self._preprocessing, NetworkOptions(str(self._device)))
         return embed_cached(embedder, self._evaluation_cache, images, self._on_embedded)
 
 

@@ -117,8 +117,8 @@ def what_is_missing(device: str) -> str:
             f"gpu-check needs an NVIDIA GPU, but torch {torch.__version__} ({built}) finds none; run it on a machine "
             "with a GPU and its driver, or try its logic here with ARGS='--device cpu'"
         )
-    from embedding.embedder import choose_device
     from embedding.errors import UnsupportedDevice
+    from embedding.runtimes.network import choose_device
 
     try:
         choose_device(device, "float32")

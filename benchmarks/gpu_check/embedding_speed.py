@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_check.settings import Row, Settings
 from benchmarks.loop_steps import Block, take_turns, timed_steps
-from embedding.embedder import Embedder, Precision
+from embedding.embedder import Embedder
 from embedding.model import Architecture, EmbeddingModel, create_model
+from embedding.runtimes.network import NetworkOptions, Precision
 
 PART = "embedding"
 BARE = "bare network"
@@ -28,7 +29,7 @@ def measure(settings: Settings, deadline: float) -> Iterator[Row]:
     precisions: tuple[Precision, ...] = ("float32", "bf16") if settings.is_cuda else ("float32",)
     yield Row(PART, "network", f"{settings.network} at {size} pixels, random weights, decoded images from memory")
     for number, precision in enumerate(precisions):
-        embedder = Embedder(model, preprocessing, device=settings.device, precision=precision)
+        embedder = Embedder(model, preprocessing, NetworkOptions(settings.device, precision))
         num_images = _BATCHES * embedder.batch_size
         pixels = np.random.default_rng(0).integers(0, 256, (num_images, size, size, 3), np.uint8)
         blocks = {PART: _embedding(embedder, pixels), BARE: _bare(model, embedder, pixels)}

@@ -48,5 +48,5 @@ def show(directory: Annotated[Path, typer.Argument(help="A checkpoint's folder."
     from service.installation.settings import load_settings
 
     settings = load_settings()
-    load_embedder(directory, device=settings.device, precision=settings.precision)
+    load_embedder(directory, settings.network_options)
     print_json(asdict(read_checkpoint_facts(directory)))

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from embedding.backbones import packaged_weights
-from embedding.embedder import choose_device
 from embedding.errors import EmbeddingError
+from embedding.runtimes.choice import choose_runtime
+from embedding.runtimes.network import choose_device
+from embedding.runtimes.onnx_network import onnxruntime_version
 from index.errors import VectorIndexError
 from index.faiss_library import faiss_build
 from service.catalogue.queries import catalogue_counts
@@ -89,6 +91,15 @@ def _devices(settings: Settings) -> Iterator[Finding]:
         lambda: f"{choose_device(settings.device, settings.precision)}, {settings.precision}",
         "set AKIN_DEVICE=auto and AKIN_PRECISION=float32",
     )
+    yield _checked("network runtime", lambda: _runtime(settings), "set AKIN_RUNTIME=auto, or install 'akin[cpu]'")
+
+
+def _runtime(settings: Settings) -> str:
+    """Return the runtime of networks, and why; its packages are imported, so that broken ones are found here."""
+    chosen = choose_runtime(settings.network_options)
+    if chosen.name == "torch":
+        return f"torch {version('torch')} ({chosen.reason})"
+    return f"onnxruntime {onnxruntime_version()} ({chosen.reason})"
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:

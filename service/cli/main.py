@@ -82,7 +82,7 @@ def _root(
 @app.command()
 def serve(port: PortOption = None, host: HostOption = None) -> None:
     """Serve the search over HTTP until SIGINT or SIGTERM."""
-    from embedding.embedder import choose_device
+    from embedding.runtimes.network import choose_device
     from service.installation.installation import open_installation
     from service.installation.logs import configure_logging
     from service.installation.settings import load_settings

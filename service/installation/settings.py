@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from embedding.runtimes.network import NetworkOptions
 from service.errors import InvalidSetting
 from service.storage.address import shown_address, shown_media_address, sqlite_address
 
@@ -65,6 +66,14 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Device of the network: auto, cpu, cuda or cuda:N.")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="Precision of the network: float32, or bf16 on a CUDA device."
+    )
+    runtime: Literal["auto", "onnxruntime", "torch"] = Field(
+        "auto",
+        description="Library that runs the network: auto, onnxruntime or torch; auto: onnxruntime on a CPU, torch on a "
+        "GPU.",
+    )
+    network_threads: NonNegativeInt = Field(
+        0, description="Threads of onnxruntime; 0: as many as torch uses, one per physical core or OMP_NUM_THREADS."
     )
     index_device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device of the index search: auto, cpu or cuda."
@@ -264,8 +273,15 @@ class Settings(BaseSettings):
         return self.home / "workers"
 
     @property
+    def network_options(self) -> NetworkOptions:
+        """Where and how networks run."""
+        return NetworkOptions(
+            self.device, self.precision, self.runtime, self.cache_dir / "networks", self.network_threads
+        )
+
+    @property
     def cache_dir(self) -> Path:
-        """Folder of what can be recomputed: decoded images, features, copies of remote files."""
+        """Folder of what can be recomputed: decoded images, features, exported networks, copies of remote files."""
         return self.home / "cache"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding.artifact import remove_abandoned_drafts
-from embedding.checkpoint import load_embedder, read_checkpoint_facts
+from embedding.checkpoint import exported_checkpoint, load_embedder, read_checkpoint_facts
 from embedding.errors import InvalidArtifact
 from index.structures import IndexOptions, choose_structure
 from service.catalogue.errors import EmptyCatalogue
@@ -178,7 +178,7 @@ def _embed(
 ) -> tuple[NDArray[np.float32], int]:
     """Return the embeddings [N, D] of the catalogue's images, and how many of them were missing."""
     settings, database = installation.settings, installation.database
-    embedder = load_embedder(checkpoint, device=settings.device, precision=settings.precision)
+    embedder = load_embedder(checkpoint, settings.network_options)
     names = [image.media_name for image in catalogue.images]
     num_embedded = embed_missing(
         database, installation.media_store, embedder, names, limits=installation.limits, on_progress=on_progress
@@ -197,16 +197,19 @@ def _publish(
     origin: ReleaseOrigin,
 ) -> Mapping[str, Any]:
     """Write the release and record it; return the facts of its manifest."""
-    facts = write_release(
-        installation.settings.releases_dir,
-        origin.release_id,
-        checkpoint,
-        catalogue,
-        embeddings_ND,
-        options,
-        created_at=now().isoformat(),
-        evaluation=origin.evaluation,
-    )
+    settings = installation.settings
+    with exported_checkpoint(checkpoint, settings.network_options) as exported:
+        facts = write_release(
+            settings.releases_dir,
+            origin.release_id,
+            checkpoint,
+            catalogue,
+            embeddings_ND,
+            options,
+            created_at=now().isoformat(),
+            evaluation=origin.evaluation,
+            exported=exported,
+        )
     with installation.database.transaction() as session:
         record_release(session, facts, operation_id=origin.operation_id)
     return facts

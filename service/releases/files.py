@@ -3,6 +3,7 @@
 checkpoint/     the model
 index/          the index over the catalogue's images
 rows.arrow      what a hit shows, for each row of the index, so that a search needs no SQL
+network.onnx    the network for ONNX Runtime, unless the release was built where torch runs networks
 images.names    the names of the images that hits show, sorted
 manifest.json   ids, watermark, evaluation; checksums of all files above
 """
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from embedding.artifact import canonical_json, new_artifact, read_manifest, verify_artifact
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
-from embedding.embedder import ImageEmbedder, Precision
+from embedding.embedder import ImageEmbedder
 from embedding.errors import InvalidArtifact
+from embedding.runtimes.network import NetworkOptions
 from index.errors import VectorIndexError
 from index.gpu import require_gpu_memory
 from index.indexer import IndexEntry, build_index
@@ -40,6 +42,7 @@ KIND = "akin-release/1"
 CHECKPOINT_NAME = "checkpoint"
 INDEX_NAME = "index"
 ROWS_NAME = "rows.arrow"
+NETWORK_NAME = "network.onnx"
 _ROWS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "product_id", "title", "attributes", "media_name")]
 )
@@ -119,10 +122,13 @@ def write_release(
     *,
     created_at: str,
     evaluation: Mapping[str, object] | None = None,
+    exported: Path | None = None,
 ) -> Mapping[str, Any]:
     """Build the index and write the release atomically; return the facts of its manifest.
 
-    Row i of `embeddings_ND` belongs to `catalogue.images[i]`. Raises LowRecall if the index misses its threshold.
+    Row i of `embeddings_ND` belongs to `catalogue.images[i]`. `exported` is the file of the checkpoint's exported
+    network, which a release carries so that no server needs to export it. Raises LowRecall if the index misses its
+    threshold.
     """
     checkpoint_facts = read_checkpoint_facts(checkpoint)
     images = catalogue.images
@@ -140,6 +146,8 @@ def write_release(
     }
     with _write_errors(releases_dir), new_artifact(releases_dir / release_id, KIND, facts) as draft:
         shutil.copytree(checkpoint, draft.path / CHECKPOINT_NAME)
+        if exported is not None:
+            shutil.copyfile(exported, draft.path / NETWORK_NAME)
         entries = [IndexEntry(image.image_id, image.product_id, image.attributes) for image in images]
         index_facts = build_index(
             draft.path / INDEX_NAME, entries, embeddings_ND, space_id=checkpoint_facts.space_id, options=options
@@ -196,9 +204,8 @@ def _as_invalid_release(directory: Path, release_id: str) -> Iterator[None]:
 def load_release(
     releases_dir: Path,
     release_id: str,
+    options: NetworkOptions,
     *,
-    device: str,
-    precision: Precision,
     index_device: str,
     check: Callable[[], None] = lambda: None,
 ) -> LoadedRelease:
@@ -211,7 +218,9 @@ def load_release(
         # First, since a server tries again and again, and verification reads gigabytes.
         require_gpu_memory(directory / INDEX_NAME, index_device)
         facts = verify_release(releases_dir, release_id, check=check)
-        embedder = load_embedder(directory / CHECKPOINT_NAME, device=device, precision=precision)
+        exported = directory / NETWORK_NAME
+        # Releases of earlier versions, and those built for torch, lack the file.
+        embedder = load_embedder(directory / CHECKPOINT_NAME, options, exported=exported if exported.exists() else None)
         check()
         # verify_release has just checked these files.
         index = VectorIndex.load(directory / INDEX_NAME, device=index_device, verify=False)

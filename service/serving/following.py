@@ -47,8 +47,7 @@ async def following_releases(
     load = partial(
         load_release,
         settings.releases_dir,
-        device=settings.device,
-        precision=settings.precision,
+        options=settings.network_options,
         index_device=settings.index_device,
     )
     watcher = ReleaseWatcher(

@@ -31,8 +31,7 @@ def search_locally(installation: Installation, file: Path, k: int, min_score: fl
     release = load_release(
         settings.releases_dir,
         release_id,
-        device=settings.device,
-        precision=settings.precision,
+        settings.network_options,
         index_device=settings.index_device,
     )
     with contextlib.closing(InferenceThread()) as inference, ThreadPoolExecutor(1) as pool:

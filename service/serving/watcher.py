@@ -110,7 +110,15 @@ class ReleaseWatcher:
         if index.fallback is not None:
             log.warning("index_on_cpu", release_id=release_id, reason=index.fallback)
         seconds = round(time.perf_counter() - start, 3)
-        log.info("release_loaded", release_id=release_id, seconds=seconds, index_device=index.device)
+        embedder = engine.release.embedder
+        log.info(
+            "release_loaded",
+            release_id=release_id,
+            seconds=seconds,
+            network_runtime=embedder.runtime,
+            network_runtime_reason=embedder.runtime_reason,
+            index_device=index.device,
+        )
 
     async def _poll_active_release(self) -> tuple[str | None, int]:
         """Return the id of the active release and the version of the activation; note the outcome for /readyz."""

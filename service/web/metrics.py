@@ -126,6 +126,12 @@ class _ServerState(Collector):
             "1 while the active release cannot be loaded and the previous one is in use.",
             value=self.live.refusal is not None,
         )
+        runtime = GaugeMetricFamily(
+            "akin_network_runtime_info", "The library that runs the network; always 1.", labels=["runtime"]
+        )
+        if (served := self.live.current_release()) is not None:
+            runtime.add_metric([served.embedder.runtime], 1)
+        yield runtime
         yield GaugeMetricFamily(
             "akin_network_up",
             "1 while the network answers its regular checks.",

@@ -11,6 +11,7 @@ from embedding.checkpoint import KIND, MODEL_FILE, load_embedder, load_model, re
 from embedding.errors import InvalidArtifact, InvalidCheckpoint
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import NetworkOptions
 from tests.images import scene
 
 # A small network: what is tested here does not depend on the backbone.
@@ -32,7 +33,7 @@ def test_embeddings_survive_a_round_trip(tmp_path):
     model, preprocessing = create_model(ARCHITECTURE, pretrained=False)
     saved = save_checkpoint(tmp_path / "c", model, preprocessing)
 
-    embedder = load_embedder(tmp_path / "c", device="cpu")
+    embedder = load_embedder(tmp_path / "c", NetworkOptions("cpu"))
 
     with torch.inference_mode():
         pixels = torch.from_numpy(preprocessing.to_pixels(scene()).copy())[None]
@@ -69,7 +70,7 @@ def test_a_flipped_byte_is_found(checkpoint, tmp_path, name):
     (copy / name).write_bytes(content)
 
     with pytest.raises(InvalidArtifact):
-        load_embedder(copy, device="cpu")
+        load_embedder(copy, NetworkOptions("cpu"))
 
 
 def resealed(checkpoint, directory, change):
@@ -88,7 +89,7 @@ def test_golden_samples_that_are_not_reproduced_are_refused(checkpoint, tmp_path
         golden["embeddings"] = -golden["embeddings"]
 
     with pytest.raises(InvalidCheckpoint, match="does not reproduce its golden samples"):
-        load_embedder(resealed(checkpoint, tmp_path / "c", change), device="cpu")
+        load_embedder(resealed(checkpoint, tmp_path / "c", change), NetworkOptions("cpu"))
 
 
 def test_golden_samples_with_nan_are_refused(checkpoint, tmp_path):
@@ -96,7 +97,7 @@ def test_golden_samples_with_nan_are_refused(checkpoint, tmp_path):
         golden["embeddings"][0, 0] = float("nan")
 
     with pytest.raises(InvalidCheckpoint, match="golden"):
-        load_embedder(resealed(checkpoint, tmp_path / "c", change), device="cpu")
+        load_embedder(resealed(checkpoint, tmp_path / "c", change), NetworkOptions("cpu"))
 
 
 def test_weights_of_another_space_are_refused(checkpoint, tmp_path):
@@ -104,7 +105,7 @@ def test_weights_of_another_space_are_refused(checkpoint, tmp_path):
         weights["head.bias"] += 0.1
 
     with pytest.raises(InvalidCheckpoint, match="space id"):
-        load_embedder(resealed(checkpoint, tmp_path / "c", change), device="cpu")
+        load_embedder(resealed(checkpoint, tmp_path / "c", change), NetworkOptions("cpu"))
 
 
 def test_weights_of_another_architecture_are_refused(checkpoint, tmp_path):

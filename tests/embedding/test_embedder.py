@@ -5,10 +5,11 @@ import torch
 from embedding.backbones import SMALL_BACKBONE, packaged_weights
 from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
-from embedding.embedder import TOLERANCES, Embedder, choose_device, space_id_of
+from embedding.embedder import Embedder, space_id_of
 from embedding.errors import MissingWeights, UnsupportedDevice
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import TOLERANCES, NetworkOptions, choose_device
 from tests.embedding.test_decoding import with_orientation
 from tests.images import scene
 
@@ -71,7 +72,7 @@ def test_batch_size_must_be_positive():
     model, preprocessing = create_model(Architecture(SMALL_BACKBONE), pretrained=False)
 
     with pytest.raises(ValueError, match="batch_size"):
-        Embedder(model, preprocessing, device="cpu", batch_size=0)
+        Embedder(model, preprocessing, NetworkOptions("cpu"), batch_size=0)
 
 
 @pytest.mark.gpu
@@ -82,7 +83,7 @@ def test_a_gpu_equals_the_cpu_within_the_tolerance(request, precision):
     except MissingWeights as error:
         pytest.skip(str(error))
     on_cpu = request.getfixturevalue("zero_shot_embedder")
-    on_gpu = load_embedder(request.getfixturevalue("zero_shot_checkpoint"), device="cuda", precision=precision)
+    on_gpu = load_embedder(request.getfixturevalue("zero_shot_checkpoint"), NetworkOptions("cuda", precision))
 
     cosines = (on_gpu.embed(IMAGES) * on_cpu.embed(IMAGES)).sum(axis=1)
     assert 1 - cosines.min() < TOLERANCES[precision]

@@ -30,6 +30,7 @@ from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
 from embedding.model import EmbeddingModel, without_head
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import NetworkOptions
 from training.config import AugmentationConfig
 from training.data.augmentation import Augmentation, Draws, uncropped
 from training.data.feature_rows import FEATURES_NAME, RowTable, StoredRows, load_rows
@@ -92,7 +93,7 @@ class FeatureStore:
         *,
         max_memory_bytes: int = _MAX_MEMORY_BYTES,
     ) -> None:
-        self._embedder = Embedder(without_head(model), preprocessing, device=str(device))
+        self._embedder = Embedder(without_head(model), preprocessing, NetworkOptions(str(device)))
         self._pool = without_head(model).eval().pool
         self._preprocessing = preprocessing
         self._config = augmentation

@@ -11,6 +11,7 @@ from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
+from embedding.runtimes.network import NetworkOptions
 from training.config import config_from_tables
 from training.data.fitness import nothing_to_find
 from training.data.held_out_shares import Images
@@ -47,7 +48,7 @@ def evaluate_checkpoint(
     """
     if part not in PARTS:
         raise InvalidConfig(f"the part must be one of {', '.join(PARTS)}; got {part!r}")
-    embedder = load_embedder(checkpoint, device=device)
+    embedder = load_embedder(checkpoint, NetworkOptions(device))
     snapshot = open_training_data(data, lambda done, total: on_progress("Reading", done, total), layout=layout)
     held_out = _held_out(snapshot, part, overrides)
     needed = held_out.query if held_out.gallery is None else np.union1d(held_out.query, held_out.gallery)

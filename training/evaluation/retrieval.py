@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedding.embedder import choose_device
+from embedding.runtimes.network import choose_device
 from training.errors import InvalidEmbeddings
 from training.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
 from training.evaluation.metrics import RetrievalResult, map_at_r, r_precision

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from embedding.embedder import Embedder
 from embedding.model import without_head
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import NetworkOptions
 from training.config import TrainingConfig
 from training.data.augmentation import uncropped
 from training.data.checks import check_training_data
@@ -226,7 +227,7 @@ def prepare_inputs(
         assert materials.images is not None
         assert materials.squares is not None
         cache = materials.images
-        headless = Embedder(without_head(start.model), start.preprocessing, device=str(device))
+        headless = Embedder(without_head(start.model), start.preprocessing, NetworkOptions(str(device)))
 
         def on_embedded(done: int, total: int) -> None:
             on_progress("Embedding", done, total)

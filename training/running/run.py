@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from embedding.checkpoint import CheckpointFacts, save_checkpoint
-from embedding.embedder import choose_device
+from embedding.runtimes.network import choose_device
 from training.batches import BatchSampler
 from training.config import TrainingConfig
 from training.datasets.folders import Layout

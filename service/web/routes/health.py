@@ -45,5 +45,7 @@ async def version_of_all(app_state: AppStateDep) -> Version:
         space_id=facts.get("space_id"),
         num_products=facts.get("num_products"),
         num_images=facts.get("num_images"),
+        network_runtime=release.embedder.runtime if release else None,
+        network_runtime_reason=release.embedder.runtime_reason if release else None,
         index_device=release.index.device if release else None,
     )

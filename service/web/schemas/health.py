@@ -55,4 +55,6 @@ class Version(BaseModel):
     space_id: str | None
     num_products: int | None
     num_images: int | None
+    network_runtime: str | None = Field(None, description="The library that runs the network, with its version.")
+    network_runtime_reason: str | None = Field(None, description="Why this library was chosen; see AKIN_RUNTIME.")
     index_device: str | None = Field(None, description="The device that searches the index: cpu or cuda.")

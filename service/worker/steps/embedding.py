@@ -51,7 +51,7 @@ def embed_shard(run: Run, shard: int) -> Facts:
     with installation.database.reading() as session:
         names = [image.media_name for image in read_catalogue(session).images]
     in_shard = [name for name in names if int(name.sha256[:8], 16) % num_shards == shard]
-    embedder = load_embedder(Path(run.facts["checkpoint"]), device=settings.device, precision=settings.precision)
+    embedder = load_embedder(Path(run.facts["checkpoint"]), settings.network_options)
     num_embedded = embed_missing(
         installation.database,
         installation.media_store,

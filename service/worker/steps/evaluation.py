@@ -113,7 +113,7 @@ def _models(run: Run, active: ActiveRelease) -> list[_MeasuredModel]:
     settings = run.installation.settings
 
     def loaded(checkpoint: Path) -> Embedder:
-        return load_embedder(checkpoint, device=settings.device, precision=settings.precision)
+        return load_embedder(checkpoint, settings.network_options)
 
     models = [_MeasuredModel("candidate", loaded(run.folder / RUN / CHECKPOINT), None)]
     if active.release_id is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.embedder import choose_device
+from embedding.runtimes.network import choose_device
 from embedding.whole_files import write_whole
 from service.catalogue.records import LabelledImage, labelled_images
 from service.evaluations.records import set_path

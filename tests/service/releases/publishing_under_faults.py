@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from embedding.errors import EmbeddingError
+from embedding.runtimes.network import NetworkOptions
 from index.errors import VectorIndexError
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source
@@ -162,7 +163,7 @@ def active_id(settings: Settings) -> str:
 
 def load(settings: Settings, release_id: str | None) -> None:
     assert release_id
-    load_release(settings.releases_dir, release_id, device="cpu", precision="float32", index_device="cpu")
+    load_release(settings.releases_dir, release_id, NetworkOptions("cpu"), index_device="cpu")
 
 
 if __name__ == "__main__":

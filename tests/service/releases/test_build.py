@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from embedding.runtimes.network import NetworkOptions
 from index.errors import LowRecall
 from index.indexer import embed_images
 from index.structures import IndexOptions
@@ -38,9 +39,7 @@ def build(shop, tiny_checkpoint):
 
 
 def load(installation, release_id):
-    return load_release(
-        installation.settings.releases_dir, release_id, device="cpu", precision="float32", index_device="cpu"
-    )
+    return load_release(installation.settings.releases_dir, release_id, NetworkOptions("cpu"), index_device="cpu")
 
 
 def active_id(installation):

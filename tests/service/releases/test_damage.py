@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from embedding.runtimes.network import NetworkOptions
 from index.structures import IndexOptions
 from service.installation.installation import open_installation
 from service.releases.build import build_release
@@ -50,7 +51,7 @@ def release(damaged_home):
 
 
 def load(directory):
-    return load_release(directory.parent, directory.name, device="cpu", precision="float32", index_device="cpu")
+    return load_release(directory.parent, directory.name, NetworkOptions("cpu"), index_device="cpu")
 
 
 def flip(path, place):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from embedding.runtimes.network import NetworkOptions
 from service.releases.files import load_release
 from service.releases.image_names import FILE_NAME, ImageNames
 from service.storage.media import MediaName
@@ -18,7 +19,7 @@ def name_of(number, extension="png"):
 
 
 def load(directory):
-    return load_release(directory.parent, directory.name, device="cpu", precision="float32", index_device="cpu")
+    return load_release(directory.parent, directory.name, NetworkOptions("cpu"), index_device="cpu")
 
 
 def test_names_are_found_by_digest_and_extension(tmp_path):

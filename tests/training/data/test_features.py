@@ -8,6 +8,7 @@ import torch
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model, with_linear_head, without_head
+from embedding.runtimes.network import NetworkOptions
 from tests.training.shapes import write_shapes
 from training.config import AugmentationConfig
 from training.data.feature_rows import StoredRows
@@ -49,7 +50,7 @@ def test_view_0_equals_the_backbone_features_of_the_image(images, headed, tmp_pa
 
     model, preprocessing = headed
     decoded = [decode_image(image.path.read_bytes()) for image in images]
-    expected = Embedder(without_head(model), preprocessing, device="cpu").embed(decoded)
+    expected = Embedder(without_head(model), preprocessing, NetworkOptions("cpu")).embed(decoded)
     torch.testing.assert_close(features.plain(np.arange(len(images))), torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
@@ -58,7 +59,7 @@ def test_the_head_on_features_equals_the_whole_model(images, headed, tmp_path):
 
     model, preprocessing = headed
     decoded = [decode_image(image.path.read_bytes()) for image in images]
-    whole = Embedder(model, preprocessing, device="cpu").embed(decoded)
+    whole = Embedder(model, preprocessing, NetworkOptions("cpu")).embed(decoded)
     with torch.no_grad():
         parts = torch.nn.functional.normalize(model.head(features.plain(np.arange(len(images)))), dim=1)
     torch.testing.assert_close(parts, torch.from_numpy(whole), atol=1e-5, rtol=0)

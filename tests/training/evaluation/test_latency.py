@@ -10,7 +10,8 @@ IMAGES = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 class TimedEmbedder:
     """Takes the given seconds for each call."""
 
-    space_id, embedding_dim = "timed", 2
+    space_id, embedding_dim, batch_size = "timed", 2, 1
+    runtime = runtime_reason = "fake"
 
     def __init__(self, name, clock, seconds, calls):
         self._name, self._clock, self._seconds, self._calls = name, clock, seconds, calls

@@ -16,6 +16,7 @@ import torch
 import training.running.run
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
+from embedding.runtimes.network import NetworkOptions
 from tests.training.shapes import write_shapes
 from training.config import config_from_tables, load_preset
 from training.errors import DeviceLost, InvalidConfig, InvalidRun, UnfitData
@@ -221,7 +222,7 @@ def test_a_trained_network_tells_shapes_apart(shapes, tmp_path):
 
     outcome = train(options(shapes, tmp_path, config))
     assert outcome.checkpoint is not None
-    embedder = load_embedder(outcome.checkpoint, device="cpu")
+    embedder = load_embedder(outcome.checkpoint, NetworkOptions("cpu"))
     folders = sorted(path for path in shapes.iterdir() if path.is_dir())
     images = [decode_image((folder / f"{number}.png").read_bytes()) for folder in folders for number in range(4)]
 
