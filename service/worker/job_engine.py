@@ -14,7 +14,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, Wo
 from dbos import error as dbos_error
 
 from service.installation.settings import Settings
-from service.operations.kinds import KINDS
+from service.operations.kinds import IMPORT_KINDS, KINDS
 from service.storage.connections import make_engine
 from service.storage.errors import DatabaseVersionError
 from service.storage.postgresql import SESSION
@@ -123,7 +123,13 @@ def job_engine(
             ) from error
         # A queue for each kind: a training run of a day does not keep a release of the catalogue waiting.
         for kind in KINDS:
-            DBOS.register_queue(kind, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
+            DBOS.register_queue(
+                kind,
+                worker_concurrency=1,
+                # All workers together perform uploads in their order: of two that set the same value, the later wins.
+                global_concurrency=1 if kind in IMPORT_KINDS else None,
+                polling_interval_sec=_POLL_SECONDS,
+            )
         yield JobEngine(workflow)
     finally:
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
