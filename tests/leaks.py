@@ -56,7 +56,11 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None
 @pytest.fixture(autouse=True)
 def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     # The pool of a database that several tests share opens connections when a test needs them.
-    ignored = {"sockets"} if "postgresql" in request.fixturenames else set()
+    names = set(request.fixturenames)
+    on_postgresql = "postgresql" in names or (
+        request.config.getoption("--database") == "postgresql" and "new_address" in names
+    )
+    ignored = {"sockets"} if on_postgresql else set()
     for marker in request.node.iter_markers("shares"):
         ignored.update(marker.args)
     check = leak_check(ignored=ignored)
