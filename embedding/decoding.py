@@ -173,6 +173,8 @@ def _open(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) ->
             raise unsupported_tiff(prepared.description) from error
         raise
     _check_size(source.size, limits)
+    if known.name == "JPEG":
+        source.decodermaxblock = len(data)  # all bytes in one step, not in blocks that are put together again
     if known.name == "AVIF":
         for size in av1_sizes(data):
             _check_size(size, limits)

@@ -4,8 +4,8 @@ Pillow's loop takes longer than decoding the image. torch computes the same two 
 Its weights have 16 bits, those of Pillow 32: about one value in 300 differs by 1, and a few in a million by 2.
 
 torch's grid starts at the edge of its input, while the centre square of an image may start at half a pixel, and
-Pillow's filter reads beyond the square. Therefore torch is given more of the image: its grid starts m output pixels before the
-square, where m × scale leads to a whole pixel, and the first m are left out.
+Pillow's filter reads beyond the square. Therefore torch is given more of the image: its grid starts m output pixels
+before the square, where m × scale leads to a whole pixel, and the first m are left out.
 
 Shape legend: H height, W width, 4 channels: red, green, blue and one that is not used, as in Pillow's memory.
 """

@@ -7,18 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from embedding.decoding import decode_image
 from embedding.preprocessing import Preprocessing
-from embedding.resizing import resize_square
-from tests.images import scene
+from tests.images import encode, scene
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-needs_vector_instructions = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch's fast filter needs AVX2"
-)
+HAS_VECTOR_INSTRUCTIONS = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def photo(size: tuple[int, int]) -> Image.Image:
@@ -60,29 +58,72 @@ def torch_calls(monkeypatch):
 # Square, landscape and portrait; offsets of whole and of half pixels; sides that are and are not multiples of 32; an
 # offset smaller than the filter; scales near 1; images that Pillow resizes vertically first.
 SIZES = [
-    (500, 500), (800, 600), (600, 800), (801, 600), (600, 801), (640, 427), (427, 640), (683, 1024), (863, 577),
-    (600, 598), (597, 600), (300, 280), (1200, 300), (260, 1500), (448, 447), (1, 900), (2304, 1728),
+    (500, 500), (800, 600), (600, 800), (801, 600), (640, 427), (427, 640), (683, 1024), (600, 598), (300, 280),
+    (1200, 300), (260, 1500), (448, 447), (1, 900),
 ]  # fmt: skip
+PREPROCESSINGS = [
+    Preprocessing(),
+    Preprocessing(crop_fraction=0.875),
+    Preprocessing(crop_fraction=0.9, interpolation="bilinear"),
+    Preprocessing(interpolation="lanczos"),
+]
 
 
-@pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.9])
-@pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_pillow_on_photos(size, interpolation, crop_fraction):
+def test_equals_pillow_on_photos(size):
     """Within one, save for a few values in a million: both passes round, and ties may add up to two."""
     image = photo(size)
-    preprocessing = Preprocessing(224, crop_fraction, interpolation)
+    for preprocessing in PREPROCESSINGS:
+        pixels = preprocessing.to_pixels(image)
 
-    pixels = preprocessing.to_pixels(image)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        differences = np.abs(pixels - pillow(image, preprocessing))
+        assert differences.max() <= 2
+        assert (differences > 1).mean() < 1e-4
 
-    assert pixels.dtype == np.uint8
-    assert pixels.flags.c_contiguous
-    differences = np.abs(pixels - pillow(image, preprocessing))
+
+def with_orientation(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(image, "JPEG", exif=exif)
+
+
+ENCODINGS = {
+    "JPEG": lambda image: encode(image, "JPEG"),
+    "a progressive JPEG": lambda image: encode(image, "JPEG", progressive=True, subsampling=0),
+    "a JPEG without its end marker": lambda image: encode(image, "JPEG")[:-2],
+    "a JPEG that is rotated": with_orientation,
+    "a grey JPEG": lambda image: encode(image.convert("L"), "JPEG"),
+    "a JPEG of CMYK": lambda image: encode(image.convert("CMYK"), "JPEG"),
+    "PNG": lambda image: encode(image, compress_level=1),
+    "a transparent PNG": lambda image: encode(image.convert("RGBA"), compress_level=1),
+    "a palette PNG": lambda image: encode(image.convert("P"), compress_level=1),
+    "a PNG of 16 bits": lambda image: encode(
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8), compress_level=1
+    ),
+    "WebP": lambda image: encode(image, "WEBP", lossless=True, method=0),
+    "GIF": lambda image: encode(image, "GIF"),
+    "BMP": lambda image: encode(image, "BMP"),
+    "TIFF": lambda image: encode(image, "TIFF"),
+    "AVIF": lambda image: encode(image, "AVIF", speed=10),
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_reads_the_memory_of_images_from_every_decoder(name, torch_calls):
+    image = decode_image(ENCODINGS[name](photo((600, 500))))
+    copy = Image.fromarray(np.asarray(image))
+
+    pixels = Preprocessing().to_pixels(image)
+
+    differences = np.abs(pixels - pillow(copy, Preprocessing()))
     assert differences.max() <= 2
     assert (differences > 1).mean() < 1e-4
+    assert len(torch_calls) == (2 if HAS_VECTOR_INSTRUCTIONS else 0)
 
 
-@pytest.mark.parametrize("image_size", [32, 96, 224, 300])
+@pytest.mark.parametrize("image_size", [32, 224, 300])
 @pytest.mark.parametrize("size", [(700, 700), (900, 602), (601, 900)])
 @pytest.mark.parametrize("draw", [lambda size: noise(*size), lambda size: scene(size=size)], ids=["noise", "scene"])
 def test_equals_pillow_within_two_on_any_image(draw, size, image_size):
@@ -97,7 +138,7 @@ def test_equals_pillow_within_two_on_any_image(draw, size, image_size):
     assert (differences > 0).mean() < 0.05
 
 
-@needs_vector_instructions
+@pytest.mark.skipif(not HAS_VECTOR_INSTRUCTIONS, reason="torch's fast filter needs AVX2")
 @pytest.mark.parametrize("size", [(500, 500), (800, 600), (600, 800), (1024, 683), (480, 640), (1500, 500)])
 def test_large_images_are_resized_by_torch(size, torch_calls):
     Preprocessing().to_pixels(scene(size=size))
@@ -118,11 +159,11 @@ def test_other_images_are_resized_by_pillow(size, torch_calls):
 
 def test_an_image_of_several_blocks_of_memory_is_read_in_bands():
     """Pillow exports no image above 16 MiB at once."""
-    image = photo((2600, 1900))
+    image = Image.effect_noise((2600, 1900), 60).convert("RGB")
 
-    pixels = resize_square(image, 350, 0, 1900, 224, "bicubic")
+    pixels = Preprocessing().to_pixels(image)
 
-    assert np.abs(pixels - pillow(image, Preprocessing())).max() <= 1
+    assert np.abs(pixels - pillow(image, Preprocessing())).max() <= 2
 
 
 @pytest.mark.long
