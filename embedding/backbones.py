@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from embedding.conv4 import Conv4
 from embedding.efficientnet_lite import EfficientNetLite0
 from embedding.errors import MissingWeights, UnknownBackbone
-from embedding.preprocessing import Interpolation, Preprocessing
+from embedding.preprocessing import Preprocessing
+from embedding.resizing import Interpolation
 from embedding.torchvision_library import load_torchvision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"

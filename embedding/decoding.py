@@ -65,7 +65,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DIRECT_MODES = frozenset({"RGB", "L", "1", "CMYK", "YCbCr"})
+_DIRECT_MODES = frozenset({"L", "1", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "P", "RGBa"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _NAMES_OF_MODES = {"I": "32-bit or signed samples", "F": "floating-point samples", "LAB": "LAB colours"}
@@ -173,6 +173,8 @@ def _open(known: ImageFormat, prepared: DecodedBytes, limits: DecodingLimits) ->
             raise unsupported_tiff(prepared.description) from error
         raise
     _check_size(source.size, limits)
+    if known.name == "JPEG":
+        source.decodermaxblock = len(data)  # all bytes in one step, not in blocks that are put together again
     if known.name == "AVIF":
         for size in av1_sizes(data):
             _check_size(size, limits)
@@ -209,6 +211,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     if image.mode in _ALPHA_MODES or image.has_transparency_data:
         return _on_white(image)
+    if image.mode == "RGB":
+        return image  # convert() would copy it
     if image.mode in _DIRECT_MODES:
         return image.convert("RGB")
     samples = _NAMES_OF_MODES.get(image.mode, "these colours")

@@ -8,7 +8,7 @@ network's device.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -17,13 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from embedding.errors import InvalidCheckpoint
-
-Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-_RESAMPLING: dict[Interpolation, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+from embedding.resizing import Interpolation, resize_square
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +25,8 @@ class Preprocessing:
     """Centre crop, resize and normalisation; equal values produce equal inputs.
 
     The crop is a centred square whose side is `crop_fraction` of the image's shorter side; it is resized to
-    `image_size` pixels with Pillow's antialiased filter. Channels are scaled to 0..1, then (x - mean) / std.
-    Cropping comes first, so that a very long image costs no more than a square one.
+    `image_size` pixels with Pillow's antialiased filter (embedding.resizing). Channels are scaled to 0..1, then
+    (x - mean) / std. Cropping comes first, so that a very long image costs no more than a square one.
     """
 
     image_size: int = 224
@@ -47,8 +41,9 @@ class Preprocessing:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be within 0..1, got {self.crop_fraction}")
-        if self.interpolation not in _RESAMPLING:
-            raise ValueError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got {self.interpolation!r}")
+        if self.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise ValueError(f"interpolation must be one of {known}, got {self.interpolation!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values and std above 0, got {self.mean} and {self.std}")
 
@@ -59,9 +54,7 @@ class Preprocessing:
         width, height = image.size
         side = min(width, height) * self.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
-        size = (self.image_size, self.image_size)
-        box = (left, top, left + side, top + side)
-        return np.asarray(image.resize(size, _RESAMPLING[self.interpolation], box=box))
+        return resize_square(image, left, top, side, self.image_size, self.interpolation)
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         """Turn uint8 pixels [N, H, W, 3] into the network's float32 input [N, 3, H, W], channels last in memory.
