@@ -1,13 +1,14 @@
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
+from embedding.bulk import embed_images
 from embedding.runtimes.network import NetworkOptions
 from index.errors import LowRecall
-from index.indexer import embed_images
 from index.structures import IndexOptions
 from service.catalogue.editing import remove_products
 from service.catalogue.errors import EmptyCatalogue
@@ -86,10 +87,10 @@ def test_stored_embeddings_are_reused(shop, build):
 
 
 def test_an_interrupted_build_resumes_embedding(shop, build, monkeypatch):
-    def in_pairs(images, embedder, *, limits):
-        return embed_images(images, embedder, limits=limits, batch_size=2)
+    def in_pairs(names, read, embedder, options):
+        return embed_images(names, read, embedder, replace(options, batch_size=2))
 
-    def stop(done, total):
+    def stop(done, total, stages):
         if done == 4:
             raise KeyboardInterrupt
 
