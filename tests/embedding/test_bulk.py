@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from embedding.bulk import BulkOptions, available_cores, embed_images
+from embedding.bulk import BulkOptions, EmbeddedBatch, available_cores, embed_images
 from embedding.decoding import DecodingLimits
 from embedding.embedder import embed
 from embedding.errors import EmbeddingError, ImageTooLarge
@@ -265,7 +265,7 @@ def test_reads_a_bounded_number_of_bytes_ahead(monkeypatch):
 
     options = BulkOptions(batch_size=4, num_readers=2, num_decoders=1)
     batches = embed_images(range(8), images.get, WaitingEmbedder(), options)
-    result = []
+    result: list[EmbeddedBatch[int]] = []
     consumer = threading.Thread(target=lambda: result.extend(batches))
     consumer.start()
     assert all_read_ahead.wait(PATIENCE_SECONDS)
