@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.decoding import DecodingLimits
+from embedding.bulk import embed_images
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from index.indexer import embed_images
 
 TOLERANCE = 0.02
 GROCERY = "GroceryStoreDataset/dataset/"
@@ -79,9 +78,8 @@ def grocery_iconic(archive: zipfile.ZipFile) -> list[tuple[str, int]]:
 
 def embed_members(embedder: Embedder, archive: zipfile.ZipFile, members: list[tuple[str, int]]) -> Labelled:
     """Embed images of an archive with the code that indexing uses."""
-    images = ((name, archive.read(name)) for name, _ in members)
     parts = []
-    for batch in embed_images(images, embedder, limits=DecodingLimits()):
+    for batch in embed_images([name for name, _ in members], archive.read, embedder):
         assert not batch.failures, batch.failures
         parts.append(batch.embeddings)
     return np.concatenate(parts), np.array([label for _, label in members])

@@ -41,6 +41,10 @@ class ImageEmbedder(Protocol):
     def runtime_reason(self) -> str:
         """Why this library was chosen."""
 
+    @property
+    def concurrent_runs(self) -> int:
+        """How many threads should run `embed_pixels` at once in bulk work; 0: only the thread that consumes."""
+
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Prepare one RGB image as [H, W, 3], without the device; safe in any thread."""
 
@@ -92,6 +96,11 @@ class Embedder:
     def runtime(self) -> str:
         """The library that runs the network, with its version."""
         return self._network.runtime
+
+    @property
+    def concurrent_runs(self) -> int:
+        """How many threads should run `embed_pixels` at once in bulk work; 0: only the thread that consumes."""
+        return self._network.concurrent_runs
 
     @property
     def runtime_reason(self) -> str:

@@ -6,21 +6,17 @@ Shape legend: N rows or images, D embedding dimension, H height, W width.
 import dataclasses
 import logging
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding.artifact import new_artifact, read_manifest
-from embedding.decoding import DecodingLimits, decode_image
+from embedding.bulk import BulkOptions, embed_images
 from embedding.embedder import ImageEmbedder
-from embedding.errors import InvalidImage
 from index.candidates import ExactCandidates, IVFCandidates, open_ivf
 from index.facts import AnnRecall, IndexFacts
 from index.faiss_library import faiss_build
@@ -30,19 +26,9 @@ from index.row_search import RowSearch
 from index.storage import KIND, STRUCTURE_NAME, IndexEntry, open_embeddings, write_embeddings, write_entries
 from index.structures import IndexOptions, Structure, choose_structure
 
-__all__ = [
-    "EmbeddedBatch",
-    "IndexEntry",
-    "IndexImage",
-    "IndexedImages",
-    "build_index",
-    "embed_images",
-    "index_images",
-]
+__all__ = ["IndexEntry", "IndexImage", "IndexedImages", "build_index", "index_images"]
 
 log = logging.getLogger(__name__)
-
-Key = TypeVar("Key")
 
 # Exact search has a recall of 1 by design, so fewer queries are enough to confirm it.
 _NUM_QUERIES_EXACT = 100
@@ -64,16 +50,7 @@ class IndexedImages:
     """The facts of the index, and the ids and errors of the images that could not be decoded."""
 
     facts: IndexFacts
-    failures: list[tuple[str, InvalidImage]]
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedBatch(Generic[Key]):
-    """A batch of images in input order: embeddings [N, D] of `keys`, and the errors of images that have none."""
-
-    keys: list[Key]
-    embeddings: NDArray[np.float32]
-    failures: list[tuple[Key, InvalidImage]]
+    failures: list[tuple[str, Exception]]
 
 
 def build_index(
@@ -122,89 +99,24 @@ def index_images(
     images: Iterable[IndexImage],
     embedder: ImageEmbedder,
     *,
-    limits: DecodingLimits | None = None,
     options: IndexOptions | None = None,
-    batch_size: int = 32,
-    num_decoders: int = 2,
+    bulk: BulkOptions | None = None,
 ) -> IndexedImages:
     """Embed images and write an index of them; images that cannot be decoded are reported and left out.
 
     All embeddings are kept in memory, but only a few batches of images. Raises the errors of `build_index`.
     """
-    keyed = ((IndexEntry(image.image_id, image.product_id, image.attributes), image.image_bytes) for image in images)
     entries: list[IndexEntry] = []
     embeddings = [np.zeros((0, embedder.embedding_dim), np.float32)]
-    failures: list[tuple[str, InvalidImage]] = []
-    for batch in embed_images(keyed, embedder, limits=limits, batch_size=batch_size, num_decoders=num_decoders):
-        entries.extend(batch.keys)
+    failures: list[tuple[str, Exception]] = []
+    for batch in embed_images(images, lambda image: image.image_bytes, embedder, bulk):
+        entries.extend(IndexEntry(image.image_id, image.product_id, image.attributes) for image in batch.keys)
         embeddings.append(batch.embeddings)
-        for entry, error in batch.failures:
-            log.warning("image %s is left out of the index: %s", entry.image_id, error)
-            failures.append((entry.image_id, error))
+        for image, error in batch.failures:
+            log.warning("image %s is left out of the index: %s", image.image_id, error)
+            failures.append((image.image_id, error))
     facts = build_index(directory, entries, np.concatenate(embeddings), space_id=embedder.space_id, options=options)
     return IndexedImages(facts, failures)
-
-
-def embed_images(
-    images: Iterable[tuple[Key, bytes]],
-    embedder: ImageEmbedder,
-    *,
-    limits: DecodingLimits | None = None,
-    batch_size: int = 32,
-    num_decoders: int = 2,
-) -> Generator[EmbeddedBatch[Key], None, None]:
-    """Yield the embeddings of images, batch by batch, in input order.
-
-    Images are read, and the network runs, in the thread that consumes the batches, so that `images` may be a generator
-    over a database session; meanwhile `num_decoders` threads decode the next batch. At most two batches are read ahead.
-    An image that cannot be decoded is reported in its batch and does not affect the others.
-    """
-    if batch_size < 1 or num_decoders < 1:
-        raise ValueError(
-            f"batch_size and num_decoders must be at least 1, got batch_size={batch_size}, num_decoders={num_decoders}"
-        )
-    return _embedded_batches(iter(images), embedder, limits or DecodingLimits(), batch_size, num_decoders)
-
-
-def _embedded_batches(
-    images: Iterator[tuple[Key, bytes]],
-    embedder: ImageEmbedder,
-    limits: DecodingLimits,
-    batch_size: int,
-    num_decoders: int,
-) -> Generator[EmbeddedBatch[Key], None, None]:
-    def prepare(image_bytes: bytes) -> NDArray[np.uint8]:
-        return embedder.to_pixels(decode_image(image_bytes, limits))
-
-    decoding: deque[tuple[Key, Future[NDArray[np.uint8]]]] = deque()
-    decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="index-decode")
-    try:
-        while True:
-            for key, image_bytes in islice(images, 2 * batch_size - len(decoding)):
-                decoding.append((key, decoders.submit(prepare, image_bytes)))
-            if not decoding:
-                return
-            yield _embed_batch([decoding.popleft() for _ in range(min(batch_size, len(decoding)))], embedder)
-    finally:
-        decoders.shutdown(cancel_futures=True)
-
-
-def _embed_batch(
-    decoding: Sequence[tuple[Key, Future[NDArray[np.uint8]]]], embedder: ImageEmbedder
-) -> EmbeddedBatch[Key]:
-    keys: list[Key] = []
-    pixels: list[NDArray[np.uint8]] = []
-    failures: list[tuple[Key, InvalidImage]] = []
-    for key, future in decoding:
-        try:
-            pixels.append(future.result())
-        except InvalidImage as error:
-            failures.append((key, error))
-        else:
-            keys.append(key)
-    if not pixels:
-        return EmbeddedBatch(keys, np.zeros((0, embedder.embedding_dim), np.float32), failures)
-    return EmbeddedBatch(keys, embedder.embed_pixels(np.stack(pixels)), failures)
 
 
 def _write_structure(directory: Path, structure: Structure, options: IndexOptions) -> tuple[Structure, AnnRecall]:

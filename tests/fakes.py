@@ -24,6 +24,7 @@ class MeanColourEmbedder:
     batch_size = 4
     runtime = "numpy"
     runtime_reason = "no network"
+    concurrent_runs = 1
 
     def to_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Shrink an RGB image to [8, 8, 3]."""

@@ -66,9 +66,9 @@ def create_network(wanted: NetworkToExport, options: NetworkOptions, *, exported
 def _onnx_network(wanted: NetworkToExport, options: NetworkOptions, exported: Path | None, reason: str) -> OnnxNetwork:
     if exported is not None:
         try:
-            return OnnxNetwork(exported, options.num_threads, reason=reason)
+            return OnnxNetwork(exported, options.num_threads, options.concurrent_runs, reason=reason)
         except UnsupportedRuntime as error:
             # The release may come from a newer version.
             log.warning("%s; the network is exported again", error)
     with exported_network(wanted, options.cache_dir) as file:
-        return OnnxNetwork(file, options.num_threads, reason=reason)
+        return OnnxNetwork(file, options.num_threads, options.concurrent_runs, reason=reason)

@@ -36,12 +36,14 @@ class OnnxNetwork:
     # The cost of an image falls up to about this size and then stays (benchmarks/batch_size.py).
     batch_size = 16
 
-    def __init__(self, path: Path, num_threads: int = 0, *, reason: str = "") -> None:
+    def __init__(self, path: Path, num_threads: int = 0, concurrent_runs: int = 1, *, reason: str = "") -> None:
         """Raises UnsupportedRuntime if this version of ONNX Runtime cannot read the file."""
         self.device = torch.device("cpu")
         self.runtime = f"onnxruntime {onnxruntime_version()}"
         self.runtime_reason = reason
-        self.num_threads = num_threads or torch.get_num_threads()
+        all_threads = num_threads or torch.get_num_threads()
+        self.num_threads = -(-all_threads // concurrent_runs)  # of one run
+        self.concurrent_runs = all_threads // self.num_threads
         self._session = _open_session(path, self.num_threads)
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:

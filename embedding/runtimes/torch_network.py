@@ -32,6 +32,9 @@ class TorchNetwork:
         self.runtime = f"torch {torch.__version__}"
         self.runtime_reason = reason
         self.batch_size = _BATCH_SIZES[device.type]
+        # On a CPU, the thread that loaded the network has run it, and a second one would make both slower
+        # (service/serving/inference.py).
+        self.concurrent_runs = 0 if device.type == "cpu" else 1
         self._precision = precision
         self._normalise = preprocessing.normalise if takes == "pixels" else None
         # Convolutions on a CPU are 1.7 times as fast with channels_last as with the default layout.

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 output = Console(soft_wrap=True)
 notes = Console(stderr=True, soft_wrap=True)
@@ -25,11 +27,30 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201  # rich would interpret markup
 
 
+class MoveBar(Protocol):
+    """Shows progress."""
+
+    def __call__(self, done: int, total: int, detail: object = "", /) -> None:
+        """Show that `done` of `total` are processed; the text of `detail` is shown beside or below."""
+
+
+class DetailedProgress(Progress):
+    """Bars with a line of text below."""
+
+    detail = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bars and the line."""
+        yield from super().get_renderables()
+        if self.detail:
+            yield Text(f"  {self.detail}", style="dim")
+
+
 @contextmanager
 def progress_bar(
     title: str, unit: str = "images", *, console: Console = notes, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[int, int], None]]:
-    """Show progress until the block ends; yields the function that updates it: (done, total).
+) -> Iterator[MoveBar]:
+    """Show progress until the block ends; yields the function that updates it.
 
     On a terminal this is a bar, elsewhere one line about every ten seconds with count, rate and time left.
     """
@@ -37,7 +58,7 @@ def progress_bar(
         from training.report.progress import LineProgress
 
         lines = LineProgress(console, clock=clock)
-        yield lambda done, total: lines.stage(f"{title} {unit}", done, total)
+        yield lambda done, total, detail="": lines.stage(f"{title} {unit}", done, total, str(detail or ""))
         return
     columns = (
         TextColumn("{task.description}"),
@@ -48,13 +69,14 @@ def progress_bar(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with DetailedProgress(*columns, console=console) as progress:
         tasks: list[TaskID] = []
 
-        def move(done: int, total: int) -> None:
+        def move(done: int, total: int, detail: object = "", /) -> None:
             # The bar appears with the first update, so that an early error leaves no empty bar.
             if not tasks:
                 tasks.append(progress.add_task(title))
+            progress.detail = str(detail or "")
             progress.update(tasks[0], completed=done, total=total)
 
         yield move

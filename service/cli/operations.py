@@ -9,11 +9,9 @@ import typer
 from rich.markup import escape
 
 from service.cli.audit_recording import command_line_user, recorded
-from service.cli.console import notes, output, print_json
+from service.cli.console import DetailedProgress, notes, output, print_json
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from service.installation.installation import Installation
     from service.installation.settings import Settings
     from service.storage.tables.operations import Operation
@@ -268,6 +266,7 @@ def _follow(installation: "Installation", operation_id: str) -> "OperationView":
     """Show an operation's progress until it has ended: a bar on a terminal, otherwise lines."""
     from time import monotonic
 
+    from embedding.stages import describe_rates
     from service.cli.tables.operations import progress_line
     from service.operations.queries import follow_operation
     from service.web.schemas.operations import OperationView
@@ -278,6 +277,7 @@ def _follow(installation: "Installation", operation_id: str) -> "OperationView":
         for operation in follow_operation(installation.database, operation_id):
             view = OperationView.of(operation)
             progress = view.progress
+            bars.detail = describe_rates((progress and progress.stage_rates) or {})
             if progress and progress.total:
                 bars.update(task, description=progress.stage, completed=progress.done or 0, total=progress.total)
             else:
@@ -291,21 +291,14 @@ def _follow(installation: "Installation", operation_id: str) -> "OperationView":
     return view
 
 
-def _progress_bar() -> "Progress":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _progress_bar() -> DetailedProgress:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    return Progress(*columns, console=notes, disable=not notes.is_terminal, transient=True)
+    return DetailedProgress(*columns, console=notes, disable=not notes.is_terminal, transient=True)
 
 
 def _print(view: "OperationView") -> None:

@@ -12,12 +12,14 @@ import httpx
 
 from service.catalogue.importing import import_catalogue
 from service.catalogue.queries import count_catalogue
+from service.catalogue.reports import OnProgress
 from service.catalogue.sources import ImportSource, SourceRow, read_import_source
 from service.demo.errors import DemoError
 from service.demo.sample.catalogue import CATALOGUE_NAME, QUERIES_NAME, write_sample_catalogue
+from service.embeddings.stored import OnEmbedded
 from service.installation.installation import Installation
 from service.installation.settings import Settings
-from service.releases.build import OnProgress, build_release
+from service.releases.build import build_release
 from service.releases.files import verify_release
 from service.releases.records import active_release
 from service.storage.tables.catalogue import CATALOGUE
@@ -51,7 +53,7 @@ class Demo:
     rows: list[SourceRow]  # imported
 
 
-def prepare_demo(installation: Installation, *, announce: Announce, on_progress: OnProgress) -> Demo:
+def prepare_demo(installation: Installation, *, announce: Announce, on_progress: OnEmbedded) -> Demo:
     """Fill the catalogue and build a release, unless both exist.
 
     Raises DemoError if the home folder holds another catalogue, which the demo must not change.

@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from service.catalogue.reports import OnProgress
 from service.demo.errors import DemoError
 from service.demo.preparation import Announce, Demo, step
+from service.embeddings.stored import OnEmbedded
 from service.installation.installation import Installation
-from service.releases.build import OnProgress, build_release
+from service.releases.build import build_release
 from service.releases.files import verify_release
 from training.config import load_preset
 from training.errors import TrainingError
@@ -18,7 +20,7 @@ _PRESET = "head"
 _OVERRIDES: tuple[str, ...] = ()
 
 
-def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnProgress) -> Demo:
+def train_demo(installation: Installation, demo: Demo, *, announce: Announce, on_progress: OnEmbedded) -> Demo:
     """Train on the demo's imported images and activate a release with the result; finished work is not repeated.
 
     Images that `--check` searches with are not imported, so they are not trained on. Raises DemoError if there are too

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding.bulk import embed_images
 from embedding.checkpoint import CheckpointFacts, save_checkpoint
-from embedding.decoding import DecodingLimits
 from embedding.embedder import Embedder
 from embedding.model import Architecture, LinearHead, create_model
-from index.indexer import embed_images
-from service.catalogue.reports import OnProgress
-from service.catalogue.sources import RowError, read_import_source
+from service.catalogue.sources import RowError, SourceRow, read_import_source
+from service.embeddings.stored import OnEmbedded
 from service.errors import InvalidSetting
 from service.installation.settings import Settings
 
@@ -24,7 +23,7 @@ def create_pretrained_checkpoint(
     pooling: str,
     principal_components_of: Path | None = None,
     embedding_dim: int = 256,
-    on_progress: OnProgress | None = None,
+    on_progress: OnEmbedded | None = None,
 ) -> CheckpointFacts:
     """Write a checkpoint of `backbone` with its published weights.
 
@@ -63,22 +62,22 @@ def zero_shot_checkpoint(settings: Settings) -> Path:
     return directory
 
 
-def _embed_all(embedder: Embedder, path: Path, on_progress: OnProgress | None) -> NDArray[np.float32]:
+def _embed_all(embedder: Embedder, path: Path, on_progress: OnEmbedded | None) -> NDArray[np.float32]:
     source = read_import_source(path)
 
-    def files() -> Iterator[tuple[str, bytes]]:
+    def rows() -> Iterator[SourceRow]:
         for row in source.rows:
             if isinstance(row, RowError):
                 raise InvalidSetting(f"{path}: {row.location}: {row.message}")
-            yield row.location, row.image.read_bytes()
+            yield row
 
     parts = []
     num_done = 0
-    for batch in embed_images(files(), embedder, limits=DecodingLimits()):
-        for location, error in batch.failures:
-            raise InvalidSetting(f"{path}: {location}: {error}")
+    for batch in embed_images(rows(), lambda row: row.image.read_bytes(), embedder):
+        for row, error in batch.failures:
+            raise InvalidSetting(f"{path}: {row.location}: {error}")
         parts.append(batch.embeddings)
         num_done += len(batch.keys)
         if on_progress:
-            on_progress(num_done, source.num_rows)
+            on_progress(num_done, source.num_rows, batch.stages)
     return np.concatenate(parts)

@@ -1,17 +1,18 @@
 """Stored embeddings, keyed by embedding space and image content so that no image is embedded twice."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from embedding.bulk import BulkOptions, embed_images
 from embedding.decoding import DecodingLimits
 from embedding.embedder import ImageEmbedder
-from index.indexer import embed_images
+from embedding.stages import StageReport
 from service.catalogue.records import KEYS_PER_QUERY, chunks
-from service.catalogue.reports import OnProgress
 from service.embeddings.errors import MissingEmbeddings
 from service.storage.database import Database, insert_missing
 from service.storage.errors import MediaError
@@ -21,6 +22,13 @@ from service.storage.tables.embeddings import StoredEmbedding
 _DTYPE = np.dtype("<f4")
 
 
+class OnEmbedded(Protocol):
+    """Receives the number of images embedded and to embed, and the work of each stage so far."""
+
+    def __call__(self, done: int, total: int, stages: StageReport | None = None, /) -> None:
+        """Called after each batch."""
+
+
 def embed_missing(
     database: Database,
     media_store: MediaStore,
@@ -28,7 +36,7 @@ def embed_missing(
     names: Sequence[MediaName],
     *,
     limits: DecodingLimits,
-    on_progress: OnProgress | None = None,
+    on_progress: OnEmbedded | None = None,
 ) -> int:
     """Embed and store the images that have no embedding in the embedder's space; return how many these were.
 
@@ -40,18 +48,21 @@ def embed_missing(
     missing = list({name.sha256: name for name in names if name.sha256 not in done}.values())
     unreadable: list[str] = []
     num_done = 0
-    for batch in embed_images(_readable(media_store, missing, unreadable), embedder, limits=limits):
-        unreadable.extend(f"{digest}: {error}" for digest, error in batch.failures)
+    options = BulkOptions(limits=limits, num_readers=media_store.num_readers, skipped=(MediaError,))
+    for batch in embed_images(missing, media_store.get, embedder, options):
+        for name, error in batch.failures:
+            # A MediaError names its image.
+            unreadable.append(str(error) if isinstance(error, MediaError) else f"{name.sha256}: {error}")
         rows = [
-            {"space_id": embedder.space_id, "sha256": digest, "embedding": embedding.astype(_DTYPE).tobytes()}
-            for digest, embedding in zip(batch.keys, batch.embeddings, strict=True)
+            {"space_id": embedder.space_id, "sha256": name.sha256, "embedding": embedding.astype(_DTYPE).tobytes()}
+            for name, embedding in zip(batch.keys, batch.embeddings, strict=True)
         ]
         with database.transaction() as session:
             # Another process may have inserted some of them in the meantime.
             insert_missing(session, StoredEmbedding, rows)
         num_done += len(batch.keys)
         if on_progress:
-            on_progress(num_done, len(missing))
+            on_progress(num_done, len(missing), batch.stages)
     if unreadable:
         raise MediaError(f"{len(unreadable)} of {len(missing)} images cannot be embedded; the first: {unreadable[0]}")
     return len(missing)
@@ -121,13 +132,3 @@ def _stored_digests(session: Session, space_id: str, digests: Sequence[str]) -> 
             session.scalars(query.where(StoredEmbedding.space_id == space_id, StoredEmbedding.sha256.in_(part)))
         )
     return stored
-
-
-def _readable(
-    media_store: MediaStore, names: Sequence[MediaName], unreadable: list[str]
-) -> Iterator[tuple[str, bytes]]:
-    for name in names:
-        try:
-            yield name.sha256, media_store.get(name)
-        except MediaError as error:
-            unreadable.append(str(error))

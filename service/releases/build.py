@@ -4,7 +4,7 @@ import fcntl
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from index.structures import IndexOptions, choose_structure
 from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import CatalogueContents, read_catalogue
 from service.embeddings.pretrained import zero_shot_checkpoint
-from service.embeddings.stored import embed_missing, read_embeddings
+from service.embeddings.stored import OnEmbedded, embed_missing, read_embeddings
 from service.errors import InvalidSetting
 from service.installation.installation import Installation
 from service.installation.settings import Settings
@@ -30,8 +30,6 @@ from service.releases.records import ActiveRelease, activate_release, active_rel
 from service.storage.database import now
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int], None]  # images embedded, images to embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def build_release(
     checkpoint: Path | None = None,
     options: IndexOptions | None = None,
     activate: bool = True,
-    on_progress: OnProgress | None = None,
+    on_progress: OnEmbedded | None = None,
     origin: ReleaseOrigin | None = None,
 ) -> BuiltRelease:
     """Publish a release of the whole catalogue in its present state.
@@ -174,11 +172,11 @@ def _check_options(options: IndexOptions, checkpoint: Path, catalogue: Catalogue
 
 
 def _embed(
-    installation: Installation, checkpoint: Path, catalogue: CatalogueContents, on_progress: OnProgress | None
+    installation: Installation, checkpoint: Path, catalogue: CatalogueContents, on_progress: OnEmbedded | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the embeddings [N, D] of the catalogue's images, and how many of them were missing."""
     settings, database = installation.settings, installation.database
-    embedder = load_embedder(checkpoint, settings.network_options)
+    embedder = load_embedder(checkpoint, settings.network_options.for_bulk())
     names = [image.media_name for image in catalogue.images]
     num_embedded = embed_missing(
         database, installation.media_store, embedder, names, limits=installation.limits, on_progress=on_progress

@@ -19,6 +19,10 @@ from service.storage.errors import MediaError
 
 log = structlog.get_logger(__name__)
 
+# An object store answers one request after tens of milliseconds, but many at the same time.
+_READERS_OBJECT_STORE = 16
+_READERS_LOCAL = 2
+
 _NAME = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>{'|'.join(MEDIA_TYPES)})")
 
 
@@ -66,6 +70,7 @@ class MediaStore:
         self._is_local = isinstance(file_system, LocalFileSystem)
         self._file_system = cast(_FileSystem, file_system)
         self._root = str(root).rstrip("/")
+        self.num_readers = self._choose_num_readers(file_system)
 
     def _open(self) -> tuple[object, str]:
         if "://" not in self._address:
@@ -76,6 +81,13 @@ class MediaStore:
         except (ValueError, ImportError) as error:
             raise InvalidSetting(f"AKIN_MEDIA_URL={self.address_shown} cannot be used: {self._reason(error)}") from None
         return file_system, str(root)
+
+    def _choose_num_readers(self, file_system: object) -> int:
+        """Return how many threads should call `get` at once to read many images."""
+        if self._is_local:
+            return _READERS_LOCAL
+        # Drivers with an event loop have a connection per request; others, such as FTP, may share a single one.
+        return _READERS_OBJECT_STORE if getattr(file_system, "async_impl", False) else 1
 
     def _reason(self, error: Exception) -> str:
         return without_credentials(str(error) or type(error).__name__, self._address)

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from embedding.stages import STAGES, StageReport
 from service.installation.installation import Installation
 from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
@@ -35,6 +36,20 @@ class WorkerMetrics:
             buckets=_STEP_BUCKETS,
             registry=self.registry,
         )
+        self._stage_images = Counter(
+            "akin_embedding_stage_images", "Images that left a stage of bulk embedding.", ["stage"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._stage_seconds = Counter(
+            "akin_embedding_stage_busy_seconds",
+            "Seconds that a stage of bulk embedding was busy, the mean over its threads.",
+            ["stage"],
+            registry=self.registry,
+        )
+        for stage in STAGES:
+            # Exposed from the start: a rate needs a first value.
+            self._stage_images.labels(stage)
+            self._stage_seconds.labels(stage)
         self._rounds = _Rounds()
         self.registry.register(self._rounds)
 
@@ -42,6 +57,12 @@ class WorkerMetrics:
         """Record a step: its outcome is done, rejected, failed or cancelled."""
         self._steps.labels(step, outcome).inc()
         self._step_seconds.labels(step).observe(seconds)
+
+    def record_stages(self, stages: StageReport) -> None:
+        """Add what the stages of bulk embedding did."""
+        for stage in STAGES:
+            self._stage_images.labels(stage).inc(stages[stage].num_images)
+            self._stage_seconds.labels(stage).inc(stages[stage].busy_seconds)
 
     def note_round(self) -> None:
         """Record that the worker runs and reaches the database."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import structlog
 
+from embedding.stages import StageReport
 from service.errors import StorageFull, reason_of
 from service.installation.installation import Installation
 from service.operations.claims import OperationLost, claim_operation, end_operation, give_back_operation
@@ -40,6 +41,7 @@ class OperationRunner:
     run_once: StepRunner
     on_point: Callable[[str], None]
     record_step: Callable[[str, str, float], None]
+    record_stages: Callable[[StageReport], None] = lambda _stages: None
     at_work: set[str] = field(default_factory=set)  # ids of the operations that are performed now
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -75,6 +77,7 @@ class OperationRunner:
             is_stopping=self.stopping.is_set,
             on_point=self.on_point,
             record_step=self.record_step,
+            record_stages=self.record_stages,
         )
         start = time.perf_counter()
         state, error = _outcome(run, operation)

@@ -64,7 +64,12 @@ def run_worker(settings: Settings, options: WorkerOptions | None = None) -> None
         options.metrics.observing(installation),
     ):
         runner = OperationRunner(
-            installation, worker_id, run_once, on_point=options.on_point, record_step=options.metrics.record_step
+            installation,
+            worker_id,
+            run_once,
+            on_point=options.on_point,
+            record_step=options.metrics.record_step,
+            record_stages=options.metrics.record_stages,
         )
         version = options.workflow_version
         with job_engine(settings, runner.perform, worker_id=worker_id, version=version) as engine:

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from embedding.stages import StageReport
 from service.errors import KNOWN_ERRORS, code_of, reason_of
 from service.installation.installation import Installation
 from service.operations.claims import begin_step, finish_step, owned_operation
@@ -62,6 +63,8 @@ class Run:
     on_point: Callable[[str], None] = lambda _point: None
     # Called with the name, outcome and seconds of each step that was performed here.
     record_step: Callable[[str, str, float], None] = lambda _step, _outcome, _seconds: None
+    # Called with what the stages of bulk embedding did since the last call.
+    record_stages: Callable[[StageReport], None] = lambda _stages: None
     facts: Facts = field(default_factory=dict)
     _polled_at: float = 0.0
     _stage: str = ""

@@ -1,16 +1,13 @@
 """Building an index directory from embeddings or images."""
 
-import threading
-
 import numpy as np
 import pytest
 
 from embedding.artifact import read_manifest
-from embedding.decoding import DecodingLimits
+from embedding.bulk import BulkOptions
 from embedding.embedder import embed
-from embedding.errors import ImageTooLarge, UnsupportedImageFormat
-from index.errors import VectorIndexError
-from index.indexer import IndexEntry, IndexImage, build_index, embed_images, index_images
+from embedding.errors import UnsupportedImageFormat
+from index.indexer import IndexEntry, IndexImage, build_index, index_images
 from index.storage import KIND
 from index.structures import IndexOptions
 from index.vector_index import VectorIndex
@@ -101,7 +98,7 @@ def test_indexes_images_and_reports_undecodable_ones(tmp_path):
     images.insert(3, IndexImage("broken", "p9", b"not an image"))
     embedder = MeanColourEmbedder()
 
-    indexed = index_images(tmp_path / "index", iter(images), embedder, batch_size=3)
+    indexed = index_images(tmp_path / "index", iter(images), embedder, bulk=BulkOptions(batch_size=3))
 
     index = VectorIndex.load(tmp_path / "index", device="cpu")
     assert indexed.facts == index.facts
@@ -116,84 +113,3 @@ def test_no_images_give_an_empty_index(tmp_path):
     indexed = index_images(tmp_path / "index", [], MeanColourEmbedder())
 
     assert (indexed.facts.num_rows, indexed.facts.embedding_dim, indexed.failures) == (0, 4, [])
-
-
-@pytest.mark.parametrize(("batch_size", "num_decoders"), [(1, 1), (3, 2), (7, 4), (100, 2)])
-def test_embeds_images_in_input_order(batch_size, num_decoders):
-    """Images of very different sizes are decoded at different speeds."""
-    sizes = [(4, 4), (900, 700), (8, 8), (5, 900), (600, 600), (3, 3), (16, 16)]
-    images = [(number, png(COLOURS[number], size)) for number, size in enumerate(sizes)]
-    embedder = MeanColourEmbedder()
-
-    batches = list(embed_images(images, embedder, batch_size=batch_size, num_decoders=num_decoders))
-
-    assert [key for batch in batches for key in batch.keys] == list(range(7))
-    assert [len(batch.keys) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    expected = embed(embedder, [colour_image(colour) for colour in COLOURS])
-    np.testing.assert_allclose(np.concatenate([batch.embeddings for batch in batches]), expected, atol=1e-6)
-
-
-def test_an_undecodable_image_does_not_affect_the_others():
-    images = [("a", png("red")), ("b", b"\x89PNG\r\n\x1a\n"), ("c", b""), ("d", png("blue")), ("e", b"x"), ("f", b"y")]
-
-    batches = list(embed_images(images, MeanColourEmbedder(), batch_size=4))
-
-    assert [batch.keys for batch in batches] == [["a", "d"], []]
-    assert [[key for key, _ in batch.failures] for batch in batches] == [["b", "c"], ["e", "f"]]
-    assert [batch.embeddings.shape for batch in batches] == [(2, 4), (0, 4)]
-    assert "0 bytes" in str(batches[0].failures[1][1])
-
-
-def test_decoding_limits_apply_to_indexed_images():
-    images = [("small", png("red", (10, 10))), ("large", png("red", (11, 10)))]
-
-    [batch] = embed_images(images, MeanColourEmbedder(), limits=DecodingLimits(max_image_pixels=100))
-
-    assert batch.keys == ["small"]
-    assert isinstance(batch.failures[0][1], ImageTooLarge)
-
-
-def test_reads_at_most_two_batches_ahead_in_the_calling_thread():
-    read: list[int] = []
-    threads = set()
-
-    def endless():
-        while True:
-            threads.add(threading.current_thread())
-            read.append(len(read))
-            yield len(read), png("red")
-
-    batches = embed_images(endless(), MeanColourEmbedder(), batch_size=5)
-    assert read == []
-    for number in range(1, 8):
-        assert len(next(batches).keys) == 5
-        assert len(read) <= (number + 1) * 5
-    batches.close()
-
-    assert threads == {threading.current_thread()}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
-
-
-def test_an_error_of_the_input_is_propagated():
-    def failing():
-        yield "a", png("red")
-        raise VectorIndexError("the disk is gone")
-
-    with pytest.raises(VectorIndexError, match="disk is gone"):
-        list(embed_images(failing(), MeanColourEmbedder()))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("index-decode")]
-
-
-def test_an_error_of_the_embedder_is_propagated():
-    class BrokenEmbedder(MeanColourEmbedder):
-        def to_pixels(self, image):
-            raise MemoryError
-
-    with pytest.raises(MemoryError):
-        list(embed_images([("a", png("red"))], BrokenEmbedder()))
-
-
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_decoders": 0}])
-def test_refuses_sizes_below_one_before_reading(wrong):
-    with pytest.raises(ValueError, match="must be at least 1"):
-        embed_images([], MeanColourEmbedder(), **wrong)

@@ -254,13 +254,14 @@ class LineProgress:
         self._record: Record = {}
         self._best = _BestMetric()
 
-    def stage(self, stage: str, done: int, total: int) -> None:
-        """Print how far the stage is, with its rate and the time left."""
+    def stage(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Print how far the stage is, with its rate, the time left and `detail`."""
         if stage != self._stage:
             self._stage = stage
             self._pace.restart(0)
         if pace := self._pace.update(done, total, ""):
-            self._print(f"{stage.lower()} {done:,}/{total:,} · {pace}")
+            parts = (f"{stage.lower()} {done:,}/{total:,}", pace, detail)
+            self._print(" · ".join(part for part in parts if part))
         if done >= total:
             self._stage = ""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from embedding.stages import describe_rates
 from service.operations.row_errors import ROW_COUNTS
 from service.web.schemas.operations import OperationView, RowErrorList
 
@@ -51,6 +52,8 @@ def operation_lines(view: OperationView) -> Iterator[str]:
     if view.progress is not None and view.progress.total:
         left = f", {view.progress.seconds_left:.0f} s left" if view.progress.seconds_left is not None else ""
         yield f"  {view.progress.stage}: {view.progress.done} of {view.progress.total}{left}"
+        if view.progress.stage_rates:
+            yield f"  {describe_rates(view.progress.stage_rates)}"
     yield from _import_lines(view)
     yield from _metric_lines(view.result)
     verdict = view.result.get("verdict")
@@ -77,6 +80,8 @@ def progress_line(view: OperationView) -> str:
         line += f": {progress.stage}, {progress.done} of {progress.total}"
         if progress.per_second is not None and progress.seconds_left is not None:
             line += f", {progress.per_second:.3g} per second, {progress.seconds_left:.0f} s left"
+        if progress.stage_rates:
+            line += f" · {describe_rates(progress.stage_rates)}"
     return line
 
 

@@ -36,6 +36,11 @@ class OperationProgress(BaseModel):
     total: int | None = None
     per_second: float | None = None
     seconds_left: float | None = None
+    stage_rates: dict[str, float] | None = Field(
+        None,
+        description="While images are embedded: the images per second that each part could do alone (`read`, "
+        "`decode`, `network`, `write`). The lowest limits the whole.",
+    )
     loss: float | None = None
     validation: dict[str, Any] | None = Field(None, description="Metrics of the latest validation, by name.")
 

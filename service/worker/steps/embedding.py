@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 from embedding.checkpoint import load_embedder
+from embedding.stages import StageReport
 from service.catalogue.errors import EmptyCatalogue
 from service.catalogue.records import read_catalogue
-from service.embeddings.stored import embed_missing
+from service.embeddings.stored import OnEmbedded, embed_missing
 from service.operations.folder import RUN
 from service.releases.build import default_checkpoint, only_builder
 from service.releases.errors import BuilderBusy
@@ -51,16 +52,31 @@ def embed_shard(run: Run, shard: int) -> Facts:
     with installation.database.reading() as session:
         names = [image.media_name for image in read_catalogue(session).images]
     in_shard = [name for name in names if int(name.sha256[:8], 16) % num_shards == shard]
-    embedder = load_embedder(Path(run.facts["checkpoint"]), settings.network_options)
+    embedder = load_embedder(Path(run.facts["checkpoint"]), settings.network_options.for_bulk())
     num_embedded = embed_missing(
         installation.database,
         installation.media_store,
         embedder,
         in_shard,
         limits=installation.limits,
-        on_progress=lambda done, total: run.report(f"Embedding shard {shard + 1} of {num_shards}", done, total),
+        on_progress=embedding_progress(run, f"Embedding shard {shard + 1} of {num_shards}"),
     )
     return {f"num_embedded_{shard}": num_embedded}
+
+
+def embedding_progress(run: Run, title: str) -> OnEmbedded:
+    """Return a function that reports progress under this title, with the rate of each stage, and counts metrics."""
+    counted = StageReport()
+
+    def report(done: int, total: int, stages: StageReport | None = None, /) -> None:
+        nonlocal counted
+        if stages is None:
+            stages = counted
+        run.record_stages(stages - counted)
+        counted = stages
+        run.report(title, done, total, stage_rates={stage: round(rate, 1) for stage, rate in stages.rates().items()})
+
+    return report
 
 
 def _checkpoint(run: Run, active: ActiveRelease) -> Path:

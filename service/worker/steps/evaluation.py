@@ -19,6 +19,7 @@ from service.releases.records import ActiveRelease, active_release
 from service.storage.errors import MediaError
 from service.storage.media import MediaName
 from service.worker.run import Facts, Run, reject
+from service.worker.steps.embedding import embedding_progress
 from service.worker.steps.snapshot import request_of
 from training.evaluation.evaluation_set import EvaluationSet, SetMeasurement, measure
 from training.evaluation.latency import median_latencies
@@ -144,7 +145,7 @@ def _measure(
         embedder,
         list(names.values()),
         limits=installation.limits,
-        on_progress=lambda done, total: run.report(stage, done, total),
+        on_progress=embedding_progress(run, stage),
     )
 
     def rows(digests: Sequence[str]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from service.storage.database import in_utc
 from service.storage.errors import DatabaseUnavailable
 from service.storage.tables.operations import CANCELLED, REJECTED
 from service.worker.run import Ended, Facts, Run, reject
-from service.worker.steps.embedding import wait_for_builder
+from service.worker.steps.embedding import embedding_progress, wait_for_builder
 from service.worker.steps.evaluation import judge, unmet_reasons
 from service.worker.steps.snapshot import request_of
 from training.running.run import STATE
@@ -90,7 +90,7 @@ def _build(run: Run, release_id: str) -> Facts:
                 options=options,
                 activate=False,
                 origin=ReleaseOrigin(release_id, run.operation_id, evaluation),
-                on_progress=lambda done, total: run.report("Embedding new images", done, total),
+                on_progress=embedding_progress(run, "Embedding new images"),
             )
         except BuilderBusy:
             wait_for_builder(run)

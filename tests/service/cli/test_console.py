@@ -1,9 +1,11 @@
 """Progress of commands on a terminal and elsewhere."""
 
 import io
+import re
 
 from rich.console import Console
 
+from embedding.stages import StageReport, StageWork
 from service.cli.console import progress_bar
 
 
@@ -60,3 +62,33 @@ def test_on_a_terminal_progress_is_a_bar():
 
     assert "Labelling" in stream.getvalue()
     assert "2/4 rows" in stream.getvalue()
+
+
+def test_off_a_terminal_a_detail_ends_the_line():
+    stream, clock = io.StringIO(), Clock()
+
+    with progress_bar("Embedding", console=Console(file=stream, width=20), clock=clock) as move:
+        clock.seconds += 10.0
+        move(1234, 5000, StageReport(decode=StageWork(160, 1.0), network=StageWork(175, 1.0)))
+
+    assert stream.getvalue() == "embedding images 1,234/5,000 · 123.4/s · 0.5 min left · decode 160/s  network 175/s\n"
+
+
+def test_on_a_terminal_a_detail_is_a_line_below_the_bar():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, force_interactive=True, color_system=None, width=80)
+
+    with progress_bar("Embedding", console=console) as move:
+        move(1234, 5000, StageReport(decode=StageWork(160, 1.0), network=StageWork(175, 1.0)))
+
+    assert re.search(r"1234/5000 images.*\n  decode 160/s  network 175/s\n", stream.getvalue())
+
+
+def test_a_detail_that_is_missing_adds_nothing():
+    stream, clock = io.StringIO(), Clock()
+
+    with progress_bar("Drawing", console=Console(file=stream, width=20), clock=clock) as move:
+        clock.seconds += 10.0
+        move(10, 20, None)
+
+    assert stream.getvalue() == "drawing images 10/20 · 1.0/s · 0.2 min left\n"

@@ -60,6 +60,19 @@ def test_a_progress_line_has_what_is_known(installation):
     assert progress_line(OperationView.of(operation)) == f"{operation.id}: queued"
 
 
+def test_the_rates_of_embedding_are_shown_as_far_as_they_are_known(installation):
+    operation = create_operation(installation.database, BUILD, {}, actor="test")[0]
+    operation.progress = {
+        "stage": "Embedding shard 1 of 2", "done": 30, "total": 60,
+        "stage_rates": {"read": 410.0, "decode": 160.2, "network": 175.4},
+    }  # fmt: skip
+
+    view = OperationView.of(operation)
+
+    assert progress_line(view).endswith("Embedding shard 1 of 2, 30 of 60 · read 410/s  decode 160/s  network 175/s")
+    assert "  read 410/s  decode 160/s  network 175/s" in operation_lines(view)
+
+
 @pytest.fixture
 def imported(installation, tmp_path):
     """Queue and perform the import of an archive; returns the id of its operation."""

@@ -1,13 +1,14 @@
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
+from embedding.bulk import embed_images
 from embedding.runtimes.network import NetworkOptions
 from index.errors import LowRecall
-from index.indexer import embed_images
 from index.structures import IndexOptions
 from service.catalogue.editing import remove_products
 from service.catalogue.errors import EmptyCatalogue
@@ -86,10 +87,10 @@ def test_stored_embeddings_are_reused(shop, build):
 
 
 def test_an_interrupted_build_resumes_embedding(shop, build, monkeypatch):
-    def in_pairs(images, embedder, *, limits):
-        return embed_images(images, embedder, limits=limits, batch_size=2)
+    def in_pairs(names, read, embedder, options):
+        return embed_images(names, read, embedder, replace(options, batch_size=2))
 
-    def stop(done, total):
+    def stop(done, total, stages):
         if done == 4:
             raise KeyboardInterrupt
 
@@ -100,6 +101,29 @@ def test_an_interrupted_build_resumes_embedding(shop, build, monkeypatch):
     assert release_folders(shop) == []
 
     assert build().num_embedded == 2
+
+
+def test_progress_has_the_work_of_each_stage(build):
+    seen = []
+
+    build(on_progress=lambda done, total, stages: seen.append((done, total, stages)))
+
+    [(done, total, stages)] = seen
+    assert (done, total) == (6, 6)
+    assert [stages[stage].num_images for stage in ("read", "decode", "network")] == [6, 6, 6]
+
+
+def test_images_that_cannot_be_read_are_named_after_all_others_are_embedded(shop, build):
+    with shop.database.reading() as session:
+        first, second, *others = sorted(str(image.media_name) for image in read_catalogue(session).images)
+    for name in (first, second):
+        (shop.settings.home / "media" / name[:2] / name).unlink()
+
+    with pytest.raises(MediaError, match=r"^2 of 6 images cannot be embedded; the first: image \w{64}\.\w+ is not"):
+        build()
+
+    with shop.database.reading() as session:
+        assert len(session.scalars(select(StoredEmbedding.sha256)).all()) == len(others) == 4
 
 
 def test_a_release_can_be_built_without_activation(shop, build):

@@ -24,6 +24,17 @@ def test_returns_the_stored_bytes(store):
     assert store.get(NAME) == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("address", "has_loop", "num_readers"),
+    [("media", False, 2), ("memory://images", False, 1), ("memory://images", True, 16)],
+)
+def test_several_threads_read_where_the_driver_allows_it(monkeypatch, address, has_loop, num_readers):
+    """Drivers of object stores have an event loop, in which many requests run at once."""
+    monkeypatch.setattr(MemoryFileSystem, "async_impl", has_loop)
+
+    assert MediaStore(address).num_readers == num_readers
+
+
 def test_a_missing_image_is_reported_with_the_remedy(store):
     missing = MediaName("0" * 64, "png")
 

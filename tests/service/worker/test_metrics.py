@@ -8,6 +8,7 @@ import sys
 import httpx
 import pytest
 
+from embedding.stages import StageReport, StageWork
 from service.cli.main import main
 from service.operations.kinds import BUILD
 from service.operations.records import create_operation, get_operation
@@ -100,3 +101,15 @@ def test_steps_are_counted_by_outcome(outcome):
     labels = {"step": "train", "outcome": outcome}
     assert metrics.registry.get_sample_value("akin_operation_steps_total", labels) == 1
     assert metrics.registry.get_sample_value("akin_operation_step_seconds_sum", {"step": "train"}) == 12
+
+
+def test_a_stage_of_bulk_embedding_is_counted_with_its_busy_time():
+    metrics = WorkerMetrics()
+    name = "akin_embedding_stage"
+    assert metrics.registry.get_sample_value(f"{name}_images_total", {"stage": "write"}) == 0
+
+    for _ in range(2):
+        metrics.record_stages(StageReport(decode=StageWork(160, 1.0)))
+
+    assert metrics.registry.get_sample_value(f"{name}_images_total", {"stage": "decode"}) == 320
+    assert metrics.registry.get_sample_value(f"{name}_busy_seconds_total", {"stage": "decode"}) == 2
