@@ -6,12 +6,15 @@ Functions of routes that are not coroutines run in the framework's own threads.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, InvalidStateError, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar, TypeVarTuple
+from typing import Generic, ParamSpec, Self, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+F = TypeVar("F")
+P = ParamSpec("P")
 A = TypeVarTuple("A")
 
 _REQUEST_THREADS = 8
@@ -53,11 +56,73 @@ class ThreadPools:
             pool.shutdown()
 
 
+class OneCall(Generic[P, T]):
+    """A function that is called once, or given up.
+
+    Pools keep a cancelled call until its turn. Giving it up frees what the function holds immediately.
+    """
+
+    def __init__(self, function: Callable[P, T]) -> None:
+        self._held = [function]
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> T:
+        """Call the function; raises CancelledError if it has been given up."""
+        try:
+            function = self._held.pop()
+        except IndexError:
+            raise CancelledError from None
+        return function(*arguments, **options)
+
+    def give_up(self) -> None:
+        """Free the function, unless it has been called."""
+        self._held.clear()
+
+
 async def run_in(pool: Executor, function: Callable[[*A], T], *arguments: *A) -> T:
     """Run a function in a pool; cancelling the caller removes it from the queue, unless it has started."""
-    # The pool keeps a cancelled call until its turn. Clearing the arguments frees what they hold immediately.
-    held = [arguments]
+    call = OneCall(lambda: function(*arguments))
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*held.pop()))
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
     finally:
-        held.clear()
+        call.give_up()
+
+
+def run_after(first: Future[F], pool: Executor, call: OneCall[[F], T]) -> Future[T]:
+    """Call in a pool with the result of `first`; its error or cancellation becomes that of the returned future.
+
+    The thread that completes `first` hands the call over, so that it does not wait for the event loop.
+    """
+    second: Future[T] = Future()
+    # Emptied, since futures keep their callbacks, and tracebacks the arguments of calls.
+    waiting = [second]
+
+    def submit(done: Future[F]) -> None:
+        if done.cancelled():
+            waiting.pop().cancel()
+        elif (error := done.exception()) is not None:
+            _set_exception(waiting.pop(), error)
+        else:
+            try:
+                pool.submit(_complete, waiting, call, done.result())
+            except RuntimeError as error:  # the pool has been shut down
+                _set_exception(waiting.pop(), error)
+
+    first.add_done_callback(submit)
+    return second
+
+
+def _complete(waiting: list[Future[T]], call: OneCall[[F], T], argument: F) -> None:
+    future = waiting.pop()
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call(argument))
+    except BaseException as error:  # noqa: BLE001  # passed to the caller
+        future.set_exception(error)
+        # The traceback refers to this frame, and the future to the traceback.
+        del future
+
+
+def _set_exception(future: Future[T], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
+        future.set_exception(error)
