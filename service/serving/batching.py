@@ -72,8 +72,13 @@ def worthwhile_wait(costs: BatchCosts, num_waiting: int, arrivals: Sequence[floa
             break
         num_first, num_later = num_waiting + num_more, len(arrivals) - num_more
         end = wait + costs.run_seconds(num_first)
-        later_end = max(end, arrivals[-1]) + costs.run_seconds(num_later)
-        total = num_first * end + num_later * later_end
+        total = num_first * end
+        while num_later > 0:
+            # Simplified: later runs start once the last image has arrived.
+            num_next = min(num_later, costs.best)
+            end = max(end, arrivals[-1]) + costs.run_seconds(num_next)
+            total += num_next * end
+            num_later -= num_next
         if total < least_total:
             best_wait, least_total = wait, total
     return best_wait

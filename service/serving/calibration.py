@@ -10,7 +10,7 @@ from service.releases.files import LoadedRelease
 from service.serving.batching import BatchCosts
 from service.serving.inference import InferenceThread
 
-_RUNS_PER_SIZE = 3
+_LATER_ROUNDS = 2
 _BUDGET_SECONDS = 1.5
 # Larger sizes are not tried after so many in succession that were no cheaper per image. One could be a disturbance.
 _PATIENCE = 2
@@ -47,21 +47,44 @@ async def measure_costs(
     `run` embeds so many images and returns the seconds. Each run is a call of its own, so that searches of a release
     that is being replaced come between two of them.
     """
-    seconds: dict[int, float] = {}
-    spent = 0.0
-    num_dearer = 0
-    size = 1
+    costs = _Costs(run, budget_seconds)
+    num_dearer, size = 0, 1
     while True:
-        least = float("inf")
-        for _ in range(_RUNS_PER_SIZE):
-            # The first run of a size allocates memory; the least time has no such extras.
-            one = await run(size)
-            least, spent = min(least, one), spent + one
-            if spent > budget_seconds:
-                break
-        is_cheaper = all(least / size < other / smaller for smaller, other in seconds.items())
-        num_dearer = 0 if is_cheaper else num_dearer + 1
-        seconds[size] = least
-        if size == largest or num_dearer == _PATIENCE or spent > budget_seconds:
-            return BatchCosts.measured(seconds)
+        # The first run of a size allocates memory.
+        await costs.measure(size, num_runs=2)
+        num_dearer = 0 if costs.is_cheapest(size) else num_dearer + 1
+        if size == largest or num_dearer == _PATIENCE or costs.is_budget_spent:
+            break
         size = min(2 * size, largest)
+    # In turn, so that other work of the machine for a moment does not affect one size only.
+    for size in _LATER_ROUNDS * list(costs.seconds):
+        await costs.measure(size, num_runs=1)
+    return BatchCosts.measured(costs.seconds)
+
+
+class _Costs:
+    """The least seconds of runs of each size, and the budget."""
+
+    def __init__(self, run: Callable[[int], Awaitable[float]], budget_seconds: float) -> None:
+        self._run = run
+        self._left_seconds = budget_seconds
+        self.seconds: dict[int, float] = {}
+
+    @property
+    def is_budget_spent(self) -> bool:
+        """Whether no further run is measured."""
+        return self._left_seconds <= 0
+
+    async def measure(self, size: int, *, num_runs: int) -> None:
+        """Measure runs of one size: at least one the first time, otherwise while the budget lasts."""
+        for _ in range(num_runs):
+            if self.is_budget_spent and size in self.seconds:
+                return
+            seconds = await self._run(size)
+            self._left_seconds -= seconds
+            self.seconds[size] = min(seconds, self.seconds.get(size, seconds))
+
+    def is_cheapest(self, size: int) -> bool:
+        """Return whether this size costs less per image than all smaller ones."""
+        cost = self.seconds[size] / size
+        return all(cost < seconds / other for other, seconds in self.seconds.items() if other != size)
