@@ -47,6 +47,7 @@ from service.demo.sample.products import sample_products
 from service.demo.sample.views import photo_view
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.installation.installation import Installation, open_installation
+from service.installation.pools import ThreadPools
 from service.installation.settings import Settings
 from service.releases.files import CHECKPOINT_NAME, LoadedRelease, load_release, write_release
 from service.releases.records import activate_release, record_release
@@ -164,7 +165,9 @@ def loaded_parts(settings: Settings, address: str, server_pid: int) -> Parts:
     release = load_release(settings.releases_dir, RELEASE_ID, onnx, index_device="cpu")
     checkpoint = settings.releases_dir / RELEASE_ID / CHECKPOINT_NAME
     torch = load_embedder(checkpoint, NetworkOptions("cpu", runtime="torch"))
-    return Parts(release, release.embedder, torch, address, server_pid, settings.decode_workers)
+    with ThreadPools(decode_workers=settings.decode_workers, search_workers=1) as pools:
+        num_decoders = pools.num_decoders
+    return Parts(release, release.embedder, torch, address, server_pid, num_decoders)
 
 
 @contextmanager

@@ -12,23 +12,32 @@ from concurrent.futures import CancelledError, Executor, Future, InvalidStateErr
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar, TypeVarTuple
 
+import torch
+
 T = TypeVar("T")
 F = TypeVar("F")
 P = ParamSpec("P")
 A = TypeVarTuple("A")
 
+# Each decoder may hold a large image; more do not decode faster than networks embed.
+_MOST_DECODERS = 16
 _REQUEST_THREADS = 8
 _IMAGE_THREADS = 4
 _LOOKUP_THREADS = 2
 
 
 class ThreadPools:
-    """The thread pools of one server; threads start when they are needed, and end with the `with` block."""
+    """The thread pools of one server; threads start when they are needed, and end with the `with` block.
+
+    With 0 `decode_workers`, there are as many as a network has threads: decoding then keeps all cores busy while the
+    network waits for images, and the scheduler divides the cores while both have work (benchmarks/core_split.py).
+    """
 
     def __init__(self, *, decode_workers: int, search_workers: int) -> None:
-        self.decoders = ThreadPoolExecutor(decode_workers, "decode")
+        self.num_decoders = decode_workers or min(_MOST_DECODERS, torch.get_num_threads())
+        self.decoders = ThreadPoolExecutor(self.num_decoders, "decode")
         # Bodies of searches that take time to parse, such as JSON with an image.
-        self.bodies = ThreadPoolExecutor(decode_workers, "body")
+        self.bodies = ThreadPoolExecutor(self.num_decoders, "body")
         self.searchers = ThreadPoolExecutor(search_workers, "search")
         # Large responses become JSON here.
         self.responses = ThreadPoolExecutor(1, "response")

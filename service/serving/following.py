@@ -32,7 +32,7 @@ async def following_releases(
     `on_run` is called in the inference thread after each run of the network for searches.
     """
     settings = installation.settings
-    inference = InferenceThread(num_decoders=settings.decode_workers, on_run=on_run)
+    inference = InferenceThread(num_decoders=pools.num_decoders, on_run=on_run)
     calibration = Calibration(inference)
     closer = ReleaseCloser()
     network_check = NetworkCheck(live, network_state, interval_seconds=settings.network_check_seconds)

@@ -137,18 +137,21 @@ class ImageQueue:
                 self._wait(self._changed, None)
                 self._drop_cancelled()
             started_at = self._clock()
+            held_seconds = 0.0
             while (seconds := self._wait_seconds(started_at)) > 0:
                 num_items = len(self._items)
-                if not self._wait(self._changed, seconds) and len(self._items) == num_items:
+                has_news = self._wait(self._changed, seconds) or len(self._items) != num_items
+                held_seconds = self._clock() - started_at
+                if not has_news:
                     break
                 self._drop_cancelled()
-            return self._taken(started_at)
+            return self._taken(held_seconds)
 
     def _drop_cancelled(self) -> None:
         if any(item.future.cancelled() for item in self._items):
             self._items = deque(item for item in self._items if not item.future.cancelled())
 
-    def _taken(self, started_at: float) -> Batch | TimedRun | None:
+    def _taken(self, held_seconds: float) -> Batch | TimedRun | None:
         """Return what runs next; a batch may be empty if its images have been cancelled."""
         if not self._items:
             return Batch([], 0.0)
@@ -157,7 +160,7 @@ class ImageQueue:
             return first
         images = [self._items.popleft() for _ in self._together()]
         running = [image for image in images if image.future.set_running_or_notify_cancel()]
-        return Batch([image for image in running if isinstance(image, QueuedImage)], self._clock() - started_at)
+        return Batch([image for image in running if isinstance(image, QueuedImage)], held_seconds)
 
     def _together(self) -> list[QueuedImage]:
         """Return the first images of the queue that may share a batch."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from embedding.embedder import ImageEmbedder
 from service.installation.pools import OneCall
 from service.serving.batching import BatchCosts
-from service.serving.image_queue import Batch, Embedded, ImageQueue, QueuedImage, TimedRun
+from service.serving.image_queue import Embedded, ImageQueue, QueuedImage, TimedRun
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ class InferenceThread:
             self._time(work)
         elif work.images:
             facts = RunFacts(len(work.images), work.held_seconds)
-            self._embed(work)
+            _embed_batch(work.images, self._clock)
             self._on_run(facts)
         return True
 
@@ -145,19 +145,19 @@ class InferenceThread:
         else:
             run.future.set_result(self._clock() - start)
 
-    def _embed(self, batch: Batch) -> None:
-        images = batch.images
-        start = self._clock()
-        try:
-            embeddings = images[0].embedder.embed_pixels(np.stack([image.decoded() for image in images]))
-        except Exception as error:  # noqa: BLE001  # passed to each waiting request, which logs it
-            _fail(images, error)
-            # The traceback refers to this list, and the images to the error: a cycle that would keep the release.
-            images.clear()
-            return
-        end = self._clock()
-        for image, embedding in zip(images, embeddings, strict=True):
-            image.future.set_result(Embedded(embedding, image.queued_at, start, end))
+
+def _embed_batch(images: list[QueuedImage], clock: Callable[[], float]) -> None:
+    start = clock()
+    try:
+        embeddings = images[0].embedder.embed_pixels(np.stack([image.decoded() for image in images]))
+    except Exception as error:  # noqa: BLE001  # passed to each waiting request, which logs it
+        _fail(images, error)
+        # The traceback refers to this list, and the images to the error: a cycle that would keep the release.
+        images.clear()
+        return
+    end = clock()
+    for image, embedding in zip(images, embeddings, strict=True):
+        image.future.set_result(Embedded(embedding, image.queued_at, start, end))
 
 
 def _fail(images: list[QueuedImage], error: BaseException) -> None:
