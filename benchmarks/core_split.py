@@ -32,7 +32,7 @@ from embedding.runtimes.network import NetworkOptions
 from service.installation.pools import OneCall
 from service.serving.batching import BatchCosts
 from service.serving.calibration import measure_costs
-from service.serving.image_queue import QueuedImage
+from service.serving.image_queue import Embedded, QueuedImage
 from service.serving.inference import InferenceThread, run_in_own_thread
 
 CLIENTS = 16
@@ -86,7 +86,7 @@ def load(checkpoint: Path, num_threads: int, cache_dir: Path) -> Embedder:
 
 
 @contextmanager
-def running(split: Split) -> Iterator[Callable[[bytes, BatchCosts], "asyncio.Future[object]"]]:
+def running(split: Split) -> Iterator[Callable[[bytes, BatchCosts], "asyncio.Future[Embedded]"]]:
     """Yield a function that decodes and embeds an image with the threads of a split."""
     embedder = split.embedder
 
@@ -97,7 +97,7 @@ def running(split: Split) -> Iterator[Callable[[bytes, BatchCosts], "asyncio.Fut
         decoders = stack.enter_context(ThreadPoolExecutor(split.num_decoders))
         inference = stack.enter_context(closing(InferenceThread(num_decoders=split.num_decoders)))
 
-        def embed(image_bytes: bytes, costs: BatchCosts) -> "asyncio.Future[object]":
+        def embed(image_bytes: bytes, costs: BatchCosts) -> "asyncio.Future[Embedded]":
             image = QueuedImage(embedder, costs)
             inference.decode_and_embed(image, OneCall(partial(decode, image_bytes)), decoders)
             return asyncio.wrap_future(image.future)

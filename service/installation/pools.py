@@ -113,8 +113,8 @@ def run_after(first: Future[F], pool: Executor, call: OneCall[[F], T]) -> Future
         else:
             try:
                 pool.submit(_complete, waiting, call, done.result())
-            except RuntimeError as error:  # the pool has been shut down
-                _set_exception(waiting.pop(), error)
+            except RuntimeError as shut_down:
+                _set_exception(waiting.pop(), shut_down)
 
     first.add_done_callback(submit)
     return second

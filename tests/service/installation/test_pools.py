@@ -65,7 +65,7 @@ def test_a_call_follows_a_future_in_a_thread_of_the_pool():
 
 
 def test_what_happens_to_a_future_happens_to_the_one_after_it():
-    calls = []
+    calls: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         failed: Future[int] = Future()
         after_failure = run_after(failed, pool, OneCall(calls.append))
@@ -86,7 +86,7 @@ def test_what_happens_to_a_future_happens_to_the_one_after_it():
 def test_after_the_pool_has_been_shut_down_the_future_fails():
     first: Future[int] = Future()
     with ThreadPoolExecutor(1) as pool:
-        second = run_after(first, pool, OneCall(abs))
+        second = run_after(first, pool, OneCall(str))
 
     first.set_result(1)
 

@@ -1,6 +1,7 @@
 """Which images run together, and for how long a run is held back; time is a clock that is moved by hand."""
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ class Bench:
 
     def __init__(self, num_decoders=2):
         self.clock = Clock()
-        self.events = deque()  # (seconds from the previous event, function)
+        # (seconds from the previous event, function)
+        self.events: deque[tuple[float, Callable[[], object]]] = deque()
         self.waits = []
         self.queue = ImageQueue(num_decoders, clock=self.clock, wait=self.wait)
 

@@ -153,7 +153,7 @@ def test_each_run_is_reported_once():
         await asyncio.gather(*tasks)
         await inference.time_run(embedder, np.zeros((2, 8, 8, 3), np.uint8))
 
-    runs = []
+    runs: list[RunFacts] = []
     with closing(InferenceThread(on_run=runs.append)) as inference:
         asyncio.run(run(inference))
 
