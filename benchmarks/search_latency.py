@@ -1,14 +1,20 @@
-"""The latency of a search and of its parts: network, index, decoding, pipeline in process, HTTP on loopback.
+"""A search over HTTP compared with its parts: eager torch, ONNX Runtime, decoding, index.
 
-    python benchmarks/search_latency.py [--num-products 2000] [--num-requests 200] [--json FILE]
+    python -m benchmarks.search_latency [--photos DIR] [--num-products 2000] [--num-requests 200] [--json FILE]
 
-The server is an `akin serve` process; the parts are timed in this process, in turn with requests to the server. Prints
-milliseconds (p50, p95) of each stage, the ratio of the p50 of /search with one client to decode + forward + search, and
-the throughput with 16 clients against that of the bare network.
+Queries are drawn JPEG images of 800 x 600, and with `--photos` also the JPEG files below a folder, such as that of the
+GroceryStoreDataset. The server is an `akin serve` process with the settings of the environment (AKIN_NETWORK_THREADS,
+AKIN_DECODE_WORKERS). All is measured in turn, since the speed of a shared machine changes by half within seconds:
+
+latency      /search with one client over the eager torch forward alone, and over decoding + ONNX Runtime + index
+throughput   /search with 16 clients over a loop without a server, which decodes in as many threads while ONNX Runtime
+             embeds batches; the CPU seconds of the load generator, a process of its own, count as not available
+
+Prints milliseconds, images per second, and the ratios with their goals. Where the machine is busy with other work, the
+last ratio, of CPU time, is the one to trust.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
@@ -16,17 +22,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from embedding.decoding import DecodingLimits, decode_image
+from benchmarks.search_load import K, SearchClient, encoded_search
+from embedding.checkpoint import exported_checkpoint, load_embedder
+from embedding.decoding import decode_image
 from embedding.embedder import ImageEmbedder
 from embedding.runtimes.network import NetworkOptions
 from index.structures import IndexOptions
@@ -35,73 +47,132 @@ from service.demo.sample.products import sample_products
 from service.demo.sample.views import photo_view
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.installation.installation import Installation, open_installation
+from service.installation.pools import ThreadPools
 from service.installation.settings import Settings
-from service.releases.files import LoadedRelease, load_release, write_release
+from service.releases.files import CHECKPOINT_NAME, LoadedRelease, load_release, write_release
 from service.releases.records import activate_release, record_release
-from service.serving.engine import SearchEngine
-from service.serving.inference import InferenceThread, run_in_own_thread
+from service.serving.inference import run_in_own_thread
 from service.storage.database import now
 from service.storage.media import MediaName
 from service.web.server import address_of, listen
 
+CLIENTS = 16
 ROUNDS = 4
-CLIENTS = (4, 16)
-K = 10
+NUM_QUERIES = 32
+RELEASE_ID = "bench"
+DRAWN, PHOTOS = "800 x 600", "photos"
+# The threads of torch spin for a moment after a forward pass, which must not slow what is measured next.
+CALM_SECONDS = 0.02
+LATENCY_GOALS = {PHOTOS: 0.60, DRAWN: 0.75}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is compared: the release in this process with either runtime, and the server."""
+
+    release: LoadedRelease
+    onnx: ImageEmbedder
+    torch: ImageEmbedder
+    address: str
+    server_pid: int
+    num_decoders: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A measured ratio; `goal` is a lower bound if `is_least`, None if there is none."""
+
+    name: str
+    value: float
+    goal: float | None
+    is_least: bool = False
+
+    def line(self) -> str:
+        """Return a line of the table."""
+        if self.goal is None:
+            return f"{self.name:76s} {self.value:6.2f}"
+        is_met = self.value >= self.goal if self.is_least else self.value <= self.goal
+        sign = ">=" if self.is_least else "<="
+        return f"{self.name:76s} {self.value:6.2f}  {sign} {self.goal:.2f}  {'met' if is_met else 'MISSED'}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="a folder with JPEG photos, searched for at any depth")
     parser.add_argument("--num-products", type=int, default=2000)
     parser.add_argument("--num-requests", type=int, default=200, help="number of searches of each kind")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    queries = {DRAWN: drawn_queries()}
+    if arguments.photos is not None:
+        queries[PHOTOS] = photo_queries(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(home=Path(folder) / "home", log_level="warning")
+        settings = Settings(home=Path(folder) / "home")
         with open_installation(settings) as installation:
-            release = run_in_own_thread(lambda: publish_release(installation, arguments.num_products))
-        queries = query_images(16)
-        with served(settings) as address:
-            figures = measure(release, settings, address, queries, arguments.num_requests)
-    report(figures)
+            run_in_own_thread(lambda: publish_release(installation, arguments.num_products))
+        with served(settings) as (address, server_pid):
+            figures, ratios = run_in_own_thread(
+                lambda: measure_all(loaded_parts(settings, address, server_pid), queries, arguments.num_requests)
+            )
+    report(figures, ratios)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        document = {"figures": figures, "ratios": {ratio.name: ratio.value for ratio in ratios}}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def publish_release(installation: Installation, num_products: int) -> LoadedRelease:
-    """Publish a release of random embeddings, since the time of an exact search does not depend on them."""
-    settings = installation.settings
-    checkpoint = zero_shot_checkpoint(installation.settings)
-    embeddings_ND = np.random.default_rng(0).normal(size=(num_products, 1280)).astype(np.float32)
-    embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
-    images = [
-        CatalogueImage(f"{n:08d}", f"product-{n}", f"Product {n}", {"n": n}, MediaName(f"{n:064x}", "jpg"))
-        for n in range(num_products)
-    ]
-    created_at = now().isoformat()
-    facts = write_release(
-        settings.releases_dir, "bench", checkpoint, CatalogueContents(0, images), embeddings_ND, IndexOptions(),
-        created_at=created_at,
-    )  # fmt: skip
-    with installation.database.transaction() as session:
-        record_release(session, facts)
-    with installation.database.transaction() as session:
-        activate_release(session, "bench")
-    return load_release(settings.releases_dir, "bench", NetworkOptions("cpu"), index_device="cpu")
-
-
-def query_images(count: int) -> list[bytes]:
-    """Return JPEG photos of about half a megapixel, like those sent by phones."""
+def drawn_queries() -> list[bytes]:
+    """Return JPEG images of about half a megapixel, like those sent by phones."""
     encoded = []
-    for product in sample_products(count, seed=0):
+    for product in sample_products(NUM_QUERIES, seed=0):
         buffer = BytesIO()
         photo_view(product, 0).resize((800, 600), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
         encoded.append(buffer.getvalue())
     return encoded
 
 
+def photo_queries(folder: Path) -> list[bytes]:
+    """Return photos that are spread evenly over the files below a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise SystemExit(f"{folder} has no JPEG files")
+    return [path.read_bytes() for path in paths[:: max(1, len(paths) // NUM_QUERIES)][:NUM_QUERIES]]
+
+
+def publish_release(installation: Installation, num_products: int) -> None:
+    """Publish a release of random embeddings, since the time of an exact search does not depend on them."""
+    settings = installation.settings
+    checkpoint = zero_shot_checkpoint(settings)
+    embeddings_ND = np.random.default_rng(0).normal(size=(num_products, 1280)).astype(np.float32)
+    embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
+    images = [
+        CatalogueImage(f"{n:08d}", f"product-{n}", f"Product {n}", {"n": n}, MediaName(f"{n:064x}", "jpg"))
+        for n in range(num_products)
+    ]
+    with exported_checkpoint(checkpoint, settings.network_options) as exported:
+        facts = write_release(
+            settings.releases_dir, RELEASE_ID, checkpoint, CatalogueContents(0, images), embeddings_ND, IndexOptions(),
+            created_at=now().isoformat(), exported=exported,
+        )  # fmt: skip
+    with installation.database.transaction() as session:
+        record_release(session, facts)
+    with installation.database.transaction() as session:
+        activate_release(session, RELEASE_ID)
+
+
+def loaded_parts(settings: Settings, address: str, server_pid: int) -> Parts:
+    """Load the release, and its network for torch as well."""
+    onnx = NetworkOptions("cpu", "float32", "onnxruntime", settings.cache_dir / "networks", settings.network_threads)
+    release = load_release(settings.releases_dir, RELEASE_ID, onnx, index_device="cpu")
+    checkpoint = settings.releases_dir / RELEASE_ID / CHECKPOINT_NAME
+    torch = load_embedder(checkpoint, NetworkOptions("cpu", runtime="torch"))
+    with ThreadPools(decode_workers=settings.decode_workers, search_workers=1) as pools:
+        num_decoders = pools.num_decoders
+    return Parts(release, release.embedder, torch, address, server_pid, num_decoders)
+
+
 @contextmanager
-def served(settings: Settings) -> Iterator[str]:
-    """Run `akin serve` as a process, and yield its URL when it is ready."""
+def served(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Run `akin serve` as a process, and yield its URL and process id when it is ready."""
     with listen("127.0.0.1", 0) as free:
         address, port = address_of(free), free.getsockname()[1]
     environment = {**os.environ, "AKIN_HOME": str(settings.home), "AKIN_LOG_LEVEL": "warning"}
@@ -115,147 +186,159 @@ def served(settings: Settings) -> Iterator[str]:
                         break
                 except httpx.TransportError:
                     pass
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit("the server did not become ready within 60 s")
                 time.sleep(0.1)
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
 
 
-def measure(
-    release: LoadedRelease, settings: Settings, address: str, queries: list[bytes], num_requests: int
-) -> dict[str, dict[str, float]]:
-    """Time every stage; see `figure` for the values of each."""
-    # Each part runs in a thread that ends: service/serving/inference.py explains why a second one slows the network.
-    figures = run_in_own_thread(lambda: measure_parts(release, address, queries, num_requests))
-    figures |= measure_pipeline(release, settings, queries, num_requests)
-    figures |= run_in_own_thread(lambda: measure_throughput(release.embedder, address, queries, num_requests))
-    return figures
-
-
-def measure_parts(
-    release: LoadedRelease, address: str, queries: list[bytes], num_requests: int
-) -> dict[str, dict[str, float]]:
-    """Time the parts of a search and a search over HTTP, in turn."""
-    embedder, index = release.embedder, release.index
-    pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
-    embeddings = [embedder.embed_pixels(image[None])[0] for image in pixels]
-    with httpx.Client(base_url=address, timeout=60) as client:
-        stages: dict[str, Callable[[int], object]] = {
-            # The network first: its worker threads spin for a moment afterwards, which must not slow the server.
-            "forward": lambda n: embedder.embed_pixels(pixels[n][None]),
-            "decode": lambda n: embedder.to_pixels(decode_image(queries[n])),
-            "search": lambda n: index.search_products(embeddings[n], K),
-            "/search, 1 client": lambda n: search_over_http(client, queries[n]),
+def measure_all(
+    parts: Parts, queries: dict[str, list[bytes]], num_requests: int
+) -> tuple[dict[str, dict[str, float]], list[Ratio]]:
+    """Measure latency and throughput with each kind of query."""
+    figures: dict[str, dict[str, float]] = {}
+    ratios: list[Ratio] = []
+    for kind, encoded in queries.items():
+        latency = measure_latency(parts, encoded, num_requests)
+        figures |= {f"{kind}: {name}": figure(times) for name, times in latency.items()}
+        p50 = {name: statistics.median(times) for name, times in latency.items()}
+        search = p50["/search, 1 client"]
+        ratios.append(Ratio(f"{kind}: /search p50 / eager torch forward alone", search / p50["torch"],
+                            LATENCY_GOALS[kind]))  # fmt: skip
+        ratios.append(Ratio(f"{kind}: /search p50 / (decode + ONNX Runtime + index)", search / p50["parts"], 1.15))
+        throughput = measure_throughput(parts, encoded, num_requests)
+        figures[f"{kind}: /search, {CLIENTS} clients"] = figure(throughput.latencies) | {
+            "per_second": throughput.served_per_second
         }
-        # In turn, since the speed of a shared machine changes by half within seconds.
+        figures[f"{kind}: decoding and ONNX Runtime in batches"] = {"per_second": throughput.bare_per_second}
+        name = f"{kind}: throughput at {CLIENTS} clients / bare ONNX Runtime with decoding"
+        ratios.append(Ratio(name, throughput.served_per_second / throughput.bare_per_second, 0.80, is_least=True))
+        name = f"{kind}: CPU seconds of the bare loop / of the server"
+        ratios.append(Ratio(name, throughput.bare_cpu_seconds / throughput.server_cpu_seconds, None))
+    return figures, ratios
+
+
+def measure_latency(parts: Parts, queries: list[bytes], num_requests: int) -> dict[str, list[float]]:
+    """Time the parts of a search and a search over HTTP, in turn."""
+    index, onnx = parts.release.index, parts.onnx
+    pixels = [onnx.to_pixels(decode_image(query)) for query in queries]
+    embeddings = [onnx.embed_pixels(image[None])[0] for image in pixels]
+    requests = [encoded_search(query) for query in queries]
+    with SearchClient(parts.address) as client:
+        stages: dict[str, Callable[[int], object]] = {
+            "/search, 1 client": lambda n: client.search(requests[n]),
+            "decode": lambda n: onnx.to_pixels(decode_image(queries[n])),
+            "onnxruntime": lambda n: onnx.embed_pixels(pixels[n][None]),
+            "index": lambda n: index.search_products(embeddings[n], K),
+            "torch": lambda n: parts.torch.embed_pixels(pixels[n][None]),
+        }
         seconds: dict[str, list[float]] = {name: [] for name in stages}
-        for n in range(num_requests):
+        for n in range(-3, num_requests):
             for name, stage in stages.items():
                 start = time.perf_counter()
                 stage(n % len(queries))
-                seconds[name].append(time.perf_counter() - start)
-    return {name: figure(times, sum(times)) for name, times in seconds.items()}
+                if n >= 0:  # the first are slow: memory is allocated, and connections are opened
+                    seconds[name].append(time.perf_counter() - start)
+            time.sleep(CALM_SECONDS)
+    in_parts = zip(seconds["decode"], seconds["onnxruntime"], seconds["index"], strict=True)
+    return seconds | {"parts": [sum(each) for each in in_parts]}
 
 
-def measure_pipeline(
-    release: LoadedRelease, settings: Settings, queries: list[bytes], num_requests: int
-) -> dict[str, dict[str, float]]:
-    """Time the search pipeline in this process, without HTTP."""
+@dataclass(slots=True)
+class Throughput:
+    """Sums over the rounds; `available` are the wall seconds without the CPU seconds of the load generator."""
 
-    async def run() -> list[float]:
-        times = []
-        for n in range(num_requests):
-            start = time.perf_counter()
-            await engine.search(queries[n % len(queries)], K, None)
-            times.append(time.perf_counter() - start)
-        return times
+    latencies: list[float]
+    available_seconds: float = 0.0
+    server_cpu_seconds: float = 0.0
+    bare_seconds: float = 0.0
+    bare_cpu_seconds: float = 0.0
 
-    inference = InferenceThread()
-    with ThreadPoolExecutor(settings.decode_workers) as decoders, ThreadPoolExecutor(1) as searchers:
-        engine = SearchEngine(release, inference, decoders=decoders, searchers=searchers, limits=DecodingLimits())
-        times = asyncio.run(run())
-    inference.close()
-    return {"pipeline in process": figure(times, sum(times))}
+    @property
+    def served_per_second(self) -> float:
+        """Searches per second that the server answered."""
+        return len(self.latencies) / self.available_seconds
 
-
-def measure_throughput(
-    embedder: ImageEmbedder, address: str, queries: list[bytes], num_requests: int
-) -> dict[str, dict[str, float]]:
-    """Time the bare network and concurrent clients, in turn."""
-    pixels = [embedder.to_pixels(decode_image(query)) for query in queries]
-    singles: list[float] = []
-    batches: list[float] = []
-    many: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
-    walls = dict.fromkeys(CLIENTS, 0.0)
-    batch = np.stack([pixels[n % len(pixels)] for n in range(16)])
-    for _ in range(ROUNDS):
-        for n in range(32):
-            start = time.perf_counter()
-            embedder.embed_pixels(pixels[n % len(pixels)][None])
-            singles.append(time.perf_counter() - start)
-        for _ in range(2):
-            start = time.perf_counter()
-            embedder.embed_pixels(batch)
-            batches += [(time.perf_counter() - start) / len(batch)] * len(batch)
-        for clients in CLIENTS:
-            times, wall = request_all(address, queries, clients, num_requests // ROUNDS)
-            many[clients] += times
-            walls[clients] += wall
-    return {
-        "bare forward": figure(singles, sum(singles)),
-        "bare forward in batches": figure(batches, sum(batches)),
-        **{f"/search, {clients} clients": figure(many[clients], walls[clients]) for clients in CLIENTS},
-    }
+    @property
+    def bare_per_second(self) -> float:
+        """As many images per second without a server."""
+        return len(self.latencies) / self.bare_seconds
 
 
-def search_over_http(client: httpx.Client, query: bytes) -> None:
-    client.post("/search", params={"k": K}, files={"image": query}).raise_for_status()
+def measure_throughput(parts: Parts, queries: list[bytes], num_requests: int) -> Throughput:
+    """Time concurrent clients and the loop without a server, in turn; both take the same images."""
+    total = max(CLIENTS, num_requests // ROUNDS)
+    images = [queries[n % len(queries)] for n in range(total)]
+    sums = Throughput([])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{n}.jpg" for n in range(len(queries))]
+        for path, query in zip(paths, queries, strict=True):
+            path.write_bytes(query)
+        for _ in range(ROUNDS):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            embed_in_batches(parts, images)
+            sums.bare_seconds += time.perf_counter() - start
+            sums.bare_cpu_seconds += time.process_time() - cpu_start
+            cpu_start = cpu_seconds_of(parts.server_pid)
+            load = run_load(parts.address, paths, total)
+            sums.server_cpu_seconds += cpu_seconds_of(parts.server_pid) - cpu_start
+            sums.latencies += load["seconds"]
+            sums.available_seconds += load["wall_seconds"] - load["cpu_seconds"] / len(os.sched_getaffinity(0))
+    return sums
 
 
-def request_all(address: str, queries: list[bytes], clients: int, total: int) -> tuple[list[float], float]:
-    """Send `total` searches from `clients` threads with one connection each; return all durations and the wall time."""
+def embed_in_batches(parts: Parts, images: list[bytes]) -> None:
+    """Decode images in threads, and embed those that are ready in full batches."""
 
-    def client(number: int) -> list[float]:
-        times = []
-        with httpx.Client(base_url=address, timeout=60) as session:
-            for n in range(number, total, clients):
-                start = time.perf_counter()
-                search_over_http(session, queries[n % len(queries)])
-                times.append(time.perf_counter() - start)
-        return times
+    def decode(image_bytes: bytes) -> NDArray[np.uint8]:
+        return parts.onnx.to_pixels(decode_image(image_bytes))
 
-    start = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        times = [seconds for part in pool.map(client, range(clients)) for seconds in part]
-    return times, time.perf_counter() - start
+    batch_size = parts.onnx.batch_size
+    with ThreadPoolExecutor(parts.num_decoders) as decoders:
+        decoded: deque[Future[NDArray[np.uint8]]] = deque()
+        for n in range(0, len(images) + batch_size, batch_size):
+            # One batch is decoded while the one before is embedded.
+            ready = list(decoded)
+            decoded = deque(decoders.submit(decode, image) for image in images[n : n + batch_size])
+            if ready:
+                parts.onnx.embed_pixels(np.stack([image.result() for image in ready]))
 
 
-def figure(times: list[float], wall: float) -> dict[str, float]:
-    """Summarise durations as p50 and p95 in milliseconds, and the number per second."""
+def run_load(address: str, paths: list[Path], total: int) -> dict[str, Any]:
+    """Send searches from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.search_load", address, "--clients", str(CLIENTS)]
+    command += ["--total", str(total), *map(str, paths)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    load: dict[str, Any] = json.loads(output)
+    return load
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Return the CPU seconds that a process has used; on Linux, elsewhere NaN."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def figure(times: list[float]) -> dict[str, float]:
+    """Summarise durations as p50 and p95 in milliseconds."""
     ordered = sorted(times)
-    return {
-        "p50_ms": 1000 * statistics.median(ordered),
-        "p95_ms": 1000 * ordered[int(0.95 * (len(ordered) - 1))],
-        "per_second": len(ordered) / wall,
-    }
+    return {"p50_ms": 1000 * statistics.median(ordered), "p95_ms": 1000 * ordered[int(0.95 * (len(ordered) - 1))]}
 
 
-def report(figures: dict[str, dict[str, float]]) -> None:
-    """Print the figures, and the ratios of latency and throughput."""
-    print(f"{'stage':24s} {'p50 ms':>9s} {'p95 ms':>9s} {'a second':>9s}")
+def report(figures: dict[str, dict[str, float]], ratios: list[Ratio]) -> None:
+    """Print the figures, and the ratios with their goals."""
+    print(f"{'':50s} {'p50 ms':>9s} {'p95 ms':>9s} {'a second':>9s}")
     for name, values in figures.items():
-        print(f"{name:24s} {values['p50_ms']:9.2f} {values['p95_ms']:9.2f} {values['per_second']:9.1f}")
-    parts = sum(figures[name]["p50_ms"] for name in ("decode", "forward", "search"))
-    alone = figures["/search, 1 client"]["p50_ms"]
-    print(
-        f"\n/search p50 at one client / (decode + forward + search) = {alone:.2f} / {parts:.2f} = {alone / parts:.2f}"
-    )
-    busy = figures["/search, 16 clients"]["per_second"]
-    for name in ("bare forward", "bare forward in batches"):
-        bare = figures[name]["per_second"]
-        print(f"throughput at 16 clients / {name} = {busy:.1f} / {bare:.1f} = {busy / bare:.2f}")
+        columns = (f"{values[key]:9.2f}" if key in values else 9 * " " for key in ("p50_ms", "p95_ms", "per_second"))
+        print(f"{name:50s} {' '.join(columns)}")
+    print(f"\n{'ratio':76s} {'':6s}  goal")
+    for ratio in ratios:
+        print(ratio.line())
 
 
 if __name__ == "__main__":

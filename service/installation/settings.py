@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     index_device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device of the index search: auto, cpu or cuda."
     )
-    decode_workers: PositiveInt = Field(2, description="Threads that decode images.")
+    decode_workers: NonNegativeInt = Field(
+        0, description="Threads that decode images; 0: as many as torch uses, at most 16."
+    )
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged: debug, info, warning or error."

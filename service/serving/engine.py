@@ -1,8 +1,8 @@
 """The journey of a search through one release, and the reference to the release that is live.
 
 `SearchEngine.search` decodes the image in a pool of threads, embeds it in the inference thread, and searches the index
-in a second pool. A request takes the live engine once, so its whole answer comes from one release even if another one
-is activated in the meantime.
+in a second pool. Each of these threads passes the search on to the next, and the last one to the event loop. A request
+takes the live engine once, so its whole answer comes from one release even if another one is activated in the meantime.
 """
 
 import asyncio
@@ -12,18 +12,22 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.decoding import DecodingLimits, decode_image
-from service.installation.pools import run_in
+from service.installation.pools import OneCall, run_after, run_in
 from service.releases.errors import NoActiveRelease
 from service.releases.files import LoadedRelease, ReleaseRow
 from service.releases.image_names import ImageNames
+from service.serving.batching import BatchCosts
+from service.serving.calibration import Calibration
 from service.serving.closing import ReleaseCloser
 from service.serving.errors import SearchTimedOut
+from service.serving.image_queue import QueuedImage
 from service.serving.inference import InferenceThread
 from service.storage.media import MediaName
 
@@ -69,7 +73,7 @@ class _Stopped(Exception):
 
 
 class SearchEngine:
-    """Searches one release. Immutable; requests share it."""
+    """Searches one release; requests share it. Nothing of it changes once it has warmed up."""
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class SearchEngine:
         self._timeout_seconds = timeout_seconds
         self._on_network_failure = on_network_failure
         self._plain_pixels: NDArray[np.uint8] | None = None
+        self._costs = BatchCosts.unmeasured(release.embedder.batch_size)
 
     @property
     def release(self) -> LoadedRelease:
@@ -102,6 +107,11 @@ class SearchEngine:
     def release_id(self) -> str:
         """Id of the release."""
         return self.release.release_id
+
+    @property
+    def costs(self) -> BatchCosts:
+        """What runs of the network cost, measured while the engine warmed up."""
+        return self._costs
 
     def close_with(self, closer: ReleaseCloser) -> None:
         """Free the release in the thread of `closer` once nothing refers to this engine."""
@@ -129,21 +139,31 @@ class SearchEngine:
 
     async def _search(self, image_bytes: bytes, k: int, min_score: float | None, stop: threading.Event) -> SearchResult:
         started_at = time.perf_counter()
-        pixels = await run_in(self._decoders, self._decode, image_bytes)
-        decoded_at = time.perf_counter()
+        image = QueuedImage(self.release.embedder, self._costs)
+        decode = OneCall(partial(self._decode, image_bytes))
+        find = OneCall(lambda embedded: self._find(embedded.embedding, k, min_score, stop))
+        found = run_after(image.future, self._searchers, find)
         try:
-            embedded = await self._inference.embed(self.release.embedder, pixels)
+            self._inference.decode_and_embed(image, decode, self._decoders)
+            hits, group_seconds = await asyncio.wrap_future(found)
+            embedded = image.future.result()
         except Exception:
-            self._on_network_failure()
+            if image.has_failed_in_network():
+                self._on_network_failure()
             raise
-        embedded_at = time.perf_counter()
-        hits, group_seconds = await run_in(self._searchers, self._find, embedded.embedding, k, min_score, stop)
+        finally:
+            decode.give_up()
+            find.give_up()
+            self._inference.give_up(image)
+            # The traceback of an error refers to this frame, and both futures to the error: the cycle would keep this
+            # engine in memory until the next garbage collection.
+            del image, found
         found_at = time.perf_counter()
         timing = Timing(
-            decode_seconds=decoded_at - started_at,
-            wait_seconds=embedded.wait_seconds,
-            embed_seconds=embedded.embed_seconds,
-            search_seconds=found_at - embedded_at - group_seconds,
+            decode_seconds=embedded.queued_at - started_at,
+            wait_seconds=embedded.started_at - embedded.queued_at,
+            embed_seconds=embedded.ended_at - embedded.started_at,
+            search_seconds=found_at - embedded.ended_at - group_seconds,
             group_seconds=group_seconds,
             total_seconds=found_at - started_at,
         )
@@ -169,9 +189,11 @@ class SearchEngine:
         hits = [Hit(row, hit.score) for row, hit in zip(rows, found.hits, strict=True)]
         return hits, found.group_seconds + time.perf_counter() - start
 
-    async def warm_up(self) -> None:
-        """Run the network and the index once, since their first use is slow."""
+    async def warm_up(self, calibration: Calibration | None = None) -> None:
+        """Run the network and the index once, since their first use is slow, and measure what batches cost."""
         embedding_D = await self.embed_plain_image()
+        if calibration is not None and self._plain_pixels is not None:
+            self._costs = await calibration.costs_of(self.release, self._plain_pixels)
         await run_in(self._searchers, self._find, embedding_D, 1, None, threading.Event())
 
     async def embed_plain_image(self) -> NDArray[np.float32]:
@@ -179,7 +201,7 @@ class SearchEngine:
         if self._plain_pixels is None:
             to_pixels = self.release.embedder.to_pixels
             self._plain_pixels = await run_in(self._decoders, lambda: to_pixels(Image.new("RGB", (64, 64))))
-        embedded = await self._inference.embed(self.release.embedder, self._plain_pixels)
+        embedded = await self._inference.embed(self.release.embedder, self._plain_pixels, self._costs)
         length = float(np.linalg.norm(embedded.embedding))
         # Negated, so that NaN counts as wrong.
         if not abs(length - 1) <= _LENGTH_TOLERANCE:

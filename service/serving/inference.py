@@ -1,48 +1,41 @@
 """The one thread of a process that runs networks.
 
-Requests queue their images here, and the thread embeds the images that wait as one batch. There is one thread, since a
-network uses all cores and two at once would slow each other down.
+Decoders queue the images of searches, and the thread embeds those that wait as one batch, while the decoders prepare
+the next. There is one thread, since a network uses all the cores it was given and two at once would slow each other
+down.
 
-No other living thread may have run a network. OpenMP keeps worker threads for each thread that has, and when they
-outnumber the cores, they sleep between the layers of a network, which makes a forward pass up to twice as slow
-(benchmarks/network_threads.py). Other work with networks belongs in `run_in_own_thread`.
+Where torch runs networks on a CPU, no other living thread may have run one. OpenMP keeps worker threads for each thread
+that has, and when they outnumber the cores, they sleep between the layers of a network, which makes a forward pass up
+to twice as slow (benchmarks/network_threads.py). ONNX Runtime has one pool of threads per network instead. Other work
+with networks belongs in `run_in_own_thread`, which suits both.
 """
 
 import asyncio
-import queue
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future, InvalidStateError
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding.embedder import ImageEmbedder
+from service.installation.pools import OneCall
+from service.serving.batching import BatchCosts
+from service.serving.image_queue import Embedded, ImageQueue, QueuedImage, TimedRun
 
 T = TypeVar("T")
 
-# On a CPU, larger batches take longer per image (benchmarks/batch_size.py) and delay the first image of the batch.
-_MAX_BATCH = 4
-
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """An embedding [D], with the seconds that its image waited and that its batch took."""
+class RunFacts:
+    """What is counted of a run of the network: its images, and the seconds for which it waited for more of them."""
 
-    embedding: NDArray[np.float32]
-    wait_seconds: float
-    embed_seconds: float
-
-
-@dataclass(slots=True)
-class _QueuedImage:
-    embedder: ImageEmbedder
-    pixels: NDArray[np.uint8]
-    future: Future[Embedded] = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.perf_counter)
+    num_images: int
+    held_seconds: float
 
 
 def run_in_own_thread(function: Callable[[], T]) -> T:
@@ -69,62 +62,119 @@ def run_in_own_thread(function: Callable[[], T]) -> T:
 
 
 class InferenceThread:
-    """Embeds images in the order of arrival, in batches if several wait."""
+    """Embeds images in the order in which they were decoded, in batches if several wait.
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_QueuedImage | None] = queue.SimpleQueue()
+    `num_decoders` is the number of threads that decode images for it. `on_run` is called in the thread after each run
+    for searches, failed ones included.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_decoders: int = 1,
+        on_run: Callable[[RunFacts], None] = lambda _: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._queue = ImageQueue(num_decoders, clock=clock)
+        self._on_run = on_run
+        self._clock = clock
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
-    async def embed(self, embedder: ImageEmbedder, pixels: NDArray[np.uint8]) -> Embedded:
+    async def embed(
+        self, embedder: ImageEmbedder, pixels: NDArray[np.uint8], costs: BatchCosts | None = None
+    ) -> Embedded:
         """Embed one image [H, W, 3]; cancelling the caller removes the image from the queue."""
-        image = _QueuedImage(embedder, pixels)
-        self._queue.put(image)
+        image = QueuedImage(embedder, costs or BatchCosts.unmeasured(embedder.batch_size))
+        self._queue.put(image, pixels)
         return await asyncio.wrap_future(image.future)
+
+    def decode_and_embed(self, image: QueuedImage, decode: OneCall[[], NDArray[np.uint8]], decoders: Executor) -> None:
+        """Decode an image in a thread of `decoders`, which passes it on to the network; its future gets the outcome.
+
+        Without the event loop in between, an image is queued even while the loop is busy with other requests.
+        """
+        self._queue.expect(image)
+        # A list, which is emptied: a traceback keeps the arguments of calls.
+        decoders.submit(_decode, self._queue, [image], decode)
+
+    def give_up(self, image: QueuedImage) -> None:
+        """Remove an image that nobody waits for; does nothing if it has been embedded."""
+        image.future.cancel()
+        self._queue.give_up(image)
+
+    async def time_run(self, embedder: ImageEmbedder, pixels_NHWC: NDArray[np.uint8]) -> float:
+        """Return the seconds of one run with these images by themselves."""
+        run = TimedRun(embedder, pixels_NHWC)
+        self._queue.put_run(run)
+        return await asyncio.wrap_future(run.future)
 
     def close(self) -> None:
         """Embed the images that wait, and end the thread."""
-        self._queue.put(None)
+        self._queue.close()
         self._thread.join()
 
     def _run(self) -> None:
-        next_batch: list[_QueuedImage | None] = []  # taken from the queue, but not for this batch
-        while self._embed_next(next_batch):
+        while self._run_next():
             pass
 
-    def _embed_next(self, next_batch: list[_QueuedImage | None]) -> bool:
+    def _run_next(self) -> bool:
         """Wait for images and embed a batch of them; False at the end.
 
         A function of its own, so that while the thread waits, it does not hold the model of a release that was served.
         """
-        first = next_batch.pop() if next_batch else self._queue.get()
-        if first is None:
+        work = self._queue.take()
+        if work is None:
             return False
-        batch = [first]
-        while len(batch) < _MAX_BATCH and not next_batch:
-            try:
-                image = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            # After a swap, requests that hold the previous release may wait beside those that hold the new one.
-            if image is not None and image.embedder is first.embedder:
-                batch.append(image)
-            else:
-                next_batch.append(image)
-        running = [image for image in batch if image.future.set_running_or_notify_cancel()]
-        if running:
-            _embed_batch(running)
+        if isinstance(work, TimedRun):
+            self._time(work)
+        elif work.images:
+            facts = RunFacts(len(work.images), work.held_seconds)
+            _embed_batch(work.images, self._clock)
+            self._on_run(facts)
         return True
 
+    def _time(self, run: TimedRun) -> None:
+        if not run.future.set_running_or_notify_cancel():
+            return
+        start = self._clock()
+        try:
+            run.embedder.embed_pixels(run.pixels_NHWC)
+        except Exception as error:  # noqa: BLE001  # passed to the caller
+            run.future.set_exception(error)
+        else:
+            run.future.set_result(self._clock() - start)
 
-def _embed_batch(batch: list[_QueuedImage]) -> None:
-    start = time.perf_counter()
+
+def _embed_batch(images: list[QueuedImage], clock: Callable[[], float]) -> None:
+    start = clock()
     try:
-        embeddings = batch[0].embedder.embed_pixels(np.stack([image.pixels for image in batch]))
+        embeddings = images[0].embedder.embed_pixels(np.stack([image.decoded() for image in images]))
     except Exception as error:  # noqa: BLE001  # passed to each waiting request, which logs it
-        for image in batch:
-            image.future.set_exception(error)
+        _fail(images, error)
+        # The traceback refers to this list, and the images to the error: a cycle that would keep the release.
+        images.clear()
         return
-    seconds = time.perf_counter() - start
-    for image, embedding in zip(batch, embeddings, strict=True):
-        image.future.set_result(Embedded(embedding, start - image.queued_at, seconds))
+    end = clock()
+    for image, embedding in zip(images, embeddings, strict=True):
+        image.future.set_result(Embedded(embedding, image.queued_at, start, end))
+
+
+def _fail(images: list[QueuedImage], error: BaseException) -> None:
+    for image in images:
+        with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
+            image.future.set_exception(error)
+
+
+def _decode(queue: ImageQueue, held: list[QueuedImage], decode: OneCall[[], NDArray[np.uint8]]) -> None:
+    """Decode an image and put it into the queue; runs in a thread of the decoders."""
+    image = held.pop()
+    if image.future.cancelled():
+        return
+    try:
+        queue.decoding_started(image)
+        queue.put(image, decode())
+    except BaseException as error:  # noqa: BLE001  # passed to the search
+        queue.give_up(image)
+        _fail([image], error)
+        del image  # the traceback refers to this frame

@@ -16,6 +16,7 @@ from service.installation.pools import run_in
 from service.installation.processes import API, beat, prune_processes, register_process, stop_process
 from service.releases.files import LoadedRelease
 from service.releases.records import active_release
+from service.serving.calibration import Calibration
 from service.serving.database_state import DatabaseState
 from service.serving.engine import LiveEngine, SearchEngine
 from service.serving.loading import Check, load_in_own_thread
@@ -49,6 +50,7 @@ class ReleaseWatcher:
         poll_seconds: float,
         polls: Executor,
         heartbeats: Executor,
+        calibration: Calibration | None = None,
     ) -> None:
         self._database = database
         self._live = live
@@ -58,6 +60,7 @@ class ReleaseWatcher:
         self._poll_seconds = poll_seconds
         self._polls = polls
         self._heartbeats = heartbeats
+        self._calibration = calibration
         self._refused: tuple[str, int] | None = None
         self._retry_at = 0.0
         self._retry_seconds = _FIRST_RETRY_SECONDS
@@ -93,7 +96,7 @@ class ReleaseWatcher:
             start = time.perf_counter()
             try:
                 engine = self._make_engine(await load_in_own_thread(partial(self._load, release_id)))
-                await engine.warm_up()
+                await engine.warm_up(self._calibration)
             except Exception as error:  # noqa: BLE001  # logged; the previous release is served on
                 self._refuse(release_id, version, error)
                 return
@@ -118,6 +121,8 @@ class ReleaseWatcher:
             network_runtime=embedder.runtime,
             network_runtime_reason=embedder.runtime_reason,
             index_device=index.device,
+            batch_images=engine.costs.best,
+            batch_milliseconds={size: round(1000 * spent, 2) for size, spent in engine.costs.seconds.items()},
         )
 
     async def _poll_active_release(self) -> tuple[str | None, int]:

@@ -158,5 +158,6 @@ async def _running_parts(
                     pools,
                     database_state=process_state.database,
                     network_state=process_state.network,
+                    on_run=metrics.record_run,
                 ):
                     yield app_state

@@ -19,12 +19,14 @@ from service.installation.installation import Installation
 from service.installation.metrics import new_registry
 from service.operations.metrics import InstallationMetrics
 from service.serving.engine import LiveEngine, Timing
+from service.serving.inference import RunFacts
 from service.storage.disk import DiskWatch
 from service.web.admission import Admission
 from service.web.readiness import ProcessState
 
 _STAGES = ("decode", "wait", "embed", "search", "group")
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_RUN_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 # Uploads may take minutes.
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 # Clients may send any word as a method; all others share one label.
@@ -55,6 +57,17 @@ class ServerMetrics:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
+        self._run_images = Histogram(
+            "akin_network_run_images",
+            "Images that each run of the network embedded together, for searches.",
+            buckets=_RUN_BUCKETS,
+            registry=self.registry,
+        )
+        self._held_seconds = Counter(
+            "akin_network_held_seconds",
+            "Seconds for which runs of the network waited for images that were being decoded.",
+            registry=self.registry,
+        )
 
         for stage in _STAGES:
             self._stage_seconds.labels(stage)  # creates the series at 0
@@ -70,6 +83,11 @@ class ServerMetrics:
         )
         for stage, spent in zip(_STAGES, seconds, strict=True):
             self._stage_seconds.labels(stage).observe(spent)
+
+    def record_run(self, run: RunFacts) -> None:
+        """Record a run of the network; any thread may call this."""
+        self._run_images.observe(run.num_images)
+        self._held_seconds.inc(run.held_seconds)
 
     def record_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Record a request; `route` is the path template of its route, never the path."""
@@ -136,6 +154,12 @@ class _ServerState(Collector):
             "akin_network_up",
             "1 while the network answers its regular checks.",
             value=self.process_state.network.problem() is None,
+        )
+        engine = self.live.current()
+        yield GaugeMetricFamily(
+            "akin_network_best_images",
+            "The most images that a run of the network embeds together; 0 without a release.",
+            value=0 if engine is None else engine.costs.best,
         )
         yield CounterMetricFamily(
             "akin_network_checks_failed",

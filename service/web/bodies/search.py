@@ -6,7 +6,6 @@ the text of a JSON body, is held in memory. JSON and base64 are decoded later, i
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -56,29 +55,26 @@ def max_search_bytes(max_image_bytes: int) -> int:
 
 async def receive_search_query(
     request: Request, *, max_image_bytes: int, k: int | None, min_score: float | None, arrived: Arrived
-) -> Callable[[], SearchQuery]:
-    """Receive a search request; return a function that decodes it, which takes time: call it in a thread.
+) -> SearchQuery | Callable[[], SearchQuery]:
+    """Receive a search request; return the query, or a function that decodes it and takes time: call it in a thread.
 
     `k` and `min_score` are the query parameters, which the body must not repeat. Both raise RequestError and
     InvalidParameter.
     """
     _check_parameters([name for name, _ in request.query_params.multi_items()])
     content_type = content_type_of(request)
-    decode: Callable[[], tuple[bytes, Parameters]]
+    in_url: Parameters = {"k": k, "min_score": min_score}
     if content_type == FORM:
-        image_bytes, in_form = await _read_form(request, max_image_bytes, arrived)
-        decode = partial(_unchanged, image_bytes, in_form)
-    elif content_type == JSON:
-        decode = partial(_from_json, await _read_body(request, max_search_bytes(max_image_bytes), arrived))
-    elif content_type.startswith("image/") or content_type == OCTETS:
-        decode = partial(_unchanged, await _read_body(request, max_image_bytes, arrived), {})
-    else:
-        raise unsupported_content_type(content_type, _SUPPORTED)
-    return partial(_decode, decode, {"k": k, "min_score": min_score})
+        return _query(*await _read_form(request, max_image_bytes, arrived), in_url)
+    if content_type == JSON:
+        body = await _read_body(request, max_search_bytes(max_image_bytes), arrived)
+        return lambda: _query(*_from_json(body), in_url)
+    if content_type.startswith("image/") or content_type == OCTETS:
+        return _query(await _read_body(request, max_image_bytes, arrived), {}, in_url)
+    raise unsupported_content_type(content_type, _SUPPORTED)
 
 
-def _decode(decode: Callable[[], tuple[bytes, Parameters]], given: Parameters) -> SearchQuery:
-    image_bytes, in_body = decode()
+def _query(image_bytes: bytes, in_body: Parameters, given: Parameters) -> SearchQuery:
     for name, value in in_body.items():
         if value is not None and given[name] is not None:
             raise InvalidParameter(f"{name} is given in both the URL and the body; send it once")
@@ -86,10 +82,6 @@ def _decode(decode: Callable[[], tuple[bytes, Parameters]], given: Parameters) -
     if not image_bytes:
         raise EmptyBody("the image is empty (0 bytes)")
     return SearchQuery(image_bytes, int(given["k"] or DEFAULT_K), given["min_score"])
-
-
-def _unchanged(image_bytes: bytes, parameters: Parameters) -> tuple[bytes, Parameters]:
-    return image_bytes, parameters
 
 
 def _check_parameters(names: list[str]) -> None:

@@ -74,9 +74,9 @@ async def search(
     admission.require_slot()
     async with admission.arrivals.arriving() as arrived:
         limit = app_state.settings.max_image_bytes
-        decode = await receive_search_query(request, max_image_bytes=limit, k=k, min_score=min_score, arrived=arrived)
+        query = await receive_search_query(request, max_image_bytes=limit, k=k, min_score=min_score, arrived=arrived)
     with admission.place():
-        result = await unless_client_leaves(request, _search(engine, app_state.pools.bodies, decode))
+        result = await unless_client_leaves(request, _search(engine, app_state.pools.bodies, query))
     app_state.metrics.record_search(result.timing)
     media_root = f"{request.scope.get('root_path', '')}{MEDIA_PATH}"
     if len(result.hits) > _MAX_HITS_IN_LOOP:
@@ -86,7 +86,9 @@ async def search(
     return Response(content, media_type="application/json")
 
 
-async def _search(engine: SearchEngine, decoders: Executor, decode: Callable[[], SearchQuery]) -> SearchResult:
+async def _search(
+    engine: SearchEngine, bodies: Executor, received: SearchQuery | Callable[[], SearchQuery]
+) -> SearchResult:
     # Parsing 13 MiB of JSON would stop all other requests of the process.
-    query = await run_in(decoders, decode)
+    query = received if isinstance(received, SearchQuery) else await run_in(bodies, received)
     return await engine.search(query.image_bytes, query.k, query.min_score)

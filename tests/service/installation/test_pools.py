@@ -4,12 +4,12 @@ import asyncio
 import gc
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from service.installation.pools import ThreadPools, run_in
+from service.installation.pools import OneCall, ThreadPools, run_after, run_in
 
 
 def test_cancelled_work_does_not_keep_its_image():
@@ -36,6 +36,71 @@ def test_cancelled_work_does_not_keep_its_image():
             assert asyncio.run(cancel_in_queue(pool))
         finally:
             hanging.set()
+
+
+def test_a_call_that_was_given_up_frees_what_it_holds_and_is_not_made():
+    image = np.zeros(10)
+    seen = weakref.ref(image)
+    call = OneCall(image.sum)
+    del image
+
+    call.give_up()
+
+    assert seen() is None
+    with pytest.raises(CancelledError):
+        call()
+
+
+def test_a_call_follows_a_future_in_a_thread_of_the_pool():
+    first: Future[int] = Future()
+    with ThreadPoolExecutor(1, "searcher") as pool:
+        second = run_after(first, pool, OneCall(lambda number: (number + 1, threading.current_thread().name)))
+        assert not second.done()
+
+        first.set_result(1)
+
+        number, thread = second.result(20)
+    assert number == 2
+    assert thread.startswith("searcher")
+
+
+def test_what_happens_to_a_future_happens_to_the_one_after_it():
+    calls: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        failed: Future[int] = Future()
+        after_failure = run_after(failed, pool, OneCall(calls.append))
+        failed.set_exception(ZeroDivisionError("no image"))
+        cancelled: Future[int] = Future()
+        after_cancellation = run_after(cancelled, pool, OneCall(calls.append))
+        cancelled.cancel()
+        done: Future[int] = Future()
+        after_nobody_wants_it = run_after(done, pool, OneCall(calls.append))
+        after_nobody_wants_it.cancel()
+        done.set_result(1)
+
+    assert isinstance(after_failure.exception(), ZeroDivisionError)
+    assert after_cancellation.cancelled()
+    assert calls == []
+
+
+def test_after_the_pool_has_been_shut_down_the_future_fails():
+    first: Future[int] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        second = run_after(first, pool, OneCall(str))
+
+    first.set_result(1)
+
+    with pytest.raises(RuntimeError, match="shutdown"):
+        second.result()
+
+
+def test_there_are_as_many_decoders_as_set_or_as_a_network_has_threads(monkeypatch):
+    def num_decoders(decode_workers, num_threads):
+        monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
+        with ThreadPools(decode_workers=decode_workers, search_workers=1) as pools:
+            return pools.num_decoders
+
+    assert [num_decoders(3, 8), num_decoders(0, 8), num_decoders(0, 96)] == [3, 8, 16]
 
 
 def test_each_kind_of_work_has_threads_of_its_own():

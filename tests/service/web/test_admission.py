@@ -188,7 +188,7 @@ def test_the_image_of_a_client_that_disconnects_before_embedding_is_not_embedded
     held.release()
     assert first.response().status == 200
     assert server.begin_search(stack).response().status == 200
-    assert [len(batch) for (batch,) in batches] == [1, 1]
+    assert [len(images) for images, _ in batches] == [1, 1]
 
 
 def test_searches_do_not_wait_for_routes_that_block_a_thread(server, stack):
