@@ -28,6 +28,7 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
+from embedding.runtimes.network import NetworkOptions
 
 SIZES = {"800 × 600": (800, 600), "1024 × 683": (1024, 683), "1 MP": (1152, 864), "1 MP portrait": (864, 1152)}
 SIZES |= {"1 MP, odd": (1151, 864), "12 MP": (4032, 3024)}
@@ -44,7 +45,11 @@ def main() -> None:
     torch.set_num_threads(1)
     photos = grocery_photos(arguments.folder / "grocery.zip")
     images = {"Grocery": photos} | {name: enlarged(photos, size) for name, size in SIZES.items()}
-    embedder = Embedder(*create_model(Architecture(), pretrained=True), device="cpu") if arguments.embeddings else None
+    embedder = (
+        Embedder(*create_model(Architecture(), pretrained=True), NetworkOptions("cpu"))
+        if arguments.embeddings
+        else None
+    )
     print(f"{'ms per image':14} {'Pillow':>8} {'Akin':>8} {'ratio':>6}   off by 1, 2   decoder alone")
     for name, encoded in images.items():
         print(line(name, encoded, arguments.rounds, embedder), flush=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkInput
+from embedding.runtimes.network import Network, NetworkInput
 from embedding.runtimes.onnx_network import INPUT_NAME, OUTPUT_NAME, OnnxNetwork
 
 FACTS_NAME, WEIGHTS_NAME, NETWORK_NAME = "network.json", "weights.safetensors", "network.onnx"
@@ -81,7 +81,7 @@ def example_batch(preprocessing: Preprocessing, takes: NetworkInput) -> Tensor:
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, exported: OnnxNetwork, batch: Tensor) -> None:
+def _compare(network: nn.Module, exported: Network, batch: Tensor) -> None:
     """Compare batches of one and of several images."""
     for part in (batch, batch[:1]):
         difference = float(np.abs(network(part).numpy() - exported.run(part.contiguous().numpy())).max())

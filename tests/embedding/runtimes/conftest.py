@@ -5,7 +5,6 @@ import torch
 
 from embedding.embedder import space_id_of
 from embedding.model import Architecture, create_model
-from embedding.runtimes import exported
 from embedding.runtimes.exported import NetworkToExport, exported_network
 
 
@@ -33,4 +32,4 @@ def unexportable(monkeypatch):
     def fail(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nUnsupported: operator\n")
 
-    monkeypatch.setattr(exported.subprocess, "run", fail)
+    monkeypatch.setattr("embedding.runtimes.exported.subprocess.run", fail)
