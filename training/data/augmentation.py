@@ -67,8 +67,10 @@ class Augmentation:
     def draw_seeded(self, seeds: Sequence[int]) -> Draws:
         """Draw a transformation for each seed, equal to `draw` for one image with a generator of that seed."""
         generator = torch.Generator()
-        uniform = [torch.rand(1, _NUM_RANDOM, generator=generator.manual_seed(seed)) for seed in seeds]
-        return self._transformations(torch.cat(uniform))
+        uniform = torch.empty(len(seeds), _NUM_RANDOM)
+        for row, seed in zip(uniform, seeds, strict=True):
+            row.uniform_(generator=generator.manual_seed(seed))
+        return self._transformations(uniform)
 
     def _transformations(self, uniform: Tensor, is_plain: Tensor | None = None) -> Draws:
         """Turn random numbers [B, 10] into transformations.
