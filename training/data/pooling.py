@@ -112,13 +112,11 @@ class ViewPooling:
         rows = np.empty((sum(len(image.views) for image in prepared), self._model.num_channels), np.float32)
         if prepared:
             layout = torch.contiguous_format if self._network else torch.channels_last
-            inputs = torch.cat([self._views.inputs(image, self._device, layout) for image in prepared])
+            parts = [part for image in prepared for part in self._views.inputs(image, self._device, layout)]
+            inputs = torch.cat(parts).contiguous(memory_format=layout)
             num_batches = -(-len(inputs) // self._batch_size)
-            for batch, part in zip(inputs.tensor_split(num_batches), np.array_split(rows, num_batches), strict=True):
-                if self._network:
-                    part[:] = self._network.run(batch.numpy())
-                else:
-                    part[:] = self._model.pool(batch).float().cpu().numpy()
+            for batch, out in zip(inputs.tensor_split(num_batches), np.array_split(rows, num_batches), strict=True):
+                out[:] = self._network.run(batch.numpy()) if self._network else self._model.pool(batch).float().cpu()
         keys = [key for image in prepared for key in image.keys]
         return PooledViews(len(prepared) + len(failures), keys, rows, failures)
 

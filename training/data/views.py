@@ -91,16 +91,19 @@ class Views:
                 scene[:] = np.asarray(draw_scene(cut, size, np.random.default_rng(seed)))
         return scenes
 
-    def inputs(self, prepared: PreparedViews, device: torch.device, memory_format: torch.memory_format) -> Tensor:
-        """Return the network's normalised inputs [V, 3, H, W] on the device."""
-        parts = []
-        for pixels in (prepared.plain, prepared.scenes):
-            # Copied, since torch warns about read-only arrays such as those from Pillow.
-            parts.append(self._preprocessing.normalise(torch.from_numpy(np.array(pixels)).to(device)))
+    def inputs(
+        self, prepared: PreparedViews, device: torch.device, memory_format: torch.memory_format
+    ) -> tuple[Tensor, ...]:
+        """Return the network's normalised inputs [V, 3, H, W] on the device, in parts that together have all views."""
+        # Copied, since torch warns about read-only arrays such as those from Pillow.
+        plain, scenes = (torch.from_numpy(np.array(part)).to(device) for part in (prepared.plain, prepared.scenes))
+        parts = [self._preprocessing.normalise(plain)] if len(plain) else []
         if len(prepared.crops):
             source = torch.from_numpy(np.array(prepared.source)).to(device)
-            parts.insert(1, self._augmentation.apply(source[None], prepared.crops, memory_format))
-        return torch.cat(parts).contiguous(memory_format=memory_format)
+            parts.append(self._augmentation.apply(source[None], prepared.crops, memory_format))
+        if len(scenes):
+            parts.append(self._preprocessing.normalise(scenes))
+        return tuple(parts)
 
 
 def view_key(sha256: str, view: int) -> str:
