@@ -138,5 +138,5 @@ def _recolour(images: Tensor, factors: Tensor) -> None:
 
 
 def _grey(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     return (red * _GREY[0]).add_(green * _GREY[1]).add_(blue * _GREY[2])

@@ -4,7 +4,7 @@ Shape legend: V views, C channels.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,7 +70,7 @@ class ViewPooling:
         self._network = network
         self._batch_size = network.batch_size if network else _TORCH_BATCH_SIZES[device.type]
 
-    def compute(self, wanted: Sequence[WantedImage]) -> Iterator[PooledViews]:
+    def compute(self, wanted: Sequence[WantedImage]) -> Generator[PooledViews, None, None]:
         """Yield the features of groups of images, in order.
 
         Raises InvalidDataset if a file is gone or has changed.
@@ -78,7 +78,7 @@ class ViewPooling:
         groups = _groups(wanted, max(self._batch_size, _VIEWS_PER_GROUP))
         return self._compute_in_threads(groups) if self._network else self._compute_with_torch(groups)
 
-    def _compute_in_threads(self, groups: list[Sequence[WantedImage]]) -> Iterator[PooledViews]:
+    def _compute_in_threads(self, groups: list[Sequence[WantedImage]]) -> Generator[PooledViews, None, None]:
         """Let each thread decode, draw and run the network: no core waits for another."""
         num_threads = torch.get_num_threads()
         try:
@@ -89,7 +89,7 @@ class ViewPooling:
             # Also the number of threads that torch takes in threads to come.
             torch.set_num_threads(num_threads)
 
-    def _compute_with_torch(self, groups: list[Sequence[WantedImage]]) -> Iterator[PooledViews]:
+    def _compute_with_torch(self, groups: list[Sequence[WantedImage]]) -> Generator[PooledViews, None, None]:
         """Run the network in this thread alone: torch slows down when several threads have run networks."""
         # On a CPU the network needs the cores.
         num_threads = 1 if self._device.type == "cpu" else min(os.cpu_count() or 1, _MAX_THREADS)
@@ -123,7 +123,8 @@ class ViewPooling:
 
 def _groups(wanted: Sequence[WantedImage], max_views: int) -> list[Sequence[WantedImage]]:
     """Cut images into groups of at most `max_views` views, or of one image."""
-    starts, num_views = [], 0
+    starts: list[int] = []
+    num_views = 0
     for position, (_, views) in enumerate(wanted):
         if not starts or num_views + len(views) > max_views:
             starts.append(position)
