@@ -4,7 +4,7 @@ Shape legend: V views, C channels.
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from embedding.errors import InvalidImage
 from embedding.model import EmbeddingModel
@@ -21,10 +22,10 @@ from training.data.views import PreparedViews, Views
 
 # The most threads that decode and draw for a GPU.
 _MAX_THREADS = 16
-# Images are handed to a thread in groups of about as many views, or as many as fit a batch on a GPU.
+# Images are decoded and drawn in groups of about as many views, or as many as fit a batch on a GPU.
 _VIEWS_PER_GROUP = 16
 # On a CPU the activations of larger batches do not fit in the cache.
-_TORCH_BATCH_SIZES = {"cpu": 4, "cuda": 64}
+_BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 # An image, and the numbers of its views to compute.
 WantedImage = tuple[SnapshotImage, Sequence[int]]
@@ -32,10 +33,6 @@ WantedImage = tuple[SnapshotImage, Sequence[int]]
 
 class ThreadedNetwork(Protocol):
     """A network on the CPU that many threads run at once, each of them on a core of its own."""
-
-    @property
-    def batch_size(self) -> int:
-        """The number of images up to which a larger batch costs less per image."""
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the pooled features [V, C] of normalised images [V, 3, H, W]."""
@@ -68,18 +65,19 @@ class ViewPooling:
         self._model = model
         self._device = torch.device("cpu") if network else device
         self._network = network
-        self._batch_size = network.batch_size if network else _TORCH_BATCH_SIZES[device.type]
+        self._batch_size = _BATCH_SIZES[self._device.type]
 
     def compute(self, wanted: Sequence[WantedImage]) -> Generator[PooledViews, None, None]:
         """Yield the features of groups of images, in order.
 
         Raises InvalidDataset if a file is gone or has changed.
         """
-        groups = _groups(wanted, max(self._batch_size, _VIEWS_PER_GROUP))
-        return self._compute_in_threads(groups) if self._network else self._compute_with_torch(groups)
+        if self._network:
+            return self._compute_in_threads(_groups(wanted, 1))
+        return self._compute_with_torch(_groups(wanted, max(self._batch_size, _VIEWS_PER_GROUP)))
 
     def _compute_in_threads(self, groups: list[Sequence[WantedImage]]) -> Generator[PooledViews, None, None]:
-        """Let each thread decode, draw and run the network: no core waits for another."""
+        """Let each thread decode, draw and run the network, so that no core waits for another."""
         num_threads = torch.get_num_threads()
         try:
             # The augmentation is torch's, which otherwise takes all cores in each of the threads.
@@ -109,16 +107,26 @@ class ViewPooling:
     @torch.inference_mode()
     def _pool(self, group: tuple[list[PreparedViews], dict[str, str]]) -> PooledViews:
         prepared, failures = group
-        rows = np.empty((sum(len(image.views) for image in prepared), self._model.num_channels), np.float32)
-        if prepared:
-            layout = torch.contiguous_format if self._network else torch.channels_last
-            parts = [part for image in prepared for part in self._views.inputs(image, self._device, layout)]
-            inputs = torch.cat(parts).contiguous(memory_format=layout)
-            num_batches = -(-len(inputs) // self._batch_size)
-            for batch, out in zip(inputs.tensor_split(num_batches), np.array_split(rows, num_batches), strict=True):
-                out[:] = self._network.run(batch.numpy()) if self._network else self._model.pool(batch).float().cpu()
+        pooled = [np.empty((0, self._model.num_channels), np.float32)]
+        for batch in self._batches(prepared):
+            if self._network:
+                pooled.append(self._network.run(batch.numpy()))
+            else:
+                pooled.append(self._model.pool(batch).float().cpu().numpy())
         keys = [key for image in prepared for key in image.keys]
-        return PooledViews(len(prepared) + len(failures), keys, rows, failures)
+        return PooledViews(len(prepared) + len(failures), keys, np.concatenate(pooled), failures)
+
+    def _batches(self, prepared: Sequence[PreparedViews]) -> Iterator[Tensor]:
+        """Yield the normalised inputs of all views, in order."""
+        layout = torch.contiguous_format if self._network else torch.channels_last
+        parts = [part for image in prepared for part in self._views.inputs(image, self._device, layout)]
+        if self._network:
+            # One by one: a single core gains nothing from a batch and loses the contents of its cache.
+            for part in parts:
+                yield from (part[row : row + 1].contiguous() for row in range(len(part)))
+        elif parts:
+            inputs = torch.cat(parts).contiguous(memory_format=layout)
+            yield from inputs.tensor_split(-(-len(inputs) // self._batch_size))
 
 
 def _groups(wanted: Sequence[WantedImage], max_views: int) -> list[Sequence[WantedImage]]:
