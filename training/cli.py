@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -102,7 +102,9 @@ def train(
     overrides += [] if seed is None else [f"seed={seed}"]
     chosen = _choose_config(preset, config, overrides, device)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    options = RunOptions(data, out, chosen, cache, device, resume, command, _layout(layout), _runtime(runtime))
+    options = RunOptions(
+        data, out, chosen, cache, device, resume, command, _layout(layout), cast("RuntimeName", runtime)
+    )
     with _stop_request() as should_stop, _display() as display:
         # Only after the handlers are installed: from here on SIGTERM saves the state.
         if end_with_parent:
@@ -151,7 +153,7 @@ def evaluate(
             overrides=set_ or [],
             ks=_numbers(ks),
             clustering=clustering,
-            network=NetworkOptions(device, runtime=_runtime(runtime), cache_dir=cache / "networks"),
+            network=NetworkOptions(device, runtime=cast("RuntimeName", runtime), cache_dir=cache / "networks"),
             layout=_layout(layout),
             on_progress=display.stage,
         )
@@ -233,16 +235,6 @@ def _layout(text: str) -> "Layout":
         return layout_named(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--layout") from error
-
-
-def _runtime(text: str) -> "RuntimeName":
-    from embedding.runtimes.network import RuntimeName
-
-    names: tuple[RuntimeName, ...] = get_args(RuntimeName)
-    for name in names:
-        if name == text:
-            return name
-    raise typer.BadParameter(f"must be one of {', '.join(names)}; got {text!r}", param_hint="--runtime")
 
 
 def _end_with_parent() -> None:

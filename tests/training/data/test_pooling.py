@@ -118,7 +118,7 @@ def test_an_error_of_the_network_ends_the_threads(images, backbone, tmp_path):
 
 
 def test_a_network_is_chosen_for_the_number_of_missing_views(images, backbone, tmp_path):
-    asked = []
+    asked: list[int] = []
     model, preprocessing = backbone
     made = FeatureStore(tmp_path, model, preprocessing, KNOBS, CPU, choose_network=asked.append)
 

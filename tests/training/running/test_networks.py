@@ -26,7 +26,8 @@ def backbone():
 def test_torch_runs_the_model_itself(backbone, tmp_path, runtime, num_images):
     options = NetworkOptions("cpu", runtime=runtime, cache_dir=tmp_path / "networks")
 
-    assert threaded_network(*backbone, options, num_images) is None
+    model, preprocessing = backbone
+    assert threaded_network(model, preprocessing, options, num_images) is None
     assert not (tmp_path / "networks").exists()
 
 
