@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from embedding.runtimes.network import RuntimeName
     from training.config import TrainingConfig
     from training.datasets.folders import Layout
     from training.report.progress import ProgressDisplay, TrainingProgress
@@ -52,6 +53,13 @@ SetOption = Annotated[
     typer.Option("--set", help="Change a setting, such as --set projections.passes=4; repeatable."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+RuntimeOption = Annotated[
+    str,
+    typer.Option(help="What runs networks that are not trained: auto (onnxruntime on a CPU), onnxruntime or torch."),
+]
+CacheOption = Annotated[
+    Path, typer.Option(help="Folder for decoded images, features and exported networks, reused by later runs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -72,9 +80,8 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set steps=N.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set seed=N.")] = None,
     device: DeviceOption = "auto",
-    cache: Annotated[Path, typer.Option(help="Folder for decoded images and features, reused by later runs.")] = (
-        DEFAULT_CACHE
-    ),
+    runtime: RuntimeOption = "auto",
+    cache: CacheOption = DEFAULT_CACHE,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     layout: LayoutOption = "auto",
     json: JsonOption = False,
@@ -95,7 +102,9 @@ def train(
     overrides += [] if seed is None else [f"seed={seed}"]
     chosen = _choose_config(preset, config, overrides, device)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    options = RunOptions(data, out, chosen, cache, device, resume, command, _layout(layout))
+    options = RunOptions(
+        data, out, chosen, cache, device, resume, command, _layout(layout), cast("RuntimeName", runtime)
+    )
     with _stop_request() as should_stop, _display() as display:
         # Only after the handlers are installed: from here on SIGTERM saves the state.
         if end_with_parent:
@@ -123,6 +132,8 @@ def evaluate(
     clustering: Annotated[bool, typer.Option("--clustering", help="Also run k-means: NMI, AMI, pairwise F1.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show recall@1 of each class.")] = False,
     device: DeviceOption = "auto",
+    runtime: RuntimeOption = "auto",
+    cache: CacheOption = DEFAULT_CACHE,
     layout: LayoutOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -131,6 +142,7 @@ def evaluate(
     If the images have roles, examples are searched among the catalogue images, otherwise each image among all others.
     The split equals that of `akin train` with the same --set split.… settings.
     """
+    from embedding.runtimes.network import NetworkOptions
     from training.evaluation.checkpoints import evaluate_checkpoint
 
     with _display() as display:
@@ -141,7 +153,7 @@ def evaluate(
             overrides=set_ or [],
             ks=_numbers(ks),
             clustering=clustering,
-            device=device,
+            network=NetworkOptions(device, runtime=cast("RuntimeName", runtime), cache_dir=cache / "networks"),
             layout=_layout(layout),
             on_progress=display.stage,
         )

@@ -55,6 +55,7 @@ def _train(installation: Installation, demo: Demo, run_dir: Path, on_progress: O
         config=load_preset(_PRESET, _OVERRIDES),
         cache_dir=settings.home / "cache",
         device=settings.device,
+        runtime=settings.runtime,
         resume=(run_dir / RUN_CARD).exists(),
         command="akin demo --train",
     )

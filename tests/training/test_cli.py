@@ -117,6 +117,7 @@ def test_a_printed_preset_is_a_configuration_file(shapes, capsys, tmp_path):
         (["--preset", "tiny", "--data", "nowhere"], "nowhere does not exist"),
         (["--preset", "tiny", "--resume"], "contains no run to resume"),
         (["--preset", "tiny", "--device", "cuda:7"], "cuda:7"),
+        (["--preset", "tiny", "--runtime", "tvm"], "unknown runtime 'tvm'; use auto, onnxruntime or torch"),
         (["--preset", "tiny", "--set", "network.checkpoint=nowhere"], "nowhere is not an akin-checkpoint/1 directory"),
         (["--preset", "tiny", "--set", "split.unseen_share=0.99"], "unseen_share"),
     ],
@@ -136,6 +137,7 @@ def test_an_error_is_one_line_with_the_remedy(shapes, capsys, arguments, message
         (["--part", "some"], "must be one of test, validation, all"),
         (["--ks", "0"], "--ks takes numbers above 0"),
         (["--set", "steps=3"], "only settings of the split"),
+        (["--runtime", "tvm"], "unknown runtime 'tvm'; use auto, onnxruntime or torch"),
     ],
 )
 def test_invalid_options_of_evaluate_are_refused(shapes, capsys, arguments, message, zero_shot_checkpoint):

@@ -1,31 +1,38 @@
 """Evaluation of a checkpoint on labelled images: what `akin evaluate` calls."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.checkpoint import load_embedder
+from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
+from embedding.runtimes.choice import choose_runtime
 from embedding.runtimes.network import NetworkOptions
 from training.config import config_from_tables
 from training.data.fitness import nothing_to_find
 from training.data.held_out_shares import Images
+from training.data.prefetch import map_ahead
 from training.data.snapshot import Snapshot, open_training_data
 from training.data.splits import HeldOut, is_held_out_by_hash, split_snapshot
 from training.datasets.folders import Layout
 from training.errors import InvalidConfig, UnfitData
 from training.evaluation.bounds import bounded
 from training.evaluation.held_out import cluster, describe_protocol, measure
+from training.running.networks import options_for
 from training.running.preparation import OnProgress
 
 PARTS = ("test", "validation", "all")
 
-_IMAGES_AT_ONCE = 64
+_MAX_DECODERS = 16
 _ALL = "use --part all, which holds nothing out"
 
 
@@ -37,7 +44,7 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     ks: tuple[int, ...] = (1, 2, 4, 8),
     clustering: bool = False,
-    device: str = "auto",
+    network: NetworkOptions | None = None,
     layout: Layout = "auto",
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> dict[str, Any]:
@@ -46,12 +53,16 @@ def evaluate_checkpoint(
     With part "all" nothing is held out: examples are searched among catalogue images if the images have roles, else
     every image among all others. Raises TrainingError and EmbeddingError.
     """
+    network = network or NetworkOptions()
     if part not in PARTS:
         raise InvalidConfig(f"the part must be one of {', '.join(PARTS)}; got {part!r}")
-    embedder = load_embedder(checkpoint, NetworkOptions(device))
+    # Before the images are read, which may take minutes.
+    read_checkpoint_facts(checkpoint)
+    choose_runtime(network)
     snapshot = open_training_data(data, lambda done, total: on_progress("Reading", done, total), layout=layout)
     held_out = _held_out(snapshot, part, overrides)
     needed = held_out.query if held_out.gallery is None else np.union1d(held_out.query, held_out.gallery)
+    embedder = load_embedder(checkpoint, options_for(network, len(needed)))
     embeddings, failures = _embed(embedder, snapshot, needed, on_progress)
     held_out = _readable(held_out, failures)
 
@@ -126,21 +137,27 @@ def _measurable(snapshot: Snapshot, held_out: HeldOut, what: str, advice: dict[s
 def _embed(
     embedder: Embedder, snapshot: Snapshot, positions: NDArray[np.int64], on_progress: OnProgress
 ) -> tuple[NDArray[np.float32], list[int]]:
+    """Return the embeddings of images, and the positions of unreadable ones; the next images are decoded meanwhile."""
+
+    def pixels_of(position: np.int64) -> NDArray[np.uint8] | None:
+        try:
+            return embedder.to_pixels(decode_image(snapshot.images[position].path.read_bytes()))
+        except InvalidImage:
+            return None
+
     embeddings = np.zeros((len(positions), embedder.embedding_dim), np.float32)
     failures: list[int] = []
-    for start in range(0, len(positions), _IMAGES_AT_ONCE):
-        rows, pixels = [], []
-        for row in range(start, min(start + _IMAGES_AT_ONCE, len(positions))):
-            try:
-                image = decode_image(snapshot.images[positions[row]].path.read_bytes())
-            except InvalidImage:
-                failures.append(int(positions[row]))
-                continue
-            rows.append(row)
-            pixels.append(embedder.to_pixels(image))
-        if rows:
-            embeddings[rows] = embedder.embed_pixels(np.stack(pixels))
-        on_progress("Embedding", min(start + _IMAGES_AT_ONCE, len(positions)), len(positions))
+    with (
+        ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_DECODERS), "decode") as pool,
+        closing(map_ahead(pool, pixels_of, positions, 2 * embedder.batch_size)) as decoded,
+    ):
+        for start in range(0, len(positions), embedder.batch_size):
+            batch = list(islice(decoded, embedder.batch_size))
+            rows = [start + number for number, pixels in enumerate(batch) if pixels is not None]
+            failures += [int(positions[start + number]) for number, pixels in enumerate(batch) if pixels is None]
+            if rows:
+                embeddings[rows] = embedder.embed_pixels(np.stack([pixels for pixels in batch if pixels is not None]))
+            on_progress("Embedding", start + len(batch), len(positions))
     return embeddings, failures
 
 

@@ -117,18 +117,29 @@ def _figure(name: str, value: float | None, form: str) -> str:
     return "" if value is None else f"{name} {value:{form}}"
 
 
-class _StepsPerSecond(ProgressColumn):
+class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("– steps/s" if speed is None else f"{speed:,.1f} steps/s", style="cyan")
+        return Text(f"–{self._unit}/s" if speed is None else f"{speed:,.1f}{self._unit}/s", style="cyan")
 
 
 class _StageBar:
     """A bar for the current stage, removed from the terminal when the stage is complete."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(""),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def move(self, stage: str, done: int, total: int) -> None:
@@ -159,7 +170,7 @@ class BarProgress:
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %"),
-            _StepsPerSecond(),
+            _Speed(" steps"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedding.embedder import Embedder
 from embedding.model import without_head
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.network import NetworkOptions, RuntimeName
 from training.config import TrainingConfig
 from training.data.augmentation import uncropped
 from training.data.checks import check_training_data
@@ -24,6 +24,7 @@ from training.evaluation.bounds import EvaluationBounds, bounded
 from training.evaluation.held_out import Embed
 from training.head_start import start_head
 from training.inputs import FeatureInputs, ImageInputs, TrainingInputs, embed_cached
+from training.running.networks import threaded_network
 from training.running.starting_model import StartingModel
 
 # Large enough to recognise near-duplicates.
@@ -160,11 +161,24 @@ def gather_materials(
     device: torch.device,
     cache_dir: Path,
     on_progress: OnProgress,
+    runtime: RuntimeName = "torch",
 ) -> Materials:
-    """Decode images or compute frozen features, or open them from the cache; raises OSError on a full disk."""
+    """Decode images or compute frozen features, or open them from the cache; raises OSError on a full disk.
+
+    `runtime` computes the features. Raises UnsupportedRuntime, and ExportFailed if it is onnxruntime.
+    """
     if config.network.train == "head":
         start.model.to(device)
-        store = FeatureStore(cache_dir / "features", start.model, start.preprocessing, config.augmentation, device)
+        options = NetworkOptions(str(device), runtime=runtime, cache_dir=cache_dir / "networks")
+        backbone = without_head(start.model)
+        store = FeatureStore(
+            cache_dir / "features",
+            start.model,
+            start.preprocessing,
+            config.augmentation,
+            device,
+            choose_network=lambda num_views: threaded_network(backbone, start.preprocessing, options, num_views),
+        )
         is_trained = np.zeros(len(data.snapshot.images), bool)
         is_trained[data.train] = True
         features = store.read_or_compute(

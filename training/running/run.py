@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from embedding.checkpoint import CheckpointFacts, save_checkpoint
-from embedding.runtimes.network import choose_device
+from embedding.runtimes.choice import choose_runtime
+from embedding.runtimes.network import NetworkOptions, RuntimeName, choose_device
 from training.batches import BatchSampler
 from training.config import TrainingConfig
 from training.datasets.folders import Layout
@@ -70,6 +71,7 @@ class RunOptions:
     resume: bool = False
     command: str = ""  # the command line, for the report
     layout: Layout = "auto"  # how folders are read
+    runtime: RuntimeName = "torch"  # what computes the features of a frozen backbone
 
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:
@@ -113,6 +115,7 @@ def train(options: RunOptions, hooks: RunHooks | None = None) -> RunOutcome:
     # Checked here, since the lock creates the folder.
     if options.resume and not options.out.is_dir():
         raise InvalidRun(f"{options.out} contains no run to resume; omit --resume to start one")
+    choose_runtime(NetworkOptions(options.device, runtime=options.runtime))
     device = local_device(choose_device(options.device, "float32"))
     if device.type == "cuda":
         # Code that uses the current device must not use another process's GPU.
@@ -163,7 +166,13 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
         if (options.out / RUN_CARD).exists():
             card = continued_card(options.out, card)
         materials = gather_materials(
-            data, start, config, device=device, cache_dir=options.cache_dir, on_progress=on_progress
+            data,
+            start,
+            config,
+            device=device,
+            cache_dir=options.cache_dir,
+            on_progress=on_progress,
+            runtime=options.runtime,
         )
     start = share_batch_norm(start, config, group)
     # Not stoppable: this also reports while training and after it, when a request to stop is handled otherwise.

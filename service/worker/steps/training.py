@@ -133,7 +133,7 @@ def _training_command(run: Run, run_dir: Path, progress_file: Path) -> list[str]
         *(*starter, "train", "--data", str(run.folder / SNAPSHOT), "--out", str(run_dir)),
         *("--preset", run.facts["preset"]),
         *(part for override in overrides for part in ("--set", override)),
-        *("--device", settings.device, "--cache", str(settings.cache_dir)),
+        *("--device", settings.device, "--runtime", settings.runtime, "--cache", str(settings.cache_dir)),
         *("--progress-file", str(progress_file), "--end-with-parent"),
         *(["--resume"] if run_dir.is_dir() else []),
     ]

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from embedding.preprocessing import Preprocessing
-from training.config import AugmentationConfig
+from training.config import AugmentationConfig, load_preset
 from training.data.augmentation import Augmentation, uncropped
 
 SIZE = 24
@@ -153,3 +153,44 @@ def test_a_share_of_images_stays_plain():
 
     share = (crop == torch.tensor([0.0, 0.0, 1.0, 1.0])).all(dim=1).float().mean()
     assert share == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("num_seeds", [0, 1, 5])
+def test_seeded_draws_equal_draws_of_single_images(num_seeds):
+    made = Augmentation(load_preset("head").augmentation, Preprocessing(image_size=32))
+    seeds = [10**15 + number for number in range(num_seeds)]
+
+    together = made.draw_seeded(seeds)
+
+    assert len(together) == num_seeds
+    for row, seed in enumerate(seeds):
+        alone = made.draw(1, torch.Generator().manual_seed(seed))
+        assert torch.equal(together.crop[row : row + 1], alone.crop)
+        assert torch.equal(together.colour[row : row + 1], alone.colour)
+
+
+def test_one_image_takes_each_of_the_draws():
+    made = Augmentation(load_preset("head").augmentation, Preprocessing(image_size=32))
+    pixels, draws = images(1), made.draw(5, generator())
+
+    varied = made.apply(pixels, draws)
+
+    assert torch.equal(varied, made.apply(pixels.expand(5, -1, -1, -1), draws))
+    assert varied.is_contiguous(memory_format=torch.channels_last)
+    plain_layout = made.apply(pixels, draws, torch.contiguous_format)
+    assert plain_layout.is_contiguous()
+    assert torch.equal(plain_layout, varied)
+
+
+@pytest.mark.parametrize("size", [1, 31, 32])
+def test_the_sampled_positions_are_those_of_an_affine_map(size):
+    """Within 1e-6, the rounding of the product of matrices in affine_grid."""
+    made = Augmentation(AugmentationConfig(), Preprocessing(image_size=size))
+    draws = made.draw(4, generator())
+    centre_x, centre_y, width, height = draws.crop.unbind(1)
+    zero = torch.zeros_like(width)
+    matrix = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(-1, 2, 3)
+
+    expected = torch.nn.functional.affine_grid(matrix, [4, 3, size, size], align_corners=False)
+
+    torch.testing.assert_close(made._grid(draws.crop), expected, atol=1e-6, rtol=0)

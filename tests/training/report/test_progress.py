@@ -193,7 +193,7 @@ def test_a_terminal_shows_a_bar_for_each_stage_and_one_panel_for_training():
     progress.finished()
 
     text = written(console)
-    for part in ("Decoding", "Computing features", "embedding 3/4", "7/1000", "Embedding"):
+    for part in ("Decoding", "Computing features", "–/s", "embedding 3/4", "7/1000", "Embedding"):
         assert part in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 

@@ -98,7 +98,7 @@ def test_the_log_has_steps_evaluations_and_projections(finished):
 
 def test_the_checkpoint_reproduces_the_metrics_of_the_report(finished, shapes):
     measured = evaluate_checkpoint(
-        finished.out / "checkpoint", shapes, overrides=["split.validation_share=0.2"], device="cpu"
+        finished.out / "checkpoint", shapes, overrides=["split.validation_share=0.2"], network=NetworkOptions("cpu")
     )
 
     assert measured["metrics"]["all"] == pytest.approx(finished.after["all"], abs=1e-6)
@@ -186,7 +186,7 @@ def test_a_frozen_backbone_trains_its_head_on_features(finished, shapes, tmp_pat
     outcome = train(options(shapes, tmp_path / "second", config))
 
     assert outcome.checkpoint is not None
-    measured = evaluate_checkpoint(outcome.checkpoint, shapes, device="cpu")
+    measured = evaluate_checkpoint(outcome.checkpoint, shapes, network=NetworkOptions("cpu"))
     assert measured["metrics"]["all"]["map_at_r"] == pytest.approx(outcome.after["all"]["map_at_r"], abs=1e-6)
     assert list((tmp_path / "second" / "cache" / "features").glob("*/part-*.safetensors"))
 
