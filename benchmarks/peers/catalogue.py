@@ -118,7 +118,7 @@ def spread_around(query_embeddings_ND: NDArray[np.float32], count: int) -> NDArr
     # The length of the noise relative to the query's: from 0.3 to 3, by 5 % from one rank to the next at first.
     length = np.minimum(0.3 * 1.05**rank, 3.0)
     noise_ND = rng.normal(size=(count, dim)) / np.sqrt(dim) * length[:, None]
-    embeddings_ND = query_embeddings_ND[np.arange(count) % num_queries] + noise_ND
+    embeddings_ND: NDArray[np.float64] = query_embeddings_ND[np.arange(count) % num_queries] + noise_ND
     embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
     return embeddings_ND.astype(np.float32)
 

@@ -85,9 +85,15 @@ def prepare_environments(peers: list[Peer], cache: Path, torch_index_url: str | 
 
 
 def start_akin(home: Path, logs: Path, running: list[Server]) -> Contender:
-    """Start `akin serve` on a home; its settings are the defaults."""
+    """Start `akin serve` on a home; the time limit of a search is as high as those of the peers, otherwise defaults."""
     port = free_port()
-    environment = {**os.environ, "AKIN_HOME": str(home), "AKIN_LOG_LEVEL": "warning", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "AKIN_HOME": str(home),
+        "AKIN_LOG_LEVEL": "warning",
+        "AKIN_SEARCH_TIMEOUT_SECONDS": "120",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-m", "service.cli.main", "serve", "--port", str(port)]
     server = Server.start(AKIN, command, environment, port, logs / "akin.log")
     running.append(server)

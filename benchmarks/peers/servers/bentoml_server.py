@@ -6,7 +6,7 @@ PEER_...=... bentoml serve benchmarks.peers.servers.bentoml_server:Search --port
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bentoml
+import bentoml  # type: ignore[import-not-found]  # in its own environment only
 import numpy as np
 
 from benchmarks.peers.servers.networks import load_network
@@ -30,7 +30,9 @@ class Search:
         self._ranking = Ranking.read(_OPTIONS.files)
         self._decoders = ThreadPoolExecutor(_OPTIONS.threads)
 
-    @bentoml.api(route="/search", batchable=True, max_batch_size=_MAX_BATCH_SIZE, max_latency_ms=_MAX_LATENCY_MS)
+    @bentoml.api(  # type: ignore[untyped-decorator]
+        route="/search", batchable=True, max_batch_size=_MAX_BATCH_SIZE, max_latency_ms=_MAX_LATENCY_MS
+    )
     def search(self, images: list[Path]) -> list[list[Hit]]:
         """Return the hits of each image; BentoML collects the images of concurrent requests."""
         pixels = list(self._decoders.map(self._preparation.to_pixels, (path.read_bytes() for path in images)))

@@ -3,7 +3,7 @@
 PEER_...=... python -m benchmarks.peers.servers.litserve_server
 """
 
-import litserve
+import litserve  # type: ignore[import-not-found]  # in its own environment only
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ _MAX_BATCH_SIZE = 8
 _BATCH_SECONDS = 0.002
 
 
-class SearchAPI(litserve.LitAPI):
+class SearchAPI(litserve.LitAPI):  # type: ignore[misc]
     """The steps of a search as LitServe names them."""
 
     _network: Network

@@ -66,7 +66,7 @@ class ONNXNetwork:
     """ONNX Runtime on the CPU; the file contains normalisation, pooling and the scaling to unit length."""
 
     def __init__(self, files: Path, threads: int) -> None:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast, get_args
 
 Runtime = Literal["torch", "onnxruntime"]
 _PREFIX = "PEER_"
@@ -33,11 +33,11 @@ class ServerOptions:
         """Read the options; raises KeyError for a missing variable, ValueError for an unknown runtime."""
         stored = {name: os.environ[_PREFIX + name.upper()] for name in cls.__dataclass_fields__}
         runtime = stored["runtime"]
-        if runtime != "torch" and runtime != "onnxruntime":
+        if runtime not in get_args(Runtime):
             raise ValueError(f"{_PREFIX}RUNTIME must be torch or onnxruntime, got {runtime!r}")
         return cls(
             files=Path(stored["files"]),
-            runtime=runtime,
+            runtime=cast(Runtime, runtime),
             threads=int(stored["threads"]),
             workers=int(stored["workers"]),
             port=int(stored["port"]),
