@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from benchmarks.peers.load import Load, connect, multipart_body, post, read_imag
 
 SCORE_TOLERANCE = 1e-3
 CLIENTS = 16
-_WARMING_REQUESTS = 8
+_WARMING_REQUESTS = CLIENTS
+# BentoML plans batches by the last 50 of them.
+_ADAPTING_REQUESTS = 64
 _LOAD_SECONDS = 300
 
 Hits = list[tuple[str, float]]
@@ -45,13 +47,13 @@ class Round:
         return len(self.alone.durations) + len(self.busy.durations)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """All rounds of one server."""
 
     name: str
     versions: str
-    rounds: list[Round] = field(default_factory=list)
+    rounds: list[Round]
 
 
 def find_hits(contender: Contender, images: Sequence[bytes]) -> list[Hits]:
@@ -100,31 +102,53 @@ def require_same_hits(contenders: Sequence[Contender], queries: Path) -> None:
 def measure(
     contenders: Sequence[Contender], queries: Path, *, rounds: int, alone_requests: int, busy_requests: int
 ) -> list[Measurement]:
-    """Measure each server once per round, in rotating order; the others are suspended meanwhile."""
-    measurements = {contender.name: Measurement(contender.name, contender.versions) for contender in contenders}
+    """Measure all servers with one client, then all with many; servers that are not measured are suspended.
+
+    The two loads do not alternate, since servers that adapt their batches to the load would adapt to the other one.
+    """
     for contender in contenders:
         contender.server.suspend()
+    alone = _measure_load(contenders, queries, 1, alone_requests, rounds)
+    busy = _measure_load(contenders, queries, CLIENTS, busy_requests, rounds)
+    return [
+        Measurement(
+            contender.name,
+            contender.versions,
+            [
+                Round(alone_load, busy_load, alone_cpu_seconds + busy_cpu_seconds)
+                for (alone_load, alone_cpu_seconds), (busy_load, busy_cpu_seconds) in zip(
+                    alone[contender.name], busy[contender.name], strict=True
+                )
+            ],
+        )
+        for contender in contenders
+    ]
+
+
+def _measure_load(
+    contenders: Sequence[Contender], queries: Path, clients: int, requests: int, rounds: int
+) -> dict[str, list[tuple[Load, float]]]:
+    """Return the load and the server's CPU time of each round by the server's name; the order rotates."""
+    measured: dict[str, list[tuple[Load, float]]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         shift = number % len(contenders)
         for contender in (*contenders[shift:], *contenders[:shift]):
             server = contender.server
             server.resume()
-            # The caches of a suspended server are cold, and batching adapts to the number of clients.
-            _run_load(contender, queries, CLIENTS, 2 * CLIENTS)
-            _run_load(contender, queries, 1, _WARMING_REQUESTS)
+            # At first batching adapts to the load; later only the caches of a suspended server are cold.
+            _run_load(contender, queries, clients, _WARMING_REQUESTS if number else _ADAPTING_REQUESTS)
             cpu_seconds = server.cpu_seconds()
-            alone = _run_load(contender, queries, 1, alone_requests)
-            busy = _run_load(contender, queries, CLIENTS, busy_requests)
-            measured = Round(alone, busy, server.cpu_seconds() - cpu_seconds)
+            load = _run_load(contender, queries, clients, requests)
+            measured[contender.name].append((load, server.cpu_seconds() - cpu_seconds))
             server.suspend()
-            measurements[contender.name].rounds.append(measured)
             print(
-                f"round {number + 1} of {rounds}: {contender.name}: p50 {measured.p50_ms:.1f} ms, "
-                f"{measured.per_second:.1f} requests/s",
+                f"round {number + 1} of {rounds}, clients: {clients}, {contender.name}: "
+                f"p50 {1000 * statistics.median(load.durations):.1f} ms, "
+                f"{len(load.durations) / load.wall_seconds:.1f} requests/s",
                 file=sys.stderr,
                 flush=True,
             )
-    return list(measurements.values())
+    return measured
 
 
 def _run_load(contender: Contender, queries: Path, clients: int, requests: int) -> Load:
