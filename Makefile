@@ -70,9 +70,19 @@ fmt: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure a search against its parts, and batch sizes
-	$(BIN)/python benchmarks/search_latency.py
-	$(BIN)/python benchmarks/batch_size.py
+# Each measures for at most about a minute and writes its ratios to a file; the table of all comes last.
+BENCHMARKS ?= search_latency decoding_speed bulk_speed feature_speed
+# PEERS=1 adds other frameworks, which pip downloads at the first run; ARGS are theirs.
+PEERS ?=
+RATIOS = $(patsubst %,build/bench/%.json,$(BENCHMARKS) $(if $(PEERS),peers))
+
+bench: $(STAMP) ## measure search, decoding, bulk embedding, features (PEERS=1: other frameworks too)
+	@mkdir -p build/bench
+	@set -e; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json; \
+	done
+	$(if $(PEERS),$(BIN)/python -m benchmarks.peers --json build/bench/peers.json $(ARGS))
+	@echo '== ratios'; $(BIN)/python -m benchmarks.table $(RATIOS)
 
 openapi: $(STAMP) ## write docs/openapi.json anew
 	$(BIN)/akin openapi > docs/openapi.json
