@@ -71,7 +71,7 @@ fmt: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure a search against its parts, and batch sizes
-	$(BIN)/python benchmarks/search_latency.py
+	$(BIN)/python -m benchmarks.search_latency
 	$(BIN)/python benchmarks/batch_size.py
 
 openapi: $(STAMP) ## write docs/openapi.json anew
