@@ -10,8 +10,9 @@ from service.releases.files import LoadedRelease
 from service.serving.batching import BatchCosts
 from service.serving.inference import InferenceThread
 
-_LATER_ROUNDS = 2
-_BUDGET_SECONDS = 1.5
+_LATER_ROUNDS = 3
+# Most networks need less than a second. On a machine that is busy while a server starts, few runs are undisturbed.
+_BUDGET_SECONDS = 4.0
 # Larger sizes are not tried after so many in succession that were no cheaper per image. One could be a disturbance.
 _PATIENCE = 2
 
@@ -33,7 +34,7 @@ class Calibration:
         if kind not in self._known:
 
             async def run(num_images: int) -> float:
-                return await self._inference.time_run(embedder, np.repeat(pixels[None], num_images, axis=0))
+                return await self._inference.time_run(embedder, pixels, num_images)
 
             self._known[kind] = await measure_costs(run, largest=embedder.batch_size)
         return self._known[kind]

@@ -55,10 +55,11 @@ class QueuedImage:
 
 @dataclass(slots=True, eq=False)
 class TimedRun:
-    """A run of the network by itself, whose seconds are wanted."""
+    """A run of the network with copies of one image [H, W, 3] and nothing else, whose seconds are wanted."""
 
     embedder: ImageEmbedder
-    pixels_NHWC: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
+    num_images: int
     future: Future[float] = field(default_factory=Future)
 
 

@@ -103,9 +103,9 @@ class InferenceThread:
         image.future.cancel()
         self._queue.give_up(image)
 
-    async def time_run(self, embedder: ImageEmbedder, pixels_NHWC: NDArray[np.uint8]) -> float:
-        """Return the seconds of one run with these images by themselves."""
-        run = TimedRun(embedder, pixels_NHWC)
+    async def time_run(self, embedder: ImageEmbedder, pixels: NDArray[np.uint8], num_images: int) -> float:
+        """Return the seconds of one run with copies of an image [H, W, 3] and nothing else."""
+        run = TimedRun(embedder, pixels, num_images)
         self._queue.put_run(run)
         return await asyncio.wrap_future(run.future)
 
@@ -137,9 +137,10 @@ class InferenceThread:
     def _time(self, run: TimedRun) -> None:
         if not run.future.set_running_or_notify_cancel():
             return
+        images_NHWC = np.repeat(run.pixels[None], run.num_images, axis=0)
         start = self._clock()
         try:
-            run.embedder.embed_pixels(run.pixels_NHWC)
+            run.embedder.embed_pixels(images_NHWC)
         except Exception as error:  # noqa: BLE001  # passed to the caller
             run.future.set_exception(error)
         else:

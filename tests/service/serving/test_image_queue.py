@@ -189,7 +189,7 @@ def test_a_run_does_not_wait_for_images_of_another_embedder(bench):
 
 def test_a_run_does_not_wait_while_other_work_is_queued_behind_it(bench):
     first = bench.waiting()
-    run = TimedRun(EMBEDDER, PIXELS[None])
+    run = TimedRun(EMBEDDER, PIXELS, 2)
     bench.queue.put_run(run)
     bench.decoding()
 

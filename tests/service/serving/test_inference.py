@@ -151,7 +151,7 @@ def test_each_run_is_reported_once():
         await asyncio.sleep(0)
         embedder.go.set()
         await asyncio.gather(*tasks)
-        await inference.time_run(embedder, np.zeros((2, 8, 8, 3), np.uint8))
+        await inference.time_run(embedder, pixels(0), 2)
 
     runs: list[RunFacts] = []
     with closing(InferenceThread(on_run=runs.append)) as inference:
