@@ -1,7 +1,7 @@
 """The antialiased resize of preprocessing: Pillow's pixels, computed with vector instructions where that is possible.
 
 Pillow's loop takes longer than decoding the image. torch computes the same two passes with AVX2, four times as fast.
-Its weights have 16 bits, those of Pillow 32: about one value in 300 differs by 1, and a few in a million by 2.
+Its weights have 16 bits, those of Pillow 32: on photos, a few values in a thousand differ by 1, in a million by 2.
 
 torch's grid starts at the edge of its input, while the centre square of an image may start at half a pixel, and
 Pillow's filter reads beyond the square. Therefore torch is given more of the image: its grid starts m output pixels
