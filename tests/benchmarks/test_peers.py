@@ -92,7 +92,7 @@ def test_the_fastapi_peer_ranks_by_akins_embedding(files, network, monkeypatch):
     with TestClient(create_app()) as client:
         response = client.post("/search", files={"image": jpeg()}, params={"k": 3})
 
-    scores = np.load(files / "embeddings.npy") @ Embedder(*network, device="cpu").embed([decode_image(jpeg())])[0]
+    scores = np.load(files / "embeddings.npy") @ Embedder(*network).embed([decode_image(jpeg())])[0]
     expected = [(f"product-{row}", float(scores[row])) for row in np.argsort(-scores)[:3]]
     assert difference(expected, hits_of(response.json())) is None
 
