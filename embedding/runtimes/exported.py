@@ -108,7 +108,6 @@ def _export(wanted: NetworkToExport, folder: Path) -> Path:
         errors="replace",
         check=False,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     if done.returncode != 0:
         log.debug("the exporter failed:\n%s", done.stderr)

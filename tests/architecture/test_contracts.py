@@ -37,6 +37,7 @@ MAY_IMPORT_LATE = (
     "embedding/backbones.py",
     "embedding/heif.py",
     "embedding/torchvision_library.py",
+    "embedding/runtimes/onnx_network.py",
     "embedding/model.py",
     "index/faiss_library.py",
 )

@@ -176,8 +176,7 @@ def _train(options: RunOptions, hooks: RunHooks, device: torch.device, group: Pr
         )
     start = share_batch_norm(start, config, group)
     # Not stoppable: this also reports while training and after it, when a request to stop is handled otherwise.
-    on_embedding = hooks.on_progress if group.is_first else _ignore
-    prepared = prepare_inputs(data, start, materials, config, device, on_embedding)
+    prepared = prepare_inputs(data, start, materials, config, device, hooks.on_progress if group.is_first else _ignore)
     before = _measure_test(data, config, prepared.embed_before, device)
     if group.is_first:
         write_json(options.out / RUN_CARD, card)
