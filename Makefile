@@ -71,7 +71,10 @@ fmt: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 
 # Each measures for at most about a minute and writes its ratios to a file; the table of all comes last.
+# PHOTOS=FOLDER measures with its JPEG files, DATASET=PATH with the features of a dataset; both are drawn otherwise.
 BENCHMARKS ?= search_latency decoding_speed bulk_speed feature_speed
+PHOTOS ?=
+DATASET ?=
 # PEERS=1 adds other frameworks, which pip downloads at the first run; ARGS are theirs.
 PEERS ?=
 RATIOS = $(patsubst %,build/bench/%.json,$(BENCHMARKS) $(if $(PEERS),peers))
@@ -79,7 +82,8 @@ RATIOS = $(patsubst %,build/bench/%.json,$(BENCHMARKS) $(if $(PEERS),peers))
 bench: $(STAMP) ## measure search, decoding, bulk embedding, features (PEERS=1: other frameworks too)
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do \
-	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json; \
+	  case $$name in feature_speed) given='$(if $(DATASET),--data $(DATASET))';; *) given='$(if $(PHOTOS),--photos $(PHOTOS))';; esac; \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name $$given --json build/bench/$$name.json; \
 	done
 	$(if $(PEERS),$(BIN)/python -m benchmarks.peers --json build/bench/peers.json $(ARGS))
 	@echo '== ratios'; $(BIN)/python -m benchmarks.table $(RATIOS)

@@ -1,8 +1,8 @@
 """Bulk embedding against the limits of its stages, on the same images and cores.
 
-    python benchmarks/bulk_speed.py IMAGES [--images 512] [--rounds 5]
+    python -m benchmarks.bulk_speed [--photos DIR] [--images 192] [--rounds 3] [--json FILE]
 
-IMAGES is a folder of images or a ZIP archive. Each round measures in turn: decoding alone (bytes in memory, a thread
+Each round measures in turn: decoding alone (bytes in memory, a thread
 per core); the network alone (pixels in memory) as bulk work runs it, and as searches run it; and the pipeline of
 `akin index build`, which reads from the image store, decodes, runs the network and writes to SQLite.
 
@@ -24,16 +24,16 @@ import os
 import statistics
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.photos import add_photos_option, photos
+from benchmarks.table import Row, write_rows
 from embedding.bulk import available_cores
 from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
@@ -48,10 +48,8 @@ from service.installation.settings import Settings
 from service.storage.media import MediaName
 
 DECODE, NETWORK, NETWORK_SEARCH, PIPELINE = "decode", "network, bulk", "network, search", "pipeline"
-Item = TypeVar("Item")
 SLOWEST, HARMONIC = "min(decode limit, network limit)", "the harmonic bound of both limits"
 SHARED, CPU = "cores / CPU seconds of both", "CPU seconds of both (1: no overhead)"
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +62,26 @@ class Round:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", metavar="IMAGES", type=Path)
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    add_photos_option(parser)
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the ratios to this file")
     parser.add_argument("--runtime", choices=("auto", "onnxruntime", "torch"), default="auto")
     arguments = parser.parse_args()
-    images = read_images(arguments.path, arguments.images)
+    images = photos(arguments.photos, arguments.images)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder), runtime=arguments.runtime, device="cpu")
         with open_installation(settings) as installation:
-            measure(installation, images, arguments.rounds, arguments.runtime)
+            ratios = measure(installation, images, arguments.rounds, arguments.runtime)
+    if arguments.json:
+        goals = {SLOWEST: ">= 0.90"}
+        rows = [Row(f"bulk embedding / {name}", ratio, goals.get(name, "")) for name, ratio in ratios.items()]
+        write_rows(arguments.json, rows)
 
 
-def measure(installation: Installation, images: Sequence[bytes], num_rounds: int, runtime: RuntimeName) -> None:
+def measure(
+    installation: Installation, images: Sequence[bytes], num_rounds: int, runtime: RuntimeName
+) -> dict[str, float]:
     """Measure all blocks in turn and print the table."""
     options = replace(installation.settings.network_options, runtime=runtime)
     checkpoint = zero_shot_checkpoint(installation.settings)
@@ -104,10 +109,10 @@ def measure(installation: Installation, images: Sequence[bytes], num_rounds: int
     print(f"{len(images)} images, {num_rounds} rounds, {available_cores()} cores, {bulk.runtime}")
     print(f"load of the machine at the end: {os.getloadavg()[0]:.1f}")
     print(f"the last run of the pipeline: {stages[-1]}")
-    print_table(rounds)
+    return print_table(rounds)
 
 
-def print_table(rounds: dict[str, list[Round]]) -> None:
+def print_table(rounds: dict[str, list[Round]]) -> dict[str, float]:
     print(f"\n{'':16s} {'images/s':>9s} {'ms CPU per image':>17s}")
     for name, measured in rounds.items():
         cpu_ms = 1000 * statistics.median(one.cpu_seconds for one in measured)
@@ -129,6 +134,7 @@ def print_table(rounds: dict[str, list[Round]]) -> None:
         print(f"  {name:42s} {value:5.2f}")
     # A higher ratio means a lower bound.
     print(f"the lower bound on this machine: {max(SLOWEST, SHARED, key=lambda name: medians[name])}")
+    return medians
 
 
 def timed(block: Callable[[], object], num_images: int) -> Round:
@@ -180,24 +186,6 @@ def store(installation: Installation, images: Sequence[bytes]) -> list[MediaName
         named[MediaName(hashlib.sha256(image_bytes).hexdigest(), known.extension)] = image_bytes
     installation.media_store.put_all(named)
     return list(named)
-
-
-def read_images(path: Path, count: int) -> list[bytes]:
-    """Return about `count` different images, evenly spread over the sorted names."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
-        found = [file.read_bytes() for file in spread(files, count)]
-    else:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.lower().endswith(ENDINGS))
-            found = [archive.read(name) for name in spread(names, count)]
-    if not found:
-        raise SystemExit(f"{path} has no images ({', '.join(ENDINGS)})")
-    return list(dict.fromkeys(found))
-
-
-def spread(items: Sequence[Item], count: int) -> list[Item]:
-    return [items[number * len(items) // count] for number in range(count)] if len(items) > count else list(items)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search_latency import drawn_queries, photo_queries
+from benchmarks.photos import photos
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder with JPEG photos, searched for at any depth")
     parser.add_argument("--num-requests", type=int, default=96, help="searches with each split and number of clients")
     arguments = parser.parse_args()
-    queries = drawn_queries() if arguments.photos is None else photo_queries(arguments.photos)
+    queries = photos(arguments.photos, 32)
     num_cores = len(os.sched_getaffinity(0))
     sizes = sorted({max(1, num_cores // 2), num_cores, 2 * num_cores})
     with tempfile.TemporaryDirectory() as folder:

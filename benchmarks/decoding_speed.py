@@ -1,17 +1,15 @@
 """The time from the bytes of a JPEG to the network's input: Pillow alone against the path that Akin uses.
 
-    python benchmarks/decoding_speed.py [FOLDER] [--rounds 7] [--embeddings]
+    python -m benchmarks.decoding_speed [--photos DIR] [--rounds 7] [--embeddings] [--json FILE]
 
-FOLDER contains grocery.zip (by default ../shared/data beside the checkout; without it, images are drawn). The larger
-images are Grocery photos, enlarged, with grain. Each image goes through both paths in turn, in one thread, timed in CPU
-seconds of this thread. `decoder alone` compares Pillow's decoder with simplejpeg, where that is installed. With
+The larger images are the photos, enlarged, with grain. Each image goes through both paths in turn, in one thread, timed
+in CPU seconds of this thread. `decoder alone` compares Pillow's decoder with simplejpeg, where that is installed. With
 --embeddings, the cosines between the embeddings of both are printed too.
 """
 
 import argparse
 import statistics
 import time
-import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from benchmarks.photos import add_photos_option, photos
+from benchmarks.table import Row, write_rows
 from embedding.containers import decoded_bytes
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
@@ -38,24 +38,30 @@ PREPROCESSING = Preprocessing()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    add_photos_option(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the ratios to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    photos = grocery_photos(arguments.folder / "grocery.zip")
-    images = {"Grocery": photos} | {name: enlarged(photos, size) for name, size in SIZES.items()}
+    given = photos(arguments.photos, NUM_PHOTOS)
+    images = {"as they are": given} | {name: enlarged(given, size) for name, size in SIZES.items()}
     embedder = (
         Embedder(*create_model(Architecture(), pretrained=True), NetworkOptions("cpu"))
         if arguments.embeddings
         else None
     )
     print(f"{'ms per image':14} {'Pillow':>8} {'Akin':>8} {'ratio':>6}   off by 1, 2   decoder alone")
+    rows = []
     for name, encoded in images.items():
-        print(line(name, encoded, arguments.rounds, embedder), flush=True)
+        text, ratio = line(name, encoded, arguments.rounds, embedder)
+        rows.append(Row(f"decoding, Pillow alone / Akin: {name}", ratio))
+        print(text, flush=True)
+    if arguments.json:
+        write_rows(arguments.json, rows)
 
 
-def line(name: str, encoded: list[bytes], rounds: int, embedder: Embedder | None) -> str:
+def line(name: str, encoded: list[bytes], rounds: int, embedder: Embedder | None) -> tuple[str, float]:
     before, after = in_turn(pillow_pixels, akin_pixels, encoded, rounds)
     expected, actual = (np.stack([path(image) for image in encoded]) for path in (pillow_pixels, akin_pixels))
     differences = np.abs(expected.astype(int) - actual)
@@ -65,7 +71,7 @@ def line(name: str, encoded: list[bytes], rounds: int, embedder: Embedder | None
     if embedder is not None:
         cosines = (embedder.embed_pixels(expected) * embedder.embed_pixels(actual)).sum(axis=1)
         text += f"   1 - cosine at most {1 - cosines.min():.1e}"
-    return text
+    return text, before / after
 
 
 def decoders(encoded: list[bytes], rounds: int) -> str:
@@ -100,7 +106,7 @@ def pillow_decoder(data: bytes) -> Image.Image:
 
 
 def pillow_pixels(image_bytes: bytes) -> NDArray[np.uint8]:
-    """Decode and resize with Pillow, as Akin did up to issue 13."""
+    """Decode and resize with Pillow alone."""
     image = JpegImagePlugin.JpegImageFile(BytesIO(decoded_bytes("JPEG", image_bytes).data)).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -110,16 +116,6 @@ def pillow_pixels(image_bytes: bytes) -> NDArray[np.uint8]:
 
 def akin_pixels(image_bytes: bytes) -> NDArray[np.uint8]:
     return PREPROCESSING.to_pixels(decode_image(image_bytes))
-
-
-def grocery_photos(archive: Path) -> list[bytes]:
-    if not archive.is_file():
-        print(f"{archive} is missing: drawn images instead of photos")
-        noise = np.random.default_rng(0).integers(0, 256, (NUM_PHOTOS, 12, 16, 3), dtype=np.uint8)
-        return [jpeg(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)) for image in noise]
-    with zipfile.ZipFile(archive) as opened:
-        names = sorted(name for name in opened.namelist() if "/test/" in name and name.endswith(".jpg"))
-        return [opened.read(name) for name in names[:: len(names) // NUM_PHOTOS][:NUM_PHOTOS]]
 
 
 def enlarged(photos: list[bytes], size: tuple[int, int]) -> list[bytes]:

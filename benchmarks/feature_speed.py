@@ -1,9 +1,9 @@
 """Seconds for the features of a frozen backbone, as `akin train` computes them, against one image at a time with torch.
 
-    python benchmarks/feature_speed.py [--data FOLDER] [--num-images 60] [--num-catalogue 0] [--rounds 3]
+    python -m benchmarks.feature_speed [--data DATASET] [--num-images 60] [--num-catalogue 2] [--rounds 3] [--json FILE]
 
-FOLDER contains grocery.zip (by default ../shared/data beside the checkout). The images are photos that are trained on,
-with the views of preset head; `--num-catalogue` adds catalogue images with their crops and scenes. "Before" is the way
+DATASET is what `akin train --data` takes; by default, a sample catalogue is drawn. The images are photos that are
+trained on, with the views of preset head, and catalogue images with their crops and scenes. "Before" is the way
 features were computed until ONNX Runtime ran them: torch, the views of one image in a batch of at most four, the next
 image decoded meanwhile. Both ways take turns on the same images. Prints seconds, views per second, the ratio, and the
 largest difference between features. The export of the network, about ten seconds once per backbone, is printed apart.
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import tempfile
 import time
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,10 +23,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.table import Row, write_rows
 from embedding.embedder import Embedder
 from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
 from embedding.runtimes.network import NetworkOptions
+from service.demo.sample.catalogue import write_sample_catalogue
 from training.config import AugmentationConfig, load_preset
 from training.data.augmentation import Draws
 from training.data.features import FeatureStore
@@ -36,7 +37,6 @@ from training.data.snapshot import SnapshotImage, open_training_data
 from training.data.views import PreparedViews, Views
 from training.running.networks import threaded_network
 
-GROCERY = "GroceryStoreDataset/dataset"
 _GREY = (0.299, 0.587, 0.114)
 _CROPS_AT_ONCE = 4
 
@@ -115,8 +115,11 @@ def main() -> None:
     """Extract the images and measure."""
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        zipfile.ZipFile(arguments.data / "grocery.zip").extractall(folder)
-        _measure(_choose_images(Path(folder) / GROCERY, arguments), arguments)
+        dataset = arguments.data
+        if dataset is None:
+            num_products = max(arguments.num_images + 1, arguments.num_catalogue)
+            dataset = write_sample_catalogue(Path(folder) / "sample", num_products=num_products).catalogue_csv
+        _measure(_choose_images(dataset, arguments), arguments)
 
 
 def _measure(images: Sequence[SnapshotImage], arguments: argparse.Namespace) -> None:
@@ -147,14 +150,17 @@ def _measure(images: Sequence[SnapshotImage], arguments: argparse.Namespace) -> 
         print(f"{name:7s} {way.wall:7.2f} s  {way.cpu:7.2f} CPU s  {num_views / way.wall:6.1f} views/s")
     now, then = spent["now"], spent["before"]
     print(f"ratio   {now.wall / then.wall:.2f} of the seconds, {now.cpu / then.cpu:.2f} of the CPU seconds")
+    if arguments.json:
+        write_rows(arguments.json, [Row("features, seconds now / before", now.wall / then.wall, "<= 0.33")])
     print(f"{len(images) - 1} images, {num_views} views; features differ by {difference:.1e} at most")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--num-images", type=int, default=60)
-    parser.add_argument("--num-catalogue", type=int, default=0)
+    parser.add_argument("--num-catalogue", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the ratio to this file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runtime", choices=("onnxruntime", "torch"), default="onnxruntime")
     parser.add_argument("--cache", type=Path, default=Path("akin-data/cache"))
@@ -164,7 +170,7 @@ def _arguments() -> argparse.Namespace:
 def _choose_images(dataset: Path, arguments: argparse.Namespace) -> list[SnapshotImage]:
     """Return images in an order that spreads them, and with them the catalogue images, over the rounds."""
     snapshot = open_training_data(dataset, lambda _done, _total: None)
-    examples = [image for image in snapshot.images if image.role == "example" and image.part == "train"]
+    examples = [image for image in snapshot.images if image.role == "example" and image.part != "test"]
     catalogue = [image for image in snapshot.images if image.role == "catalogue"]
     random = np.random.default_rng(0)
     chosen = [examples[position] for position in random.permutation(len(examples))[: arguments.num_images + 1]]

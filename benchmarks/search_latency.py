@@ -27,24 +27,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from benchmarks.photos import add_photos_option, drawn_photos, photos_below
 from benchmarks.search_load import K, SearchClient, encoded_search
+from benchmarks.table import Row, format_rows, write_rows
 from embedding.checkpoint import exported_checkpoint, load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import ImageEmbedder
 from embedding.runtimes.network import NetworkOptions
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueContents, CatalogueImage
-from service.demo.sample.products import sample_products
-from service.demo.sample.views import photo_view
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.installation.installation import Installation, open_installation
 from service.installation.pools import ThreadPools
@@ -87,25 +86,22 @@ class Ratio:
     goal: float | None
     is_least: bool = False
 
-    def line(self) -> str:
-        """Return a line of the table."""
-        if self.goal is None:
-            return f"{self.name:76s} {self.value:6.2f}"
-        is_met = self.value >= self.goal if self.is_least else self.value <= self.goal
+    def row(self) -> Row:
+        """Return the row of a table."""
         sign = ">=" if self.is_least else "<="
-        return f"{self.name:76s} {self.value:6.2f}  {sign} {self.goal:.2f}  {'met' if is_met else 'MISSED'}"
+        return Row(self.name, self.value, "" if self.goal is None else f"{sign} {self.goal:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder with JPEG photos, searched for at any depth")
+    add_photos_option(parser)
     parser.add_argument("--num-products", type=int, default=2000)
     parser.add_argument("--num-requests", type=int, default=200, help="number of searches of each kind")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the ratios to this file")
     arguments = parser.parse_args()
-    queries = {DRAWN: drawn_queries()}
+    queries = {DRAWN: drawn_photos(NUM_QUERIES)}
     if arguments.photos is not None:
-        queries[PHOTOS] = photo_queries(arguments.photos)
+        queries[PHOTOS] = photos_below(arguments.photos, NUM_QUERIES)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder) / "home")
         with open_installation(settings) as installation:
@@ -116,26 +112,7 @@ def main() -> None:
             )
     report(figures, ratios)
     if arguments.json:
-        document = {"figures": figures, "ratios": {ratio.name: ratio.value for ratio in ratios}}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def drawn_queries() -> list[bytes]:
-    """Return JPEG images of about half a megapixel, like those sent by phones."""
-    encoded = []
-    for product in sample_products(NUM_QUERIES, seed=0):
-        buffer = BytesIO()
-        photo_view(product, 0).resize((800, 600), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
-        encoded.append(buffer.getvalue())
-    return encoded
-
-
-def photo_queries(folder: Path) -> list[bytes]:
-    """Return photos that are spread evenly over the files below a folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not paths:
-        raise SystemExit(f"{folder} has no JPEG files")
-    return [path.read_bytes() for path in paths[:: max(1, len(paths) // NUM_QUERIES)][:NUM_QUERIES]]
+        write_rows(arguments.json, [ratio.row() for ratio in ratios])
 
 
 def publish_release(installation: Installation, num_products: int) -> None:
@@ -224,26 +201,35 @@ def measure_latency(parts: Parts, queries: list[bytes], num_requests: int) -> di
     """Time the parts of a search and a search over HTTP, in turn."""
     index, onnx = parts.release.index, parts.onnx
     pixels = [onnx.to_pixels(decode_image(query)) for query in queries]
-    embeddings = [onnx.embed_pixels(image[None])[0] for image in pixels]
     requests = [encoded_search(query) for query in queries]
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, run: Callable[[], Any], *, is_warm: bool) -> Any:  # what `run` returns
+        start = time.perf_counter()
+        result = run()
+        if is_warm:  # the first are slow: memory is allocated, and connections are opened
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+        return result
+
+    def in_parts(n: int, *, is_warm: bool) -> None:
+        """Do what a search does, without a server."""
+        prepared = timed("decode", lambda: onnx.to_pixels(decode_image(queries[n])), is_warm=is_warm)
+        embedding = timed("onnxruntime", lambda: onnx.embed_pixels(prepared[None])[0], is_warm=is_warm)
+        timed("index", lambda: index.search_products(embedding, K), is_warm=is_warm)
+
     with SearchClient(parts.address) as client:
-        stages: dict[str, Callable[[int], object]] = {
-            "/search, 1 client": lambda n: client.search(requests[n]),
-            "decode": lambda n: onnx.to_pixels(decode_image(queries[n])),
-            "onnxruntime": lambda n: onnx.embed_pixels(pixels[n][None]),
-            "index": lambda n: index.search_products(embeddings[n], K),
-            "torch": lambda n: parts.torch.embed_pixels(pixels[n][None]),
+        stages: dict[str, Callable[[int, bool], object]] = {
+            "/search, 1 client": lambda n, _: client.search(requests[n]),
+            "parts": lambda n, is_warm: in_parts(n, is_warm=is_warm),
+            "torch": lambda n, _: parts.torch.embed_pixels(pixels[n][None]),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in stages}
+        names = list(stages)
         for n in range(-3, num_requests):
-            for name, stage in stages.items():
-                start = time.perf_counter()
-                stage(n % len(queries))
-                if n >= 0:  # the first are slow: memory is allocated, and connections are opened
-                    seconds[name].append(time.perf_counter() - start)
-            time.sleep(CALM_SECONDS)
-    in_parts = zip(seconds["decode"], seconds["onnxruntime"], seconds["index"], strict=True)
-    return seconds | {"parts": [sum(each) for each in in_parts]}
+            # In changing order, after a pause each: caches are equally cold, and no threads of torch spin any more.
+            for name in names[n % 3 :] + names[: n % 3]:
+                time.sleep(CALM_SECONDS)
+                timed(name, partial(stages[name], n % len(queries), n >= 0), is_warm=n >= 0)
+    return seconds
 
 
 @dataclass(slots=True)
@@ -336,9 +322,7 @@ def report(figures: dict[str, dict[str, float]], ratios: list[Ratio]) -> None:
     for name, values in figures.items():
         columns = (f"{values[key]:9.2f}" if key in values else 9 * " " for key in ("p50_ms", "p95_ms", "per_second"))
         print(f"{name:50s} {' '.join(columns)}")
-    print(f"\n{'ratio':76s} {'':6s}  goal")
-    for ratio in ratios:
-        print(ratio.line())
+    print(f"\n{format_rows([ratio.row() for ratio in ratios])}")
 
 
 if __name__ == "__main__":

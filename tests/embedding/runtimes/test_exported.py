@@ -54,6 +54,18 @@ def test_the_exported_network_computes_the_same_embeddings(tiny_network, exports
     assert embedders["onnxruntime"].runtime.startswith("onnxruntime 1.")
 
 
+@pytest.mark.parametrize("num_images", [1, 2, 3, 4, 7])
+def test_the_images_of_a_batch_are_divided_among_threads(tiny_network, exports, num_images):
+    file = exports / tiny_network.key / "network.onnx"
+    pixels = np.random.default_rng(0).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
+
+    together, alone = OnnxNetwork(file, num_threads=3).run(pixels), OnnxNetwork(file, num_threads=1)
+
+    np.testing.assert_allclose(
+        together, np.concatenate([alone.run(pixels[n : n + 1]) for n in range(num_images)]), atol=1e-6
+    )
+
+
 @pytest.mark.long
 def test_a_network_of_normalised_images_can_be_exported(tiny_network, tmp_path):
     """Training embeds augmented images, which are normalised on the device."""
