@@ -48,8 +48,9 @@ test test-long test-postgresql: export OMP_NUM_THREADS ?= 1
 test: $(STAMP) ## run the quick tests: some minutes, no browser or gateway needed
 	$(PYTEST) $(ARGS)
 
-test-long: $(STAMP) ## run the tests that start processes: killed workers, PostgreSQL, gateway, browser
+test-long: $(STAMP) ## run the tests that start processes: killed workers, PostgreSQL, gateway, browser, ONNX Runtime
 	$(PYTEST) -m 'long and not gpu and not slow' $(ARGS)
+	$(PYTEST) --runtime onnxruntime tests/service/web/routes/test_search.py tests/service/web/test_admission.py $(ARGS)
 	$(PYTEST) --database postgresql tests/service $(ARGS)
 
 test-postgresql: $(STAMP) ## run the service's quick tests on PostgreSQL (a part of test-long)
