@@ -4,6 +4,7 @@ import json
 import math
 import numbers
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,7 @@ class MetricsLog:
         if tensorboard:
             # TensorBoard hides the values of this and later steps in earlier event files.
             first_step = 0 if resume_after_step is None else resume_after_step + 1
+            _wait_for_a_later_name(run_dir / TENSORBOARD)
             self._summary = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=first_step)
 
     def write(self, record: Record) -> None:
@@ -63,6 +65,13 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wait_for_a_later_name(directory: Path) -> None:
+    """Wait until a new event file sorts after those in `directory`: names begin with the time in whole seconds."""
+    written_at = [int(path.name.split(".")[3]) for path in directory.glob("events.out.tfevents.*")]
+    while written_at and time.time() < max(written_at) + 1:
+        time.sleep(0.01)
 
 
 def read_metrics(run_dir: Path) -> list[Record]:
