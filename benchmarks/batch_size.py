@@ -14,7 +14,7 @@ import numpy as np
 
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions, RuntimeName
+from embedding.runtimes.options import NetworkOptions, RuntimeName
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "torch")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

@@ -39,7 +39,7 @@ from embedding.checkpoint import load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.image_format import image_format
-from embedding.runtimes.network import RuntimeName
+from embedding.runtimes.options import RuntimeName
 from embedding.stages import StageReport
 from service.embeddings.pretrained import zero_shot_checkpoint
 from service.embeddings.stored import embed_missing, remove_embeddings

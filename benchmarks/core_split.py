@@ -28,7 +28,7 @@ from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from service.installation.pools import OneCall
 from service.serving.batching import BatchCosts
 from service.serving.calibration import measure_costs

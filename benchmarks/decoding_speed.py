@@ -28,7 +28,7 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 
 SIZES = {"800 × 600": (800, 600), "1024 × 683": (1024, 683), "1 MP": (1152, 864), "1 MP portrait": (864, 1152)}
 SIZES |= {"1 MP, odd": (1151, 864), "12 MP": (4032, 3024)}

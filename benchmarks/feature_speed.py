@@ -27,7 +27,7 @@ from benchmarks.table import Row, write_rows
 from embedding.embedder import Embedder
 from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from service.demo.sample.catalogue import write_sample_catalogue
 from training.config import AugmentationConfig, load_preset
 from training.data.augmentation import Draws

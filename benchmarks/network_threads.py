@@ -14,7 +14,7 @@ import numpy as np
 
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 
 PASSES = 60
 

@@ -41,7 +41,7 @@ from benchmarks.table import Row, format_rows, write_rows
 from embedding.checkpoint import exported_checkpoint, load_embedder
 from embedding.decoding import decode_image
 from embedding.embedder import ImageEmbedder
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.embeddings.pretrained import zero_shot_checkpoint

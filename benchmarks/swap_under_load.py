@@ -32,7 +32,7 @@ from PIL import Image
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.decoding import decode_image
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.structures import IndexOptions
 from service.catalogue.records import CatalogueContents, CatalogueImage
 from service.installation.installation import Installation, open_installation

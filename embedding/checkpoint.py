@@ -28,7 +28,7 @@ from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
 from embedding.runtimes.choice import choose_runtime
 from embedding.runtimes.exported import NetworkToExport, exported_network
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 
 log = logging.getLogger(__name__)
 

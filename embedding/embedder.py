@@ -15,7 +15,7 @@ from embedding.model import EmbeddingModel
 from embedding.preprocessing import Preprocessing
 from embedding.runtimes.choice import create_network
 from embedding.runtimes.exported import NetworkToExport
-from embedding.runtimes.network import NetworkOptions, Precision
+from embedding.runtimes.options import NetworkOptions, Precision
 
 
 class ImageEmbedder(Protocol):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidCheckpoint
-from embedding.runtimes.network import TOLERANCES
+from embedding.runtimes.options import TOLERANCES
 
 
 def golden_images() -> list[bytes]:

@@ -16,7 +16,7 @@ import torch
 from embedding.checkpoint import load_embedder, save_checkpoint
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 
 # pytest-xdist tells its processes the width of the terminal, which the consoles of the command line would keep.
 os.environ.pop("COLUMNS", None)

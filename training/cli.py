@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from embedding.runtimes.network import RuntimeName
+    from embedding.runtimes.options import RuntimeName
     from training.config import TrainingConfig
     from training.datasets.folders import Layout
     from training.report.progress import ProgressDisplay, TrainingProgress
@@ -142,7 +142,7 @@ def evaluate(
     If the images have roles, examples are searched among the catalogue images, otherwise each image among all others.
     The split equals that of `akin train` with the same --set split.… settings.
     """
-    from embedding.runtimes.network import NetworkOptions
+    from embedding.runtimes.options import NetworkOptions
     from training.evaluation.checkpoints import evaluate_checkpoint
 
     with _display() as display:

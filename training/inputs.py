@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from embedding.embedder import Embedder
 from embedding.model import EmbeddingModel, HeadNetwork
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from training.config import AugmentationConfig
 from training.data.augmentation import Augmentation
 from training.data.features import Features

@@ -13,7 +13,7 @@ from benchmarks.gpu_check.settings import Row, Settings
 from benchmarks.loop_steps import Block, take_turns, timed_steps
 from embedding.embedder import Embedder
 from embedding.model import Architecture, EmbeddingModel, create_model
-from embedding.runtimes.network import NetworkOptions, Precision
+from embedding.runtimes.options import NetworkOptions, Precision
 
 PART = "embedding"
 BARE = "bare network"

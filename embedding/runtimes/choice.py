@@ -6,8 +6,9 @@ from pathlib import Path
 
 from embedding.errors import ExportFailed, UnsupportedRuntime
 from embedding.runtimes.exported import NetworkToExport, exported_network
-from embedding.runtimes.network import Network, NetworkOptions, choose_device
+from embedding.runtimes.network import Network, choose_device
 from embedding.runtimes.onnx_network import REMEDY, OnnxNetwork, missing_packages
+from embedding.runtimes.options import NetworkOptions
 from embedding.runtimes.torch_network import TorchNetwork
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from embedding.errors import ExportFailed, InvalidArtifact
 from embedding.model import EmbeddingModel
 from embedding.preprocessing import Preprocessing
 from embedding.runtimes.exporting import FACTS_NAME, NETWORK_NAME, OPSET, WEIGHTS_NAME
-from embedding.runtimes.network import NetworkInput
+from embedding.runtimes.options import NetworkInput
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from embedding.model import Architecture, EmbeddingModel, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import Network, NetworkInput
+from embedding.runtimes.network import Network
 from embedding.runtimes.onnx_network import INPUT_NAME, OUTPUT_NAME, OnnxNetwork
+from embedding.runtimes.options import NetworkInput
 
 FACTS_NAME, WEIGHTS_NAME, NETWORK_NAME = "network.json", "weights.safetensors", "network.onnx"
 # One that all supported versions of the exporter write and onnxruntime has read since 1.14.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkInput, Precision
+from embedding.runtimes.options import NetworkInput, Precision
 
 # On a CPU the activations of larger batches do not fit in the cache: a batch of 32 takes more than twice as long per
 # image as a batch of 4 (benchmarks/batch_size.py). A GPU needs large batches.

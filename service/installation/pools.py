@@ -7,12 +7,11 @@ Functions of routes that are not coroutines run in the framework's own threads.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar, TypeVarTuple
-
-import torch
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -29,12 +28,12 @@ _LOOKUP_THREADS = 2
 class ThreadPools:
     """The thread pools of one server; threads start when they are needed, and end with the `with` block.
 
-    With 0 `decode_workers`, there are as many as a network has threads: decoding then keeps all cores busy while the
+    With 0 `decode_workers`, there is one per core: decoding then keeps all cores busy while the
     network waits for images, and the scheduler divides the cores while both have work (benchmarks/core_split.py).
     """
 
     def __init__(self, *, decode_workers: int, search_workers: int) -> None:
-        self.num_decoders = decode_workers or min(_MOST_DECODERS, torch.get_num_threads())
+        self.num_decoders = decode_workers or min(_MOST_DECODERS, len(os.sched_getaffinity(0)))
         self.decoders = ThreadPoolExecutor(self.num_decoders, "decode")
         # Bodies of searches that take time to parse, such as JSON with an image.
         self.bodies = ThreadPoolExecutor(self.num_decoders, "body")

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from service.errors import InvalidSetting
 from service.storage.address import shown_address, shown_media_address, sqlite_address
 
@@ -78,9 +78,7 @@ class Settings(BaseSettings):
     index_device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device of the index search: auto, cpu or cuda."
     )
-    decode_workers: NonNegativeInt = Field(
-        0, description="Threads that decode images; 0: as many as torch uses, at most 16."
-    )
+    decode_workers: NonNegativeInt = Field(0, description="Threads that decode images; 0: one per core, at most 16.")
     search_workers: PositiveInt = Field(2, description="Threads that search the index.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged: debug, info, warning or error."

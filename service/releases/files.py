@@ -26,7 +26,7 @@ from embedding.artifact import canonical_json, new_artifact, read_manifest, veri
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.embedder import ImageEmbedder
 from embedding.errors import InvalidArtifact
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.errors import VectorIndexError
 from index.gpu import require_gpu_memory
 from index.indexer import IndexEntry, build_index

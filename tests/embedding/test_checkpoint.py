@@ -11,7 +11,7 @@ from embedding.checkpoint import KIND, MODEL_FILE, load_embedder, load_model, re
 from embedding.errors import InvalidArtifact, InvalidCheckpoint
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from tests.images import scene
 
 # A small network: what is tested here does not depend on the backbone.

@@ -9,7 +9,8 @@ from embedding.embedder import Embedder, space_id_of
 from embedding.errors import MissingWeights, UnsupportedDevice
 from embedding.model import Architecture, create_model
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import TOLERANCES, NetworkOptions, choose_device
+from embedding.runtimes.network import choose_device
+from embedding.runtimes.options import TOLERANCES, NetworkOptions
 from tests.embedding.test_decoding import with_orientation
 from tests.images import scene
 

@@ -16,7 +16,7 @@ from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
 from embedding.runtimes.choice import choose_runtime
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from training.config import config_from_tables
 from training.data.fitness import nothing_to_find
 from training.data.held_out_shares import Images

@@ -8,8 +8,8 @@ from embedding.model import EmbeddingModel
 from embedding.preprocessing import Preprocessing
 from embedding.runtimes.choice import create_network
 from embedding.runtimes.exported import NetworkToExport
-from embedding.runtimes.network import NetworkOptions
 from embedding.runtimes.onnx_network import OnnxNetwork
+from embedding.runtimes.options import NetworkOptions
 from training.data.pooling import ThreadedNetwork
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedding.embedder import Embedder
 from embedding.model import without_head
 from embedding.preprocessing import Preprocessing
-from embedding.runtimes.network import NetworkOptions, RuntimeName
+from embedding.runtimes.options import NetworkOptions, RuntimeName
 from training.config import TrainingConfig
 from training.data.augmentation import uncropped
 from training.data.checks import check_training_data

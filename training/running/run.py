@@ -13,7 +13,8 @@ import torch
 
 from embedding.checkpoint import CheckpointFacts, save_checkpoint
 from embedding.runtimes.choice import choose_runtime
-from embedding.runtimes.network import NetworkOptions, RuntimeName, choose_device
+from embedding.runtimes.network import choose_device
+from embedding.runtimes.options import NetworkOptions, RuntimeName
 from training.batches import BatchSampler
 from training.config import TrainingConfig
 from training.datasets.folders import Layout

@@ -4,7 +4,7 @@ from embedding.errors import UnsupportedRuntime
 from embedding.runtimes import choice
 from embedding.runtimes.choice import choose_runtime, create_network
 from embedding.runtimes.exported import NetworkToExport
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 
 
 @pytest.fixture

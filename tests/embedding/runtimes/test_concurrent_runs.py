@@ -6,8 +6,8 @@ import pytest
 from embedding.bulk import BulkOptions, embed_images
 from embedding.embedder import Embedder
 from embedding.runtimes.choice import create_network
-from embedding.runtimes.network import NetworkOptions
 from embedding.runtimes.onnx_network import OnnxNetwork
+from embedding.runtimes.options import NetworkOptions
 from tests.images import encode, scene
 
 

@@ -7,8 +7,8 @@ import torch
 from embedding.embedder import Embedder
 from embedding.runtimes import exported, exporting
 from embedding.runtimes.exported import NetworkToExport, exported_network
-from embedding.runtimes.network import NetworkOptions
 from embedding.runtimes.onnx_network import OnnxNetwork
+from embedding.runtimes.options import NetworkOptions
 from embedding.runtimes.torch_network import TorchNetwork
 from tests.images import scene
 

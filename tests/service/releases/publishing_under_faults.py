@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from embedding.errors import EmbeddingError
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.errors import VectorIndexError
 from service.catalogue.importing import import_catalogue
 from service.catalogue.sources import read_import_source

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from embedding.bulk import embed_images
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.errors import LowRecall
 from index.structures import IndexOptions
 from service.catalogue.editing import remove_products

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from index.structures import IndexOptions
 from service.installation.installation import open_installation
 from service.releases.build import build_release

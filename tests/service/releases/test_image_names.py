@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from service.releases.files import load_release
 from service.releases.image_names import FILE_NAME, ImageNames
 from service.storage.media import MediaName

@@ -8,7 +8,7 @@ import torch
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.model import Architecture, create_model, with_linear_head, without_head
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from tests.training.shapes import write_shapes
 from training.config import AugmentationConfig
 from training.data.feature_rows import StoredRows

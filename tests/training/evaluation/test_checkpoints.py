@@ -1,6 +1,6 @@
 import pytest
 
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from tests.training.shapes import write_shapes
 from training.evaluation.checkpoints import evaluate_checkpoint
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from embedding.model import Architecture, create_model
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from training.running.networks import options_for, threaded_network
 
 

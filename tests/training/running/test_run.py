@@ -16,7 +16,7 @@ import torch
 import training.running.run
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
 from embedding.decoding import decode_image
-from embedding.runtimes.network import NetworkOptions
+from embedding.runtimes.options import NetworkOptions
 from tests.training.shapes import write_shapes
 from training.config import config_from_tables, load_preset
 from training.errors import DeviceLost, InvalidConfig, InvalidRun, UnfitData
