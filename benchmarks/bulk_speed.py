@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from benchmarks.photos import add_photos_option, photos
 from benchmarks.table import Row, write_rows
-from embedding.bulk import available_cores
 from embedding.checkpoint import load_embedder
+from embedding.cores import available_cores
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.image_format import image_format

@@ -9,7 +9,6 @@ Shape legend: N images, D embedding dimension, H height, W width.
 """
 
 import dataclasses
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -19,6 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding.cores import available_cores
 from embedding.decoding import DecodingLimits, decode_image
 from embedding.embedder import ImageEmbedder
 from embedding.errors import InvalidImage
@@ -81,18 +81,11 @@ def embed_images(
 
     `keys` is iterated by one thread at a time, and `read` is called in several; neither is called before the first
     batch is requested. In memory are at most two batches of images, another one per thread that runs the network, and
-    one image per reader and decoder. An image that cannot be decoded
-    is reported in its batch and does not affect the others; any other error is raised instead of the batch it occurred
-    in. Closing the generator ends all threads, after what each of them is doing.
+    one image per reader and decoder. An image that cannot be decoded is reported in its batch and does not affect the
+    others; any other error is raised instead of the batch it occurred in. Closing the generator ends all threads, after
+    what each of them is doing.
     """
     return _batches(_Pipeline(keys, read, embedder, options or BulkOptions()))
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(slots=True)

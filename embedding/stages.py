@@ -57,12 +57,6 @@ class StageReport:
         """Return the images per second of each stage that has done any, in the order of the stages."""
         return {stage: self[stage].images_per_second for stage in STAGES if self[stage].images_per_second}
 
-    @property
-    def limiting(self) -> str | None:
-        """The stage with the lowest rate; None before any work."""
-        rates = self.rates()
-        return min(rates, key=lambda stage: rates[stage]) if rates else None
-
 
 def describe_rates(rates: Mapping[str, float]) -> str:
     """Return the images per second of each stage in words: "read 410/s  decode 160/s"."""

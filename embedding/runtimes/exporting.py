@@ -5,8 +5,9 @@
 FOLDER contains network.json (architecture, preprocessing, input) and weights.safetensors; the program adds
 network.onnx. The exported network is compared with torch on this machine, and refused beyond a difference of 1e-5.
 
-A process of its own: the exporter is a large Python program that would keep the interpreter lock, and half a gigabyte
-of memory, from searches; and torch must not run a network in a second thread (service/serving/inference.py).
+A process of its own: the exporter is a large Python program that would keep the interpreter lock from searches for
+seconds, and its modules stay in memory; and torch must not run a network in a second thread
+(service/serving/inference.py).
 """
 
 import json

@@ -36,7 +36,7 @@ class OnnxNetwork:
     """An exported network; several threads may run it.
 
     One image is computed by all threads together. The images of a batch are divided among the threads, each of which
-    runs its own part: that costs a fifth less, since threads need not wait for each other at every layer.
+    runs its own part, since threads then need not wait for each other at every layer.
     """
 
     # A run of more images only takes longer, since each thread then has several in turn.

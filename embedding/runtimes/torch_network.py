@@ -12,7 +12,7 @@ from embedding.runtimes.options import NetworkInput, Precision
 
 # On a CPU the activations of larger batches do not fit in the cache: a batch of 32 takes more than twice as long per
 # image as a batch of 4 (benchmarks/batch_size.py). A GPU needs large batches.
-_BATCH_SIZES = {"cpu": 4, "cuda": 64}
+BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 
 class TorchNetwork:
@@ -31,7 +31,7 @@ class TorchNetwork:
         self.device = device
         self.runtime = f"torch {torch.__version__}"
         self.runtime_reason = reason
-        self.batch_size = _BATCH_SIZES[device.type]
+        self.batch_size = BATCH_SIZES[device.type]
         # On a CPU, the thread that loaded the network has run it, and a second one would make both slower
         # (service/serving/inference.py).
         self.concurrent_runs = 0 if device.type == "cpu" else 1

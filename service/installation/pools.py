@@ -7,11 +7,12 @@ Functions of routes that are not coroutines run in the framework's own threads.
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar, TypeVarTuple
+
+from embedding.cores import available_cores
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -33,7 +34,7 @@ class ThreadPools:
     """
 
     def __init__(self, *, decode_workers: int, search_workers: int) -> None:
-        self.num_decoders = decode_workers or min(_MOST_DECODERS, len(os.sched_getaffinity(0)))
+        self.num_decoders = decode_workers or min(_MOST_DECODERS, available_cores())
         self.decoders = ThreadPoolExecutor(self.num_decoders, "decode")
         # Bodies of searches that take time to parse, such as JSON with an image.
         self.bodies = ThreadPoolExecutor(self.num_decoders, "body")

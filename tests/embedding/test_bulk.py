@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from embedding.bulk import BulkOptions, EmbeddedBatch, available_cores, embed_images
+from embedding.bulk import BulkOptions, EmbeddedBatch, embed_images
+from embedding.cores import available_cores
 from embedding.decoding import DecodingLimits
 from embedding.embedder import embed
 from embedding.errors import EmbeddingError, ImageTooLarge

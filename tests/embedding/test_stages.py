@@ -19,18 +19,16 @@ def test_busy_time_is_the_mean_over_the_threads_of_a_stage():
     assert times.report() == StageReport(decode=StageWork(8, 1.0))
 
 
-def test_the_slowest_stage_limits_the_others():
+def test_the_rates_are_those_of_stages_that_never_wait():
     report = StageReport(StageWork(100, 0.25), StageWork(80, 0.5), StageWork(64, 0.5), StageWork(64, 0.01))
 
     assert report.rates() == {"read": 400, "decode": 160, "network": 128, "write": 6400}
-    assert report.limiting == "network"
     assert str(report) == "read 400/s  decode 160/s  network 128/s  write 6,400/s"
 
 
 def test_stages_without_work_are_omitted():
     assert str(StageReport(read=StageWork(3, 1.0))) == "read 3.0/s"
     assert str(StageReport()) == ""
-    assert StageReport().limiting is None
     assert describe_rates({}) == ""
 
 

@@ -3,7 +3,6 @@
 Shape legend: V views, C channels.
 """
 
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedding.cores import available_cores
 from embedding.errors import InvalidImage
 from embedding.model import EmbeddingModel
+from embedding.runtimes.torch_network import BATCH_SIZES
 from training.data.prefetch import map_ahead
 from training.data.snapshot import SnapshotImage
 from training.data.views import PreparedViews, Views
@@ -24,8 +25,6 @@ from training.data.views import PreparedViews, Views
 _MAX_THREADS = 16
 # Images are decoded and drawn in groups of about as many views, or as many as fit a batch on a GPU.
 _VIEWS_PER_GROUP = 16
-# On a CPU the activations of larger batches do not fit in the cache.
-_BATCH_SIZES = {"cpu": 4, "cuda": 64}
 
 # An image, and the numbers of its views to compute.
 WantedImage = tuple[SnapshotImage, Sequence[int]]
@@ -65,7 +64,7 @@ class ViewPooling:
         self._model = model
         self._device = torch.device("cpu") if network else device
         self._network = network
-        self._batch_size = _BATCH_SIZES[self._device.type]
+        self._batch_size = BATCH_SIZES[self._device.type]
 
     def compute(self, wanted: Sequence[WantedImage]) -> Generator[PooledViews, None, None]:
         """Yield the features of groups of images, in order.
@@ -90,7 +89,7 @@ class ViewPooling:
     def _compute_with_torch(self, groups: list[Sequence[WantedImage]]) -> Generator[PooledViews, None, None]:
         """Run the network in this thread alone: torch slows down when several threads have run networks."""
         # On a CPU the network needs the cores.
-        num_threads = 1 if self._device.type == "cpu" else min(os.cpu_count() or 1, _MAX_THREADS)
+        num_threads = 1 if self._device.type == "cpu" else min(available_cores(), _MAX_THREADS)
         with ThreadPoolExecutor(num_threads, "views") as pool:
             for prepared in map_ahead(pool, self._prepare, groups, 2 * num_threads):
                 yield self._pool(prepared)

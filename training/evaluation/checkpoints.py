@@ -1,6 +1,5 @@
 """Evaluation of a checkpoint on labelled images: what `akin evaluate` calls."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding.checkpoint import load_embedder, read_checkpoint_facts
+from embedding.cores import available_cores
 from embedding.decoding import decode_image
 from embedding.embedder import Embedder
 from embedding.errors import InvalidImage
@@ -148,7 +148,7 @@ def _embed(
     embeddings = np.zeros((len(positions), embedder.embedding_dim), np.float32)
     failures: list[int] = []
     with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_DECODERS), "decode") as pool,
+        ThreadPoolExecutor(min(available_cores(), _MAX_DECODERS), "decode") as pool,
         closing(map_ahead(pool, pixels_of, positions, 2 * embedder.batch_size)) as decoded,
     ):
         for start in range(0, len(positions), embedder.batch_size):

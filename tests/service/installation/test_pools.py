@@ -96,7 +96,7 @@ def test_after_the_pool_has_been_shut_down_the_future_fails():
 
 def test_there_are_as_many_decoders_as_set_or_as_there_are_cores(monkeypatch):
     def num_decoders(decode_workers, num_cores):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(num_cores)))
+        monkeypatch.setattr("service.installation.pools.available_cores", lambda: num_cores)
         with ThreadPools(decode_workers=decode_workers, search_workers=1) as pools:
             return pools.num_decoders
 
